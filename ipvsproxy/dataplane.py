@@ -1,0 +1,114 @@
+"""The port between what is decided and the kernel: protocol `Dataplane`, and what it answers.
+
+Knows operations and states; does not know how they reach a kernel, nor when they are asked for.
+`ipvsproxy.kernel` has the implementations: the Linux one, a fake that obeys the kernel's rules, one
+that fails at random, one that only records. One contract suite runs on all that can hold a state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from enum import Enum
+from typing import NamedTuple, Protocol, TypeAlias
+
+from ipvsproxy.core.operations import Operation
+from ipvsproxy.model import (
+    Connections,
+    RealServer,
+    RealServerKey,
+    State,
+    VirtualServer,
+    VirtualServerKey,
+)
+
+
+class Refusal(Enum):
+    """Why the kernel did not carry out an operation; decides what is done next."""
+
+    CONTRADICTED = "contradicted"
+    """What was to be added exists, or what was to be set does not: our picture is wrong."""
+    UNSUPPORTED = "unsupported"
+    """This kernel lacks what is asked for: a scheduler, a set type, a module, a sysctl."""
+    FORBIDDEN = "forbidden"
+    """The right is missing: CAP_NET_ADMIN, a read-only /proc/sys."""
+    FULL = "full"
+    """A set has reached its maxelem."""
+    INVALID = "invalid"
+    """The kernel calls the arguments wrong (EINVAL)."""
+    BUSY = "busy"
+    """Passing: no answer within the time limit, buffers, memory, a lock; try again."""
+    FAILED = "failed"
+    """Anything else."""
+
+
+class Outcome(NamedTuple):
+    """What became of one operation."""
+
+    refusal: Refusal | None = None
+    """None: the kernel has acknowledged it."""
+    reason: str = ""
+    """What the kernel or the program said, in one line; empty when it was done."""
+
+
+DONE = Outcome()
+
+
+class RealServerReading(NamedTuple):
+    """A real server as the kernel reports it, with its connections."""
+
+    server: RealServer
+    connections: Connections
+
+
+class Reading(NamedTuple):
+    """A virtual server as the kernel reports it."""
+
+    server: VirtualServer
+    real_servers: Mapping[RealServerKey, RealServerReading]
+
+
+class NodeAddressesChanged(NamedTuple):
+    """An address came to or left an interface of this node, or a link came or went."""
+
+
+Change: TypeAlias = NodeAddressesChanged
+
+
+class DataplaneError(Exception):
+    """The kernel's tables cannot be read at all; the message says what is missing and the mend."""
+
+
+class Dataplane(Protocol):
+    """The kernel's tables.
+
+    Calls are not made concurrently: there is one writer, and it waits for each answer.
+    """
+
+    async def dump(self) -> State:
+        """Read everything that we look at. Raises DataplaneError when that is not possible."""
+        ...
+
+    async def read(
+        self, keys: Collection[VirtualServerKey]
+    ) -> Mapping[VirtualServerKey, Reading | None]:
+        """Read a few virtual servers with their connection counts; None for one that is not there.
+
+        Costs one request to the kernel for each key. Raises DataplaneError as `dump` does.
+        """
+        ...
+
+    async def apply(self, operations: Sequence[Operation]) -> Sequence[Outcome]:
+        """Carry out operations that do not depend on each other; one outcome each, in order.
+
+        A refusal is an outcome and holds up no other operation; nothing is raised for it. A
+        cancelled call is carried out to its end all the same.
+        """
+        ...
+
+    def changes(self) -> AsyncIterator[Change]:
+        """Report what changed on the node by itself, for as long as the iteration lasts."""
+        ...
+
+    async def close(self) -> None:
+        """Release sockets and threads; the kernel's tables stay as they are."""
+        ...

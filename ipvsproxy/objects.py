@@ -1,0 +1,127 @@
+"""The few fields of Service, EndpointSlice and Node that are read, as frozen values.
+
+Knows Kubernetes' objects and how to read one from JSON or from a parsed manifest; knows nothing of
+where objects come from nor of what is made of them. An object is taken whole or refused with a
+reason that names the field (`InvalidObject`): what passes here is known to be sound, so no later
+module checks an address, a port or a protocol again.
+
+References: Kubernetes API core/v1 Service and Node, discovery.k8s.io/v1 EndpointSlice.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, TypeAlias
+
+import msgspec
+
+from ipvsproxy.model import Address, Family, Network, Protocol
+
+SERVICE_LABEL = "kubernetes.io/service-name"
+"""Label of an EndpointSlice: the Service that it belongs to."""
+PROXY_NAME_LABEL = "service.kubernetes.io/service-proxy-name"
+"""Label of a Service that another proxy implements (KEP-2447); such a Service is not ours."""
+ZONE_LABEL = "topology.kubernetes.io/zone"
+DEFAULT_AFFINITY_SECONDS = 10800
+"""ClientIP affinity without a timeout: three hours (core/v1, DefaultClientIPServiceAffinitySeconds)."""
+
+
+class ServiceName(NamedTuple):
+    """A Service's namespace and name."""
+
+    namespace: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.namespace}/{self.name}"
+
+
+class ObjectReference(NamedTuple):
+    """What names an object for the operator; `namespace` is empty for a Node."""
+
+    kind: str
+    namespace: str
+    name: str
+
+    def __str__(self) -> str:
+        where = f"{self.namespace}/" if self.namespace else ""
+        return f"{self.kind} {where}{self.name}"
+
+
+class ServicePort(msgspec.Struct, frozen=True, gc=False):
+    """One port of a Service."""
+
+    name: str
+    protocol: Protocol
+    port: int
+    node_port: int = 0
+    """0: none."""
+
+
+class Service(msgspec.Struct, frozen=True):
+    """A Service, as far as a node agent reads it."""
+
+    name: ServiceName
+    type: str = "ClusterIP"
+    uid: str = ""
+    created: float | None = None
+    """Seconds since the epoch, from creationTimestamp; None where the object has none."""
+    cluster_ips: tuple[Address, ...] = ()
+    """Empty for a headless Service and for ExternalName; at most one of each family."""
+    ports: tuple[ServicePort, ...] = ()
+    affinity_seconds: int = 0
+    """ClientIP affinity; 0: none."""
+    internal_traffic_local: bool = False
+    """internalTrafficPolicy is Local."""
+    external_traffic_local: bool = False
+    """externalTrafficPolicy is Local."""
+    proxy_name: str | None = None
+    """Value of `PROXY_NAME_LABEL`; None: the cluster's own proxy, which is us."""
+    annotations: tuple[tuple[str, str], ...] = ()
+    """Those in our domain and those that we accept as aliases, sorted; the others are not kept."""
+
+
+class Endpoint(msgspec.Struct, frozen=True, gc=False):
+    """One endpoint of a slice; conditions are resolved (discovery.k8s.io/v1 EndpointConditions)."""
+
+    address: Address
+    ready: bool = True
+    serving: bool = True
+    terminating: bool = False
+    node_name: str | None = None
+
+
+class SlicePort(msgspec.Struct, frozen=True, gc=False):
+    """A port of a slice; one without a number is not kept."""
+
+    name: str
+    protocol: Protocol
+    port: int
+
+
+class EndpointSlice(msgspec.Struct, frozen=True):
+    """An EndpointSlice of addresses; one of type FQDN is read as having no endpoints."""
+
+    namespace: str
+    name: str
+    service: ServiceName
+    family: Family | None
+    """None: FQDN."""
+    endpoints: tuple[Endpoint, ...] = ()
+    ports: tuple[SlicePort, ...] = ()
+    weights: str | None = None
+    """Annotation ipvsproxy.io/weights, as written; core.annotations reads it."""
+
+
+class Node(msgspec.Struct, frozen=True):
+    """The node that the agent runs on."""
+
+    name: str
+    zone: str | None = None
+    pod_cidrs: tuple[Network, ...] = ()
+    addresses: tuple[Address, ...] = ()
+    """InternalIPs, in the object's order."""
+    leaving: bool = False
+    """It is being deleted, or the cluster autoscaler has marked it for deletion."""
+
+
+KubernetesObject: TypeAlias = Service | EndpointSlice | Node

@@ -1,0 +1,1 @@
+"""The Kubernetes API as a source: credentials and requests, and list-and-watch."""
