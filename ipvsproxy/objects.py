@@ -22,7 +22,7 @@ PROXY_NAME_LABEL = "service.kubernetes.io/service-proxy-name"
 """Label of a Service that another proxy implements (KEP-2447); such a Service is not ours."""
 ZONE_LABEL = "topology.kubernetes.io/zone"
 DEFAULT_AFFINITY_SECONDS = 10800
-"""ClientIP affinity without a timeout: three hours (core/v1, DefaultClientIPServiceAffinitySeconds)."""
+"""ClientIP affinity without a timeout: three hours, the API server's default."""
 
 
 class ServiceName(NamedTuple):

@@ -74,10 +74,13 @@ def raw_terminal(descriptor: int) -> Iterator[None]:
         termios.tcsetattr(descriptor, termios.TCSADRAIN, before)
 
 
-def kill_group(process: subprocess.Popen[bytes]) -> None:
-    """End a process and every process it started in its session."""
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
+def kill_all(process: subprocess.Popen[bytes]) -> None:
+    """End a process, and its group where it leads one."""
+    if process.poll() is None and os.getpgid(process.pid) != process.pid:
+        process.kill()
+    else:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGKILL)
     process.wait()
 
 
@@ -96,7 +99,7 @@ def ended_with_us(process: subprocess.Popen[bytes]) -> Iterator[None]:
     except BrokenPipeError:
         raise SystemExit(128 + signal.SIGPIPE) from None
     finally:
-        kill_group(process)
+        kill_all(process)
         for number, handler in previous.items():
             signal.signal(number, handler)
 
@@ -131,7 +134,7 @@ class Relay:
     def _seconds_left(self) -> float:
         left = self._deadline - time.monotonic()
         if left <= 0:
-            raise TimeoutError(f"ran longer than {self._timeout:g} s and was stopped")
+            raise TimeoutError(too_long(self._timeout))
         return left
 
     def _show(self, data: bytes) -> None:
@@ -156,6 +159,11 @@ def outcome(status: int | None, console: Console) -> int:
         sys.stderr.write(f"{line}\n")
     sys.stderr.write("rig: the guest ended without a status of the command (see above)\n")
     return GUEST_DIED
+
+
+def too_long(timeout: float) -> str:
+    """Return what to say of a command that used up its time."""
+    return f"ran longer than {timeout:g} s and was stopped"
 
 
 def timed_out(error: TimeoutError, command: tuple[str, ...]) -> int:

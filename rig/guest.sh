@@ -23,6 +23,7 @@ mounts() {
     ln -sfn /proc/self/fd/2 /dev/stderr
     mount --bind "$RIG_MODULE_TREE" /lib/modules || echo "rig: cannot mount $RIG_MODULE_TREE over /lib/modules"
   fi
+  echo ipvsproxy-rig >/proc/sys/kernel/hostname
   mount -t sysfs sys /sys
   mount -t tmpfs -o mode=755 run /run # network namespace names, xtables lock: nobody else's
   mkdir -p /run/netns /run/lock /run/tmp /run/rig

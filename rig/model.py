@@ -34,8 +34,10 @@ MODULES = (
 """Loaded before the command starts, because a guest should not look for modules while it is timed.
 
 A kernel that lacks some of them (twos is too new, nft_compat is not built for user-mode Linux) is
-still good; the ones without which nothing works are in `rig.facts`.
+still good; `ESSENTIAL` names those without which nothing works.
 """
+
+ESSENTIAL = ("ip_vs", "ip_vs_rr", "ip_set", "ip_set_hash_ipport", "dummy", "veth", "nf_conntrack")
 
 
 class Kind(StrEnum):
@@ -52,12 +54,21 @@ class RigError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Whether one kind of machine can be used here, why, and what would make it usable."""
+    """What was found out about one kind of machine here."""
 
     kind: Kind
-    usable: bool
+    possible: bool
     reason: str
+    """Why it is possible, or why not."""
+    missing: tuple[str, ...] = ()
+    """What `rig setup` has to add before it can be used."""
     mend: str | None = None
+    """What a person can do about it, where `rig setup` cannot."""
+
+    @property
+    def usable(self) -> bool:
+        """Whether a command can be run right now."""
+        return self.possible and not self.missing
 
 
 @dataclass(frozen=True, slots=True)
