@@ -22,9 +22,9 @@ USAGE = 2
 DESCRIPTION = """\
 Runs a command in a Linux kernel with IPVS, on any machine.
 
-The machine's own kernel is used, in fresh namespaces, where it has IPVS, ipset and dummy devices and
-we may make namespaces; else user-mode Linux (Debian's user-mode-linux), over this machine's files.
-QEMU without KVM is used only when asked for."""
+The machine's own kernel is used, in fresh namespaces, where it has IPVS, ipset and dummy devices
+and we may make namespaces; else user-mode Linux (Debian's user-mode-linux), over this machine's
+files. QEMU without KVM is used only when asked for."""
 
 STATUSES = """\
 exit status:
@@ -39,8 +39,9 @@ exit status:
 environment:
   IPVSPROXY_RIG   native, uml or qemu: what --rig says when it is not given
   TMPDIR          where a guest's memory and work folder may be
-Passed on to the command: PATH, HOME, TERM, LANG, LC_*, CI, PYTHON*, PYTEST_*, HYPOTHESIS_*, IPVSPROXY_*
-and what --env names. IPVSPROXY_RIG_GUEST tells it which machine it is in. TMPDIR is the guest's memory."""
+Passed on to the command: PATH, HOME, TERM, LANG, LC_*, CI, PYTHON*, PYTEST_*, HYPOTHESIS_*,
+IPVSPROXY_* and what --env names. IPVSPROXY_RIG_GUEST tells it which machine it is in; TMPDIR names
+a folder in the guest's memory."""
 
 UNITS = {"": 20, "M": 20, "G": 30}
 
@@ -118,7 +119,7 @@ def _check_command(
         "check",
         parents=[common],
         help="say which kernel is used, and why",
-        description="Says which kernel is used and why. Exit status 0: it can be used now; 1: it cannot.",
+        description="Says which kernel is used and why. Exit status 0: usable now; 1: not.",
     )
     check.add_argument("--output", choices=("text", "json"), default="text")
     check.set_defaults(action=_check)

@@ -1,8 +1,9 @@
 """The three streams of a guest: what the command prints, what it prints as errors, the console.
 
 The command's own two go through unchanged. The console is a kernel's, so it is silent unless
-something is wrong: it shows lines of the guest's first process that start with `rig:`, and everything
-from the first line that looks like a crash. The last lines are kept, for when the guest dies.
+something is wrong: it shows lines of the guest's first process that start with `rig:`, and
+everything from the first line that looks like a crash. The last lines are kept, for when the guest
+dies.
 """
 
 from __future__ import annotations

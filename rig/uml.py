@@ -34,7 +34,7 @@ MODULE_TREE = Path("/usr/lib/uml/modules")
 
 
 def arguments(*, init: Path, work: Path, memory: int, lines: Sequence[str]) -> list[str]:
-    """Return the kernel's command line; lines are the channels of the console and two serial lines."""
+    """Return the kernel's command line; lines are channels: the console, two serial lines."""
     con0, ssl0, ssl1 = lines
     return [
         PROGRAM,
@@ -93,7 +93,7 @@ def run(job: Job) -> int:
                 "RIG_TERMINAL": console.terminal_size() if job.terminal else "",
             },
         )
-        # Each output line is a pipe; only a terminal's line has an input, which must be its own pipe.
+        # Each output line is a pipe; only a terminal has an input, and it must be a pipe of its own.
         outputs = [os.pipe() for _ in range(3)]
         key_pipe = os.pipe() if job.terminal else None
         channels = [f"null,fd:{write}" for _, write in outputs]
