@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rig import choose, facts, guest, native, packages, qemu, uml
-from rig.model import NO_KERNEL, Finding, Job, Kind, RigError
+from rig.model import NO_KERNEL, Finding, Job, Kind, RigError, SetupError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+SETUP_FAILED = 1
 USAGE = 2
 
 DESCRIPTION = """\
@@ -53,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return int(options.action(options))
     except RigError as error:
         sys.stderr.write(f"rig: {error}\n")
-        return NO_KERNEL
+        return SETUP_FAILED if isinstance(error, SetupError) else NO_KERNEL
 
 
 def memory_size(text: str) -> int:
@@ -98,7 +99,20 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _check_command(commands, common)
-    setup = commands.add_parser("setup", parents=[common], help="install what is missing, by apt")
+    setup = commands.add_parser(
+        "setup",
+        parents=[common],
+        help="install what is missing, by apt",
+        description="Installs what is missing, by apt; does nothing where nothing is. Exit status 0: a kernel is ready; 1: an installation failed; 98: no kernel is possible here.",
+    )
+    setup.add_argument(
+        "--program",
+        type=assignment,
+        action="append",
+        default=[],
+        metavar="NAME=PACKAGE",
+        help="also install this Debian package, if there is no such program; may be repeated",
+    )
     setup.set_defaults(action=_setup)
     for name, text in (("run", "run a command"), ("shell", "run a shell on this terminal")):
         run = commands.add_parser(
@@ -173,7 +187,7 @@ def describe(finding: Finding, *, chosen: bool) -> str:
 def _setup(options: argparse.Namespace) -> int:
     here = facts.gather()
     finding = choose.choose(choose.findings(here), options.rig)
-    packages.install(here, finding)
+    packages.install(here, finding, dict(options.program))
     if finding.kind is Kind.QEMU:
         qemu.prepare()
     after = choose.choose(choose.findings(facts.gather()), finding.kind)

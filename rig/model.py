@@ -52,6 +52,10 @@ class RigError(Exception):
     """Something the caller has to mend; the text is one line that says what to do."""
 
 
+class SetupError(RigError):
+    """Setting up failed, although a kernel would be possible here."""
+
+
 @dataclass(frozen=True, slots=True)
 class Finding:
     """What was found out about one kind of machine here."""

@@ -93,7 +93,7 @@ def run(job: Job) -> int:
                 "RIG_TERMINAL": console.terminal_size() if job.terminal else "",
             },
         )
-        # Each output line is a pipe; only a terminal has an input, and it must be a pipe of its own.
+        # Each output is a pipe; only a terminal has an input, and it must be a pipe of its own.
         outputs = [os.pipe() for _ in range(3)]
         key_pipe = os.pipe() if job.terminal else None
         channels = [f"null,fd:{write}" for _, write in outputs]

@@ -1,0 +1,268 @@
+"""Runs the tiers of tests: `python tests/run.py all`, or some tiers by name.
+
+Two lanes run beside each other, because the guest of the rig keeps one processor busy and leaves
+the other idle: lint, types and the tests that need nothing; and the tiers that need a kernel, each in
+one boot of the rig. Every line is shown as it comes, with the name of its tier in front. At the end
+there is a line for each tier, and a last one with the counts of all pytest runs, alone.
+
+The results are in .cache/tests, a JUnit file for each tier.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+import subprocess
+import sys
+import threading
+import time
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / ".cache" / "tests"
+PYTHON = sys.executable
+BIN = Path(PYTHON).parent  # the virtual environment's, whatever PATH says
+CODE = ("ipvsproxy", "rig", "demo", "tests", "bench")
+NO_KERNEL = 98
+NO_TESTS_COLLECTED = 5
+
+
+@dataclasses.dataclass(frozen=True)
+class Tier:
+    """A part of the tests: programs to run one after the other, or folders for one pytest run."""
+
+    name: str
+    programs: tuple[tuple[str, ...], ...] = ()
+    folders: tuple[str, ...] = ()
+    in_rig: bool = False
+    seconds: int = 600
+    options: tuple[str, ...] = ()
+
+    def present(self) -> list[str]:
+        """Return the folders that exist and hold tests."""
+        return [folder for folder in self.folders if any((ROOT / folder).rglob("test_*.py"))]
+
+
+@dataclasses.dataclass
+class Result:
+    """How a tier went."""
+
+    tier: Tier
+    status: int = 0
+    seconds: float = 0.0
+    passed: int = 0
+    failed: int = 0
+    skipped: int = 0
+    note: str = ""
+
+    @property
+    def verdict(self) -> str:
+        if self.status:
+            return "FAILED"
+        return "skipped" if self.note else "passed"
+
+
+def code() -> list[str]:
+    """Return the folders of code that exist."""
+    return [folder for folder in CODE if any((ROOT / folder).rglob("*.py"))]
+
+
+IN_RIG = ("-v", "--timeout=180", "-p", "no:cacheprovider")
+UNIT = ("unit", "properties", "scenarios", "parity", "rig")
+
+LANES = (
+    (
+        Tier(
+            "lint",
+            programs=(
+                (str(BIN / "ruff"), "check", "--quiet", "."),
+                (str(BIN / "ruff"), "format", "--quiet", "--check", "."),
+                (str(BIN / "lint-imports"), "--no-cache"),
+            ),
+        ),
+        Tier("type", programs=((str(BIN / "mypy"), *code()),)),
+        Tier("unit", folders=tuple(f"tests/{name}" for name in UNIT)),
+        Tier("api", folders=("tests/api",)),
+    ),
+    (
+        Tier("kernel", folders=("tests/contract", "tests/kernel"), in_rig=True, options=IN_RIG),
+        Tier("e2e", folders=("tests/e2e",), in_rig=True, options=IN_RIG),
+    ),
+)
+TIERS = {tier.name: tier for lane in LANES for tier in lane}
+
+
+class Output:
+    """The terminal, shared by both lanes a line at a time."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+
+    def line(self, tier: Tier, text: str) -> None:
+        with self._lock:
+            sys.stdout.write(f"{tier.name:>6} | {text.rstrip()}\n")
+            sys.stdout.flush()
+
+
+class Runner:
+    """Runs tiers, and keeps their results."""
+
+    def __init__(self, *, full: bool, options: Sequence[str]) -> None:
+        self.results: list[Result] = []
+        self._full = full
+        self._options = tuple(options)
+        self._output = Output()
+        self._running: set[subprocess.Popen[str]] = set()
+        self._stopped = False
+
+    def lane(self, tiers: Iterable[Tier]) -> None:
+        """Run tiers one after the other; a failure does not keep the next from running."""
+        for tier in tiers:
+            if not self._stopped:
+                self.results.append(self._tier(tier))
+
+    def stop(self) -> None:
+        """End what is running, and start nothing more."""
+        self._stopped = True
+        for process in list(self._running):
+            process.terminate()
+
+    def _tier(self, tier: Tier) -> Result:
+        result = Result(tier)
+        start = time.monotonic()
+        if tier.folders:
+            self._pytest(tier, result)
+        else:
+            # Each of them, also after a failure: one run should show everything.
+            result.status = max(self._program(tier, words) for words in tier.programs)
+            result.failed = 1 if result.status else 0
+        result.seconds = time.monotonic() - start
+        return result
+
+    def _pytest(self, tier: Tier, result: Result) -> None:
+        folders = tier.present()
+        if not folders:
+            result.note = f"there are no tests in {', '.join(tier.folders)}"
+            return
+        report = RESULTS / f"{tier.name}.xml"
+        report.unlink(missing_ok=True)
+        words = [PYTHON, "-m", "pytest", *folders, f"--junitxml={report}", *tier.options]
+        words += self._options
+        if tier.in_rig:
+            limit = tier.seconds * (6 if self._full else 1)
+            words = [PYTHON, "-m", "rig", "run", "--timeout", str(limit), "--", *words]
+        status = self._program(tier, words)
+        if tier.in_rig and status == NO_KERNEL and os.environ.get("CI") != "true":
+            result.skipped, result.note = 1, "no kernel with IPVS here (python3 -m rig check)"
+            return
+        result.status = 0 if status == NO_TESTS_COLLECTED else status
+        read_counts(report, result)
+
+    def _program(self, tier: Tier, words: Sequence[str]) -> int:
+        environment = dict(os.environ)
+        if self._full:
+            environment["IPVSPROXY_TEST_FULL"] = "1"
+        process = subprocess.Popen(
+            words,
+            cwd=ROOT,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+        )
+        self._running.add(process)
+        assert process.stdout is not None
+        for line in process.stdout:
+            self._output.line(tier, line)
+        status = process.wait()
+        self._running.discard(process)
+        if status:
+            program = Path(words[0]).name if not tier.folders else "pytest"
+            self._output.line(tier, f"FAILED: {program} ended with status {status}")
+        return status
+
+
+def read_counts(report: Path, result: Result) -> None:
+    """Take the counts of a pytest run from its JUnit file; a run without one counts as a failure."""
+    try:
+        suites = list(ElementTree.parse(report).iter("testsuite"))
+    except (FileNotFoundError, ElementTree.ParseError):
+        suites = []
+    for suite in suites:
+        number = {name: int(suite.get(name, 0)) for name in ("tests", "failures", "errors")}
+        skipped = int(suite.get("skipped", 0))
+        failed = number["failures"] + number["errors"]
+        result.failed += failed
+        result.skipped += skipped
+        result.passed += max(0, number["tests"] - failed - skipped)
+    if result.status and not result.failed:
+        result.failed = 1
+
+
+def report(results: list[Result]) -> int:
+    """Print how it went; return the exit status."""
+    order = list(TIERS)
+    print()
+    for result in sorted(results, key=lambda one: order.index(one.tier.name)):
+        counts = f"{result.passed} passed, {result.failed} failed, {result.skipped} skipped"
+        detail = result.note or (counts if result.tier.folders else "")
+        line = f"{result.tier.name:>6}   {result.verdict:<8} {result.seconds:6.1f} s   {detail}"
+        print(line.rstrip())
+    passed, failed, skipped = (
+        sum(getattr(result, name) for result in results) for name in ("passed", "failed", "skipped")
+    )
+    print(f"{passed} passed, {failed} failed, {skipped} skipped")
+    return 1 if any(result.status for result in results) else 0
+
+
+def main() -> int:
+    """Run the tiers that were asked for."""
+    arguments = sys.argv[1:]
+    options: list[str] = []
+    if "--" in arguments:
+        at = arguments.index("--")
+        arguments, options = arguments[:at], arguments[at + 1 :]
+    parser = argparse.ArgumentParser(
+        description="Runs tiers of tests. What follows -- goes to pytest.",
+        epilog="Exit status: 0 all passed; 1 something failed; 130 interrupted.",
+    )
+    parser.add_argument("--full", action="store_true", help="sets IPVSPROXY_TEST_FULL=1: long")
+    parser.add_argument(
+        "tiers",
+        nargs="+",
+        choices=[*TIERS, "all"],
+        metavar="TIER",
+        help="all, or some of: " + " ".join(TIERS),
+    )
+    chosen = parser.parse_args(arguments)
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    runner = Runner(full=chosen.full, options=options)
+    lanes = [
+        threading.Thread(target=runner.lane, args=(wanted,))
+        for lane in LANES
+        if (wanted := [t for t in lane if t.name in chosen.tiers or "all" in chosen.tiers])
+    ]
+    try:
+        for thread in lanes:
+            thread.start()
+        for thread in lanes:
+            thread.join()
+    except KeyboardInterrupt:
+        runner.stop()
+        for thread in lanes:
+            thread.join()
+        report(runner.results)
+        return 130
+    return report(runner.results)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
