@@ -1,0 +1,221 @@
+"""The kernel's IPVS table: operations carried out, and the table read back.
+
+Knows what each errno means for each operation (net/netfilter/ipvs/ip_vs_ctl.c; every one was seen
+on a 6.1 kernel, tests/kernel/test_ipvs.py). `codec` knows the bytes, `netlink` the socket. Calls
+block: it is used from one worker thread.
+
+The number of the generic-netlink family is asked for on the socket that will use it. That is one
+request of 32 bytes; pyroute2's lookup would open a second socket and an event loop of its own.
+
+The kernel lists real servers for one virtual server at a time, and has one listing at a time on a
+socket (EBUSY), so reading the table costs one exchange for each virtual server.
+"""
+
+from __future__ import annotations
+
+import errno
+from typing import TYPE_CHECKING, TypeAlias, assert_never
+
+from ipvsproxy.core.operations import (
+    AddRealServer,
+    AddVirtualServer,
+    RemoveRealServer,
+    RemoveVirtualServer,
+    SetRealServer,
+    SetVirtualServer,
+)
+from ipvsproxy.dataplane import (
+    DONE,
+    DataplaneError,
+    Outcome,
+    Reading,
+    RealServerReading,
+    Refusal,
+)
+from ipvsproxy.kernel import codec
+from ipvsproxy.kernel.message import CodecError
+from ipvsproxy.kernel.netlink import Answer, NetlinkSocket, Request
+from ipvsproxy.kernel.refusals import UNANSWERED, refused
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Sequence
+
+    from ipvsproxy.model import RealServerKey, VirtualServer, VirtualServerKey
+
+__all__ = ["Ipvs", "IpvsOperation", "outcome"]
+
+IpvsOperation: TypeAlias = (
+    AddVirtualServer
+    | SetVirtualServer
+    | RemoveVirtualServer
+    | AddRealServer
+    | SetRealServer
+    | RemoveRealServer
+)
+
+_NETLINK_GENERIC = 16  # the protocol; the socket module has no name for it
+_GENERIC_CONTROL = 16  # GENL_ID_CTRL
+
+_CONTRADICTING = {
+    AddVirtualServer: {errno.EEXIST: "it exists already"},
+    SetVirtualServer: {errno.ESRCH: "it does not exist"},
+    AddRealServer: {
+        errno.EEXIST: "it exists already",
+        errno.ESRCH: "its virtual server does not exist",
+    },
+    SetRealServer: {
+        errno.ENOENT: "it does not exist",
+        errno.ESRCH: "its virtual server does not exist",
+    },
+}
+_GONE = {
+    RemoveVirtualServer: {errno.ESRCH},
+    RemoveRealServer: {errno.ENOENT, errno.ESRCH},
+}
+
+
+class Ipvs:
+    """One connection to the IPVS of this network namespace."""
+
+    def __init__(self, *, timeout: float = 5.0) -> None:
+        """Wait at most `timeout` seconds for an answer."""
+        self._netlink = NetlinkSocket(_NETLINK_GENERIC, timeout=timeout)
+        self._family: int | None = None
+
+    def open(self) -> None:
+        """Find IPVS in the kernel, loading it if need be.
+
+        Raises DataplaneError, which says what is missing and the mend.
+        """
+        (answer,) = self._netlink.exchange(
+            [Request(_GENERIC_CONTROL, codec.encode_family_request())]
+        )
+        if answer.error == errno.ENOENT:
+            raise DataplaneError("the kernel has no IPVS: load the module ip_vs (modprobe ip_vs)")
+        if answer.error or not answer.payloads:
+            raise DataplaneError(f"the kernel's IPVS was not found: {_said(answer.error)}")
+        try:
+            self._family = codec.decode_family(answer.payloads[0])
+        except CodecError as error:
+            raise DataplaneError(f"the kernel's IPVS was not found: {error}") from error
+
+    def close(self) -> None:
+        """Close the socket; the next use opens another."""
+        self._netlink.close()
+
+    def dump_services(self) -> dict[VirtualServerKey, VirtualServer]:
+        """List all virtual servers but those by firewall mark. Raises DataplaneError."""
+        self.open()  # a module that was unloaded and loaded again has another number
+        payloads = self._list(codec.encode_list_virtual_servers())
+        try:
+            reported = [codec.decode_virtual_server(payload) for payload in payloads]
+        except CodecError as error:
+            raise DataplaneError(f"the IPVS table cannot be read: {error}") from error
+        return {one.key: one.server for one in reported if one is not None}
+
+    def dump_destinations(self, key: VirtualServerKey) -> dict[RealServerKey, RealServerReading]:
+        """List the real servers of one virtual server; none if it does not exist.
+
+        Raises DataplaneError.
+        """
+        payloads = self._list(codec.encode_list_real_servers(key))
+        family = key.family
+        try:
+            reported = [codec.decode_real_server(payload, family) for payload in payloads]
+        except CodecError as error:
+            raise DataplaneError(f"the real servers of {key} cannot be read: {error}") from error
+        return {one.key: RealServerReading(one.server, one.connections) for one in reported}
+
+    def read(self, keys: Collection[VirtualServerKey]) -> dict[VirtualServerKey, Reading | None]:
+        """Read a few virtual servers; None for one that does not exist. Raises DataplaneError."""
+        family = self._number()
+        answers = self._netlink.exchange(
+            [Request(family, codec.encode_read_virtual_server(key)) for key in keys]
+        )
+        return {key: self._reading(key, answer) for key, answer in zip(keys, answers, strict=True)}
+
+    def apply(self, operations: Sequence[IpvsOperation]) -> list[Outcome]:
+        """Carry out operations in their order; one outcome for each.
+
+        Raises DataplaneError when there is no IPVS to ask.
+        """
+        family = self._number()
+        outcomes: list[Outcome] = [DONE] * len(operations)
+        requests: list[Request] = []
+        indices: list[int] = []
+        for index, operation in enumerate(operations):
+            try:
+                requests.append(Request(family, _encode(operation)))
+            except CodecError as error:
+                outcomes[index] = Outcome(Refusal.INVALID, str(error))
+            else:
+                indices.append(index)
+        for index, answer in zip(indices, self._netlink.exchange(requests), strict=True):
+            if answer.error:
+                outcomes[index] = outcome(operations[index], answer.error)
+        return outcomes
+
+    def _reading(self, key: VirtualServerKey, answer: Answer) -> Reading | None:
+        if answer.error == errno.ESRCH:
+            return None
+        try:
+            reported = codec.decode_virtual_server(answer.payloads[0])
+        except (CodecError, IndexError) as error:
+            reason = _said(answer.error) if answer.error else str(error)
+            raise DataplaneError(f"virtual server {key} cannot be read: {reason}") from error
+        if reported is None:
+            return None
+        return Reading(reported.server, self.dump_destinations(key))
+
+    def _list(self, payload: bytes) -> list[bytes]:
+        try:
+            return self._netlink.dump(Request(self._number(), payload))
+        except OSError as error:
+            said = _said(error.errno or UNANSWERED)
+            raise DataplaneError(f"the IPVS table cannot be read: {said}") from error
+        except CodecError as error:
+            raise DataplaneError(f"the IPVS table cannot be read: {error}") from error
+
+    def _number(self) -> int:
+        if self._family is None:
+            self.open()
+        assert self._family is not None
+        return self._family
+
+
+def outcome(operation: IpvsOperation, number: int) -> Outcome:
+    """Say what an errno other than 0, or `UNANSWERED`, means for an operation."""
+    if number in _GONE.get(type(operation), ()):
+        return DONE
+    contradiction = _CONTRADICTING.get(type(operation), {}).get(number)
+    if contradiction is not None:
+        return Outcome(Refusal.CONTRADICTED, contradiction)
+    if number == errno.ENOENT and isinstance(operation, AddVirtualServer | SetVirtualServer):
+        name = operation.server.scheduler
+        reason = f"this kernel has no scheduler {name}: load the module ip_vs_{name}"
+        return Outcome(Refusal.UNSUPPORTED, reason)
+    return refused(number)
+
+
+def _encode(operation: IpvsOperation) -> bytes:
+    match operation:
+        case AddVirtualServer(key, server):
+            return codec.encode_add_virtual_server(key, server)
+        case SetVirtualServer(key, server):
+            return codec.encode_set_virtual_server(key, server)
+        case RemoveVirtualServer(key):
+            return codec.encode_remove_virtual_server(key)
+        case AddRealServer(key, member, real):
+            return codec.encode_add_real_server(key, member, real)
+        case SetRealServer(key, member, real):
+            return codec.encode_set_real_server(key, member, real)
+        case RemoveRealServer(key, member):
+            return codec.encode_remove_real_server(key, member)
+        case _:
+            assert_never(operation)
+
+
+def _said(number: int) -> str:
+    if number == errno.EPERM:
+        return "the right CAP_NET_ADMIN is missing: run as root, or privileged in a container"
+    return refused(number).reason

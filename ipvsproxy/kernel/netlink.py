@@ -1,0 +1,194 @@
+"""A blocking netlink socket for a worker thread: batches of requests, and dumps.
+
+Knows sockets, sequence numbers and time limits; what is in the messages is the caller's. One socket
+does one thing at a time and is used from one thread.
+
+How it works: requests go out in batches, each asking for an acknowledgement. The kernel carries out
+a batch within the send call, message by message, and goes on after one that failed; its answers are
+then read back and matched by sequence number. A batch is small enough for all its answers to fit
+in a receive buffer of the usual size (about 768 bytes each of 208 KiB), since an answer that does
+not fit is lost. Still, whatever goes wrong with the socket itself (no answer in time, an overrun
+buffer) leaves requests of which nobody knows whether they were carried out: they are `UNANSWERED`,
+and the socket is thrown away with whatever it may still hold; the next use opens another.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+import struct
+from typing import TYPE_CHECKING, NamedTuple
+
+from ipvsproxy.kernel import message
+from ipvsproxy.kernel.message import CodecError, Message
+from ipvsproxy.kernel.refusals import UNANSWERED
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["Answer", "DumpInterruptedError", "NetlinkSocket", "Request"]
+
+_BATCH = 100
+_BUFFER = 65536
+_KERNEL = 0  # the port of the kernel; anybody may send to a netlink socket
+_SOL_NETLINK = 270
+_CAP_ACK = 10  # NETLINK_CAP_ACK: an error does not repeat the request that failed
+_SEQUENCES = 1 << 31
+_DUMP_ATTEMPTS = 5
+
+
+class DumpInterruptedError(OSError):
+    """The table changed during every attempt to read it."""
+
+
+class Request(NamedTuple):
+    """A request without its header; `flags` beside REQUEST and ACK."""
+
+    kind: int
+    payload: bytes
+    flags: int = 0
+
+
+class Answer(NamedTuple):
+    """What the kernel said to one request."""
+
+    error: int
+    """0, an errno, or `UNANSWERED`."""
+    payloads: tuple[bytes, ...] = ()
+    """What it reported before its acknowledgement."""
+
+
+_DONE = Answer(0)
+_UNANSWERED = Answer(UNANSWERED)
+
+
+class NetlinkSocket:
+    """A connection to the kernel that opens itself when used, and anew after an error."""
+
+    def __init__(self, protocol: int, *, timeout: float = 5.0) -> None:
+        """Talk a protocol, as in NETLINK_ROUTE; wait at most `timeout` seconds for an answer."""
+        self._protocol = protocol
+        self._timeout = timeout
+        self._socket: socket.socket | None = None
+        self._sequence = 0
+
+    def exchange(self, requests: Sequence[Request]) -> list[Answer]:
+        """Send requests, in batches; return one answer for each, in order. Never raises OSError."""
+        answers: list[Answer] = []
+        for start in range(0, len(requests), _BATCH):
+            answers += self._exchange_batch(requests[start : start + _BATCH])
+        return answers
+
+    def dump(self, request: Request) -> list[bytes]:
+        """Return the payloads of a whole table, read again when it changed meanwhile.
+
+        Raises OSError: what the kernel said; TimeoutError; `DumpInterruptedError`; CodecError.
+        """
+        for _ in range(_DUMP_ATTEMPTS):
+            try:
+                payloads = self._dump_once(request)
+            except (OSError, CodecError):
+                self.close()
+                raise
+            if payloads is not None:
+                return payloads
+        raise DumpInterruptedError(
+            errno.EINTR, f"the table changed during {_DUMP_ATTEMPTS} readings"
+        )
+
+    def close(self) -> None:
+        """Close the socket; the next use opens another."""
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+
+    def _exchange_batch(self, requests: Sequence[Request]) -> list[Answer]:
+        first = self._sequence + 1
+        self._sequence = (self._sequence + len(requests)) % _SEQUENCES
+        answers = [_UNANSWERED] * len(requests)
+        try:
+            connection = self._connection()
+            connection.send(
+                b"".join(
+                    message.frame(
+                        request.kind,
+                        request.payload,
+                        flags=message.REQUEST | message.ACK | request.flags,
+                        sequence=sequence,
+                    )
+                    for sequence, request in enumerate(requests, first)
+                )
+            )
+            self._collect(connection, answers, first)
+        except (OSError, CodecError):
+            self.close()
+        return answers
+
+    def _collect(self, connection: socket.socket, answers: list[Answer], first: int) -> None:
+        reports: dict[int, tuple[bytes, ...]] = {}
+        missing = len(answers)
+        while missing:
+            for answer in _receive(connection):
+                index = answer.sequence - first
+                if not 0 <= index < len(answers):
+                    continue
+                error = message.failure(answer)
+                if error is None:
+                    reports[index] = (*reports.get(index, ()), answer.payload)
+                    continue
+                if error or index in reports:
+                    answers[index] = Answer(error, reports.pop(index, ()))
+                else:
+                    answers[index] = _DONE
+                missing -= 1
+
+    def _dump_once(self, request: Request) -> list[bytes] | None:
+        self._sequence = sequence = (self._sequence + 1) % _SEQUENCES
+        connection = self._connection()
+        flags = message.REQUEST | message.DUMP
+        connection.send(
+            message.frame(request.kind, request.payload, flags=flags, sequence=sequence)
+        )
+        payloads: list[bytes] = []
+        interrupted = False
+        while True:
+            for part in _receive(connection):
+                if part.sequence != sequence:
+                    continue
+                interrupted |= part.interrupted
+                error = message.failure(part)
+                if error is None:
+                    payloads.append(part.payload)
+                elif error:
+                    raise OSError(error, "the kernel refuses to list its table")
+                else:
+                    return None if interrupted else payloads
+
+    def _connection(self) -> socket.socket:
+        if self._socket is None:
+            self._socket = _open(self._protocol, self._timeout)
+        return self._socket
+
+
+def _open(protocol: int, timeout: float) -> socket.socket:
+    opened = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol)
+    try:
+        # The socket stays blocking, with a limit that the kernel keeps: Python's own time limit
+        # would cost a poll before each call.
+        seconds, fraction = divmod(timeout, 1)
+        limit = struct.pack("@ll", int(seconds), int(fraction * 1_000_000))
+        opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
+        opened.setsockopt(_SOL_NETLINK, _CAP_ACK, 1)
+        opened.bind((0, 0))
+    except OSError:
+        opened.close()
+        raise
+    return opened
+
+
+def _receive(connection: socket.socket) -> list[Message]:
+    try:
+        data, sender = connection.recvfrom(_BUFFER)
+    except BlockingIOError as error:
+        raise TimeoutError(errno.ETIMEDOUT, "no answer from the kernel in time") from error
+    return list(message.messages(data)) if sender[0] == _KERNEL else []
