@@ -103,7 +103,8 @@ def _parser() -> argparse.ArgumentParser:
         "setup",
         parents=[common],
         help="install what is missing, by apt",
-        description="Installs what is missing, by apt; does nothing where nothing is. Exit status 0: a kernel is ready; 1: an installation failed; 98: no kernel is possible here.",
+        description="Installs what is missing, by apt; does nothing where nothing is.",
+        epilog="Exit status: 0 ready; 1 an installation failed; 98 no kernel is possible here.",
     )
     setup.add_argument(
         "--program",

@@ -1,12 +1,14 @@
 """Runs the tiers of tests: `python tests/run.py all`, or some tiers by name.
 
 Two lanes run beside each other, because the guest of the rig keeps one processor busy and leaves
-the other idle: lint, types and the tests that need nothing; and the tiers that need a kernel, each in
-one boot of the rig. Every line is shown as it comes, with the name of its tier in front. At the end
-there is a line for each tier, and a last one with the counts of all pytest runs, alone.
+the other idle: lint, types and the tests that need nothing; and the tiers that need a kernel, each
+in one boot of the rig. Every line is shown as it comes, with the name of its tier in front. At the
+end there is a line for each tier, and a last one with the counts of all pytest runs, alone.
 
 The results are in .cache/tests, a JUnit file for each tier.
 """
+
+# ruff: noqa: T201 (this one is a program, and prints)
 
 from __future__ import annotations
 
@@ -17,7 +19,7 @@ import subprocess
 import sys
 import threading
 import time
-import xml.etree.ElementTree as ElementTree
+import xml.etree.ElementTree as ET
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,7 +30,7 @@ ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / ".cache" / "tests"
 PYTHON = sys.executable
 BIN = Path(PYTHON).parent  # the virtual environment's, whatever PATH says
-CODE = ("ipvsproxy", "rig", "demo", "tests", "bench")
+NOT_CODE = {"build", "dist"}
 NO_KERNEL = 98
 NO_TESTS_COLLECTED = 5
 
@@ -69,8 +71,11 @@ class Result:
 
 
 def code() -> list[str]:
-    """Return the folders of code that exist."""
-    return [folder for folder in CODE if any((ROOT / folder).rglob("*.py"))]
+    """Return the folders at the top that hold Python."""
+    folders = (path for path in ROOT.iterdir() if path.is_dir() and path.name[0] != ".")
+    return sorted(
+        path.name for path in folders if path.name not in NOT_CODE and any(path.rglob("*.py"))
+    )
 
 
 IN_RIG = ("-v", "--timeout=180", "-p", "no:cacheprovider")
@@ -191,10 +196,10 @@ class Runner:
 
 
 def read_counts(report: Path, result: Result) -> None:
-    """Take the counts of a pytest run from its JUnit file; a run without one counts as a failure."""
+    """Take the counts of a pytest run from its JUnit file; one failure where there is none."""
     try:
-        suites = list(ElementTree.parse(report).iter("testsuite"))
-    except (FileNotFoundError, ElementTree.ParseError):
+        suites = list(ET.parse(report).iter("testsuite"))
+    except (FileNotFoundError, ET.ParseError):
         suites = []
     for suite in suites:
         number = {name: int(suite.get(name, 0)) for name in ("tests", "failures", "errors")}
