@@ -1,0 +1,158 @@
+"""Puts the settings together: flag before environment variable before file before default.
+
+Pure: the environment, the host's name and the file's text are arguments. Each field is decided by
+itself, so a flag overrides one line of the file and leaves the others (kube-proxy ignores most flags
+beside a file; a listed difference), and `Resolved.sources` says for each who won.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import NamedTuple
+
+from ipvsproxy.config import values
+from ipvsproxy.config.files import FileValue, read_file
+from ipvsproxy.config.settings import IptablesBackend, LogFormat, Settings
+from ipvsproxy.config.values import ConfigurationError, Reader
+from ipvsproxy.model import Network, Scheduler
+
+PREFIX = "IPVSPROXY_"
+"""Of every environment variable: `IPVSPROXY_SYNC_PERIOD` sets `sync_period`."""
+
+READERS: Mapping[str, Reader] = {
+    "node_name": values.node_name,
+    "manifests": values.text,
+    "kubeconfig": values.text,
+    "master": values.url,
+    "default_scheduler": values.choice(Scheduler),
+    "cluster_cidrs": values.networks,
+    "masquerade_all": values.boolean,
+    "masquerade_bit": values.whole_number(0, 31),
+    "exclude_cidrs": values.networks,
+    "sync_period": values.seconds_above_zero,
+    "min_sync_period": values.seconds,
+    "drain_deadline": values.seconds,
+    "removed_service_drain": values.seconds,
+    "set_capacity": values.whole_number(1024, 1 << 24),
+    "iptables_backend": values.choice(IptablesBackend),
+    "healthz_bind_address": values.bind_address(10256),
+    "metrics_bind_address": values.bind_address(10249),
+    "log_format": values.choice(LogFormat),
+    "verbosity": values.whole_number(0, 10),
+}
+"""How each field of `Settings` is read, in the order in which they are shown."""
+
+_EMPTY_MEANS_NONE = frozenset({"healthz_bind_address", "metrics_bind_address"})
+
+
+class Source(StrEnum):
+    """Where a value comes from."""
+
+    FLAG = "flag"
+    ENVIRONMENT = "environment"
+    FILE = "file"
+    DEFAULT = "default"
+
+
+class Resolved(NamedTuple):
+    """The settings, who set what, and what the operator should know."""
+
+    settings: Settings
+    sources: Mapping[str, Source]
+    """By field, all of them."""
+    warnings: tuple[str, ...] = ()
+    """One line each."""
+
+
+class _Candidate(NamedTuple):
+    source: Source
+    place: str
+    value: object
+
+
+def load(
+    flags: Mapping[str, object],
+    environment: Mapping[str, str],
+    file_text: str | None,
+    *,
+    host_name: str = "",
+) -> Resolved:
+    """Decide every setting.
+
+    `flags` is by field name, None where a flag was not given; `file_text` is None without a file;
+    `host_name` is the node's name when nothing else gives one. Raises ConfigurationError.
+    """
+    if unknown := flags.keys() - READERS.keys():
+        raise TypeError(f"flags that are no settings: {sorted(unknown)}")
+    contents = read_file(file_text) if file_text is not None else None
+    from_file = contents.values if contents is not None else {}
+    decided: dict[str, object] = {}
+    sources: dict[str, Source] = {}
+    for field, read in READERS.items():
+        candidate = _candidate(field, flags, environment, from_file)
+        sources[field] = candidate.source if candidate is not None else Source.DEFAULT
+        if candidate is not None:
+            decided[field] = _read(read, candidate)
+    if not decided.get("node_name"):
+        decided["node_name"] = _host_name(host_name)
+    return Resolved(_settings(decided), sources, contents.warnings if contents is not None else ())
+
+
+def effective(settings: Settings) -> Mapping[str, object]:
+    """Write settings as plain values (texts, numbers, lists), for /configz and for people."""
+    return {field: _plain(getattr(settings, field)) for field in READERS}
+
+
+def _candidate(
+    field: str,
+    flags: Mapping[str, object],
+    environment: Mapping[str, str],
+    from_file: Mapping[str, FileValue],
+) -> _Candidate | None:
+    if (flag := flags.get(field)) is not None:
+        return _Candidate(Source.FLAG, f"flag --{field.replace('_', '-')}", flag)
+    names = [PREFIX + field.upper()]
+    if field == "node_name":
+        names.append("NODE_NAME")
+    for name in names:
+        value = environment.get(name)
+        if value or (value is not None and field in _EMPTY_MEANS_NONE):
+            return _Candidate(Source.ENVIRONMENT, f"environment variable {name}", value)
+    if (entry := from_file.get(field)) is not None:
+        return _Candidate(Source.FILE, entry.place, entry.value)
+    return None
+
+
+def _read(read: Reader, candidate: _Candidate) -> object:
+    try:
+        return read(candidate.value)
+    except ValueError as error:
+        raise ConfigurationError(f"{candidate.place}: {candidate.value!r}: {error}") from None
+
+
+def _host_name(host_name: str) -> str:
+    if not host_name.strip():
+        raise ConfigurationError(
+            "the node's name is unknown: give --hostname-override NAME, or set NODE_NAME "
+            "(in a DaemonSet from fieldRef spec.nodeName)"
+        )
+    return values.node_name(host_name)
+
+
+def _settings(decided: Mapping[str, object]) -> Settings:
+    settings = Settings(**decided)  # type: ignore[arg-type]  # each field's reader returns its type
+    if settings.min_sync_period > settings.sync_period:
+        raise ConfigurationError(
+            f"min-sync-period {settings.min_sync_period:g}s is longer than sync-period "
+            f"{settings.sync_period:g}s: it must not be"
+        )
+    return settings
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, Network):
+        return str(value)
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
+    return str(value) if isinstance(value, StrEnum) else value

@@ -1,0 +1,98 @@
+"""The settings and what each means. Values only: how they are read is `load`'s affair."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+import msgspec
+
+from ipvsproxy.model import Network, Scheduler
+
+HEALTHZ_BIND_ADDRESS = "0.0.0.0:10256"  # noqa: S104 - load balancers probe the node from outside
+METRICS_BIND_ADDRESS = "127.0.0.1:10249"
+
+
+class IptablesBackend(StrEnum):
+    """Which iptables programs are used."""
+
+    AUTO = "auto"
+    """The one that kubelet's hint chain, or else rules that exist, are found in; else nft."""
+    NFT = "nft"
+    LEGACY = "legacy"
+
+
+class LogFormat(StrEnum):
+    """How log lines look."""
+
+    AUTO = "auto"
+    """Console on a terminal, JSON elsewhere."""
+    JSON = "json"
+    CONSOLE = "console"
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything that can be set, valid; made by `config.load`, or by hand in tests."""
+
+    node_name: str
+    """The name of this node's Node object; decides which endpoints are local. Lower case."""
+
+    manifests: str | None = None
+    """Folder of manifests that is followed. None: no folder."""
+
+    kubeconfig: str | None = None
+    """Kubeconfig file of the API server. None: without `master` too, and without a folder, the
+    ServiceAccount of the pod that the agent runs in."""
+
+    master: str | None = None
+    """URL of the API server; goes before the one in the kubeconfig file. None: that one."""
+
+    default_scheduler: Scheduler = Scheduler.RR
+    """The scheduler of a Service that does not name one."""
+
+    cluster_cidrs: tuple[Network, ...] = ()
+    """The pods' networks: what comes from elsewhere is masqueraded, so that answers return through
+    this node. Empty: nothing is known of pods, and only hairpin traffic is masqueraded."""
+
+    masquerade_all: bool = False
+    """Masquerade everything sent to a service address, pods' own traffic too."""
+
+    masquerade_bit: int = 14
+    """The bit, 0-31, of the packet mark that says "masquerade". The same on the whole node: CNI
+    plug-ins and kubelet use other bits."""
+
+    exclude_cidrs: tuple[Network, ...] = ()
+    """Virtual servers with addresses in these networks are never touched, whoever made them."""
+
+    sync_period: float = 30.0
+    """Seconds between two audits, which read the kernel's tables and mend what others changed;
+    above 0. The health endpoints fail when changes have waited for twice as long."""
+
+    min_sync_period: float = 0.0
+    """Least seconds between the ends and starts of two cycles; at most `sync_period`. 0: a change
+    is carried out at once."""
+
+    drain_deadline: float = 900.0
+    """Seconds for which an endpoint that has left its Service keeps its open connections, at weight
+    0. 0: it is removed at once."""
+
+    removed_service_drain: float = 60.0
+    """Seconds for which a Service or port that was deleted keeps its open connections. 0: it is
+    removed at once."""
+
+    set_capacity: int = 65536
+    """Most members of each ipset (its maxelem), 1,024-16,777,216; memory is used as members come."""
+
+    iptables_backend: IptablesBackend = IptablesBackend.AUTO
+    """Which iptables programs are used; must be the one that the rest of the node uses."""
+
+    healthz_bind_address: str = HEALTHZ_BIND_ADDRESS
+    """ADDRESS:PORT of /healthz, /livez and /readyz. Empty: none."""
+
+    metrics_bind_address: str = METRICS_BIND_ADDRESS
+    """ADDRESS:PORT of /metrics, /status, /proxyMode and /configz. Empty: none."""
+
+    log_format: LogFormat = LogFormat.AUTO
+    """How log lines look."""
+
+    verbosity: int = 2
+    """As kube-proxy's -v, 0-10: below 4 what happens, from 4 on also why (debug)."""

@@ -1,0 +1,178 @@
+"""Reads one value: from a flag or an environment variable (text) or from a file (YAML's values).
+
+A reader returns the value or raises ValueError, whose text says what would be right; whoever calls
+it adds the field, the value and the place (`ConfigurationError`).
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Callable
+from enum import StrEnum
+from typing import TypeVar
+
+from ipvsproxy.model import Network
+
+Reader = Callable[[object], object]
+
+_Choice = TypeVar("_Choice", bound=StrEnum)
+
+_TRUE = frozenset({"true", "1", "t", "yes", "on"})
+_FALSE = frozenset({"false", "0", "f", "no", "off"})
+_DURATION = re.compile(r"(?:\d+(?:\.\d*)?|\.\d+)(?:h|ms|us|µs|ns|m|s)")
+_UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "ns": 1e-9}
+_HIGHEST_PORT = 65535
+
+
+class ConfigurationError(Exception):
+    """A setting is wrong; the text is one line: where, which field, its value, what is right."""
+
+
+def text(value: object) -> str:
+    """Read a text that is not empty."""
+    if not isinstance(value, str) or not value.strip():
+        raise ValueError("a text that is not empty is needed")
+    return value.strip()
+
+
+def node_name(value: object) -> str:
+    """Read a node's name; Kubernetes lower-cases a host's name to make it, and so do we."""
+    return text(value).lower()
+
+
+def url(value: object) -> str:
+    """Read the URL of an API server."""
+    read = text(value).rstrip("/")
+    if not re.fullmatch(r"https?://[^\s/]+.*", read):
+        raise ValueError("a URL such as https://192.0.2.1:6443 is needed")
+    return read
+
+
+def boolean(value: object) -> bool:
+    """Read true or false, as YAML or as Go's flags write them."""
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, str) and value.strip().lower() in _TRUE | _FALSE:
+        return value.strip().lower() in _TRUE
+    raise ValueError("true or false is needed")
+
+
+def whole_number(lowest: int, highest: int) -> Reader:
+    """Read a whole number between two bounds, both allowed."""
+
+    def read(value: object) -> int:
+        number: int | None = None
+        if isinstance(value, int) and not isinstance(value, bool):
+            number = value
+        elif isinstance(value, str) and re.fullmatch(r"[+-]?\d{1,18}", value.strip()):
+            number = int(value)
+        if number is None or not lowest <= number <= highest:
+            raise ValueError(f"a whole number from {lowest} to {highest} is needed")
+        return number
+
+    return read
+
+
+def seconds(value: object) -> float:
+    """Read a duration of 0 or more: Go's form (`1m30s`), or a bare number of seconds.
+
+    Go's time.ParseDuration, without signs: a negative duration means nothing here.
+    """
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < 1e9:  # noqa: PLR2004 - thirty years
+        return float(value)
+    written = value.strip() if isinstance(value, str) else ""
+    if re.fullmatch(r"\d{1,9}(\.\d+)?", written):
+        return float(written)
+    parts = _DURATION.findall(written)
+    if not parts or "".join(parts) != written:
+        raise ValueError("a duration such as 30s, 1m30s or 0.5s is needed")
+    return sum(map(_part_seconds, parts))
+
+
+def seconds_above_zero(value: object) -> float:
+    """Read a duration that is not 0."""
+    read = seconds(value)
+    if not read:
+        raise ValueError("a duration above 0 such as 30s is needed")
+    return read
+
+
+def networks(value: object) -> tuple[Network, ...]:
+    """Read networks: a list, or a text with commas between them."""
+    if value is None:
+        return ()
+    items: list[object] = list(value) if isinstance(value, list) else []
+    if isinstance(value, str):
+        items = [item for item in value.split(",") if item.strip()]
+    elif not isinstance(value, list):
+        raise ValueError("networks such as 10.244.0.0/16,fd00:10::/64 are needed")
+    return tuple(dict.fromkeys(map(_network, items)))
+
+
+def choice(kind: type[_Choice]) -> Reader:
+    """Read a member of an enumeration, by its value."""
+
+    def read(value: object) -> _Choice:
+        try:
+            return kind(value.strip() if isinstance(value, str) else value)
+        except ValueError:
+            raise ValueError(f"one of {', '.join(kind)} is needed") from None
+
+    return read
+
+
+def bind_address(default_port: int) -> Reader:
+    """Read ADDRESS:PORT or [ADDRESS]:PORT; an address alone gets the default port; empty: none.
+
+    kube-proxy adds the port in the same way (pkg/proxy/apis/config/v1alpha1/defaults.go).
+    """
+
+    def read(value: object) -> str:
+        written = value.strip() if isinstance(value, str) else None
+        if written is None:
+            raise ValueError(f"ADDRESS:PORT such as 127.0.0.1:{default_port} is needed")
+        if not written:
+            return ""
+        if (alone := _address_alone(written)) is not None:
+            host = f"[{alone}]" if ":" in alone else alone
+            return f"{host}:{default_port}"
+        split_bind_address(written)
+        return written
+
+    return read
+
+
+def split_bind_address(written: str) -> tuple[str, int]:
+    """Take ADDRESS:PORT apart; ValueError says what is wrong."""
+    host, _, port = written.rpartition(":")
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    alone = _address_alone(host)
+    if alone is None:
+        raise ValueError(f"{host!r} is no IP address; ADDRESS:PORT such as 0.0.0.0:10256 is needed")
+    if not re.fullmatch(r"\d{1,5}", port) or not 0 < int(port) <= _HIGHEST_PORT:
+        raise ValueError(f"{port!r} is no port from 1 to {_HIGHEST_PORT}")
+    return alone, int(port)
+
+
+def _address_alone(written: str) -> str | None:
+    try:
+        return str(ipaddress.ip_address(written.removeprefix("[").removesuffix("]")))
+    except ValueError:
+        return None
+
+
+def _network(item: object) -> Network:
+    written = item.strip() if isinstance(item, str) else str(item)
+    try:
+        return Network.parse(written)
+    except ValueError:
+        raise ValueError(
+            f"{written!r} is no network; one such as 10.244.0.0/16 or fd00:10::/64 is needed"
+        ) from None
+
+
+def _part_seconds(part: str) -> float:
+    number = part.rstrip("hmsnuµ")
+    return float(number) * _UNITS[part[len(number) :]]
