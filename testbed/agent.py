@@ -1,0 +1,118 @@
+"""The agent's process on one node: start, kill, ask.
+
+Only its command line, its HTTP endpoints and its exit are known here; what it did is asked of the
+kernel (see `witness`).
+"""
+
+from __future__ import annotations
+
+import signal
+import socket
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+from testbed import namespaces
+from testbed.layout import CLUSTER_CIDR
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from testbed.layout import Node
+
+PROGRAM = (sys.executable, "-m", "ipvsproxy")
+METRICS_PORT = 10249
+STOP_SECONDS = 20.0
+_HTTP_SECONDS = 5.0
+_CHUNK = 65536
+
+
+class AgentError(Exception):
+    """The agent ended although it should run; the text has the last lines of its log."""
+
+
+class Agent:
+    """The agent of one node, and the processes it has been, one after the other."""
+
+    def __init__(self, node: Node, manifests: Path, log: Path) -> None:
+        self.node = node
+        self.manifests = manifests
+        self.log = log
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def command(self) -> tuple[str, ...]:
+        """Its command line."""
+        options = {
+            "--manifests": str(self.manifests),
+            "--hostname-override": self.node.name,
+            "--cluster-cidr": CLUSTER_CIDR,
+        }
+        return (*PROGRAM, "run", *(word for pair in options.items() for word in pair))
+
+    @property
+    def running(self) -> bool:
+        """Whether its process is there."""
+        return self._process is not None and self._process.poll() is None
+
+    def start(self) -> None:
+        """Start it; it appends to its log."""
+        assert not self.running
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(
+                ("ip", "netns", "exec", self.node.namespace, *self.command),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
+
+    def ensure_running(self) -> None:
+        """Raise AgentError where it has ended."""
+        if self._process is not None and not self.running:
+            lines = self.log.read_text().splitlines()[-10:]
+            status = self._process.returncode
+            said = "\n  ".join(lines)
+            raise AgentError(f"the agent of {self.node.name} ended with {status}:\n  {said}")
+
+    def kill(self) -> None:
+        """End it as `kill -9` does: it can do nothing more."""
+        self._end(signal.SIGKILL)
+
+    def stop(self) -> None:
+        """Ask it to end, and end it where it does not."""
+        try:
+            self._end(signal.SIGTERM)
+        except subprocess.TimeoutExpired:
+            self._end(signal.SIGKILL)
+
+    def _end(self, number: signal.Signals) -> None:
+        if self._process is not None and self.running:
+            self._process.send_signal(number)
+            self._process.wait(STOP_SECONDS)
+
+    def run(self, *words: str) -> str:
+        """Run another of its commands on its node, as in `ipvsproxy status`; return the output."""
+        return namespaces.run_inside(self.node.namespace, *PROGRAM, *words)
+
+    def metrics(self) -> dict[str, float]:
+        """Return its metrics, by name with labels, as in `name{label="value"}`."""
+        found = {}
+        for line in self._get("/metrics").splitlines():
+            if line and not line.startswith("#"):
+                name, _, value = line.rpartition(" ")
+                found[name] = float(value)
+        return found
+
+    def _get(self, path: str) -> str:
+        with namespaces.inside(self.node.namespace):
+            connection = socket.create_connection(("127.0.0.1", METRICS_PORT), _HTTP_SECONDS)
+        with connection:
+            connection.sendall(f"GET {path} HTTP/1.0\r\nHost: {self.node.name}\r\n\r\n".encode())
+            received = b""
+            while data := connection.recv(_CHUNK):
+                received += data
+        head, _, body = received.decode().partition("\r\n\r\n")
+        status = head.partition("\r\n")[0]
+        if " 200 " not in f"{status} ":
+            raise OSError(f"{path} on {self.node.name}: {status}")
+        return body
