@@ -1,8 +1,8 @@
 """Puts the settings together: flag before environment variable before file before default.
 
 Pure: the environment, the host's name and the file's text are arguments. Each field is decided by
-itself, so a flag overrides one line of the file and leaves the others (kube-proxy ignores most flags
-beside a file; a listed difference), and `Resolved.sources` says for each who won.
+itself, so a flag overrides one line of the file and leaves the others (kube-proxy ignores most
+flags beside a file; a listed difference), and `Resolved.sources` says for each who won.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ import msgspec
 
 from ipvsproxy.model import Network, Scheduler
 
-HEALTHZ_BIND_ADDRESS = "0.0.0.0:10256"  # noqa: S104 - load balancers probe the node from outside
+HEALTHZ_BIND_ADDRESS = "0.0.0.0:10256"
 METRICS_BIND_ADDRESS = "127.0.0.1:10249"
 
 
@@ -80,7 +80,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     removed at once."""
 
     set_capacity: int = 65536
-    """Most members of each ipset (its maxelem), 1,024-16,777,216; memory is used as members come."""
+    """Most members of each ipset (its maxelem), 1,024-16,777,216; memory follows use."""
 
     iptables_backend: IptablesBackend = IptablesBackend.AUTO
     """Which iptables programs are used; must be the one that the rest of the node uses."""

@@ -102,11 +102,12 @@ def networks(value: object) -> tuple[Network, ...]:
     """Read networks: a list, or a text with commas between them."""
     if value is None:
         return ()
-    items: list[object] = list(value) if isinstance(value, list) else []
     if isinstance(value, str):
-        items = [item for item in value.split(",") if item.strip()]
-    elif not isinstance(value, list):
-        raise ValueError("networks such as 10.244.0.0/16,fd00:10::/64 are needed")
+        items: list[object] = [item for item in value.split(",") if item.strip()]
+    elif isinstance(value, list):
+        items = value
+    else:
+        items = [value]
     return tuple(dict.fromkeys(map(_network, items)))
 
 
@@ -115,7 +116,7 @@ def choice(kind: type[_Choice]) -> Reader:
 
     def read(value: object) -> _Choice:
         try:
-            return kind(value.strip() if isinstance(value, str) else value)
+            return kind(str(value).strip())
         except ValueError:
             raise ValueError(f"one of {', '.join(kind)} is needed") from None
 
