@@ -87,23 +87,15 @@ class Ipvs:
 
         Raises DataplaneError, which says what is missing and the mend.
         """
-        (answer,) = self._netlink.exchange(
-            [Request(_GENERIC_CONTROL, codec.encode_family_request())]
-        )
-        if answer.error == errno.ENOENT:
-            raise DataplaneError("the kernel has no IPVS: load the module ip_vs (modprobe ip_vs)")
-        if answer.error or not answer.payloads:
-            raise DataplaneError(f"the kernel's IPVS was not found: {_said(answer.error)}")
-        try:
-            self._family = codec.decode_family(answer.payloads[0])
-        except CodecError as error:
-            raise DataplaneError(f"the kernel's IPVS was not found: {error}") from error
+        refusal = self._find()
+        if refusal is not None:
+            raise DataplaneError(f"the kernel's IPVS cannot be used: {refusal.reason}")
 
     def close(self) -> None:
         """Close the socket; the next use opens another."""
         self._netlink.close()
 
-    def dump_services(self) -> dict[VirtualServerKey, VirtualServer]:
+    def list_virtual_servers(self) -> dict[VirtualServerKey, VirtualServer]:
         """List all virtual servers but those by firewall mark. Raises DataplaneError."""
         self.open()  # a module that was unloaded and loaded again has another number
         payloads = self._list(codec.encode_list_virtual_servers())
@@ -113,7 +105,7 @@ class Ipvs:
             raise DataplaneError(f"the IPVS table cannot be read: {error}") from error
         return {one.key: one.server for one in reported if one is not None}
 
-    def dump_destinations(self, key: VirtualServerKey) -> dict[RealServerKey, RealServerReading]:
+    def list_real_servers(self, key: VirtualServerKey) -> dict[RealServerKey, RealServerReading]:
         """List the real servers of one virtual server; none if it does not exist.
 
         Raises DataplaneError.
@@ -135,10 +127,10 @@ class Ipvs:
         return {key: self._reading(key, answer) for key, answer in zip(keys, answers, strict=True)}
 
     def apply(self, operations: Sequence[IpvsOperation]) -> list[Outcome]:
-        """Carry out operations in their order; one outcome for each.
-
-        Raises DataplaneError when there is no IPVS to ask.
-        """
+        """Carry out operations in their order; one outcome for each."""
+        refusal = self._find() if self._family is None else None
+        if refusal is not None:
+            return [refusal] * len(operations)
         family = self._number()
         outcomes: list[Outcome] = [DONE] * len(operations)
         requests: list[Request] = []
@@ -165,7 +157,7 @@ class Ipvs:
             raise DataplaneError(f"virtual server {key} cannot be read: {reason}") from error
         if reported is None:
             return None
-        return Reading(reported.server, self.dump_destinations(key))
+        return Reading(reported.server, self.list_real_servers(key))
 
     def _list(self, payload: bytes) -> list[bytes]:
         try:
@@ -175,6 +167,20 @@ class Ipvs:
             raise DataplaneError(f"the IPVS table cannot be read: {said}") from error
         except CodecError as error:
             raise DataplaneError(f"the IPVS table cannot be read: {error}") from error
+
+    def _find(self) -> Outcome | None:
+        (answer,) = self._netlink.exchange(
+            [Request(_GENERIC_CONTROL, codec.encode_family_request())]
+        )
+        if answer.error == errno.ENOENT:
+            return Outcome(Refusal.UNSUPPORTED, "load the module ip_vs (modprobe ip_vs)")
+        if answer.error:
+            return refused(answer.error)
+        try:
+            self._family = codec.decode_family(answer.payloads[0])
+        except (CodecError, IndexError) as error:
+            return Outcome(Refusal.FAILED, str(error))
+        return None
 
     def _number(self) -> int:
         if self._family is None:

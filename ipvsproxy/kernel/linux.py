@@ -1,0 +1,192 @@
+"""The kernel of this machine as one `Dataplane`.
+
+Knows which adapter carries out which operation, and the one worker thread in which all of them
+run: they block, on sockets, files and programs, and the event loop must not. Knows nothing of what
+the adapters do.
+
+The thread also makes the calls follow one another, whoever is cancelled: a call that has begun is
+carried out to its end, and the next one, `close` included, waits for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TypeVar, assert_never
+
+from ipvsproxy.core.operations import (
+    AddMember,
+    AddRealServer,
+    AddVirtualServer,
+    BindAddress,
+    CreateLink,
+    CreateSet,
+    DestroySet,
+    ForgetFlows,
+    Operation,
+    RemoveLink,
+    RemoveMember,
+    RemoveRealServer,
+    RemoveVirtualServer,
+    ReplaceChains,
+    SetRealServer,
+    SetSysctl,
+    SetVirtualServer,
+    UnbindAddress,
+)
+from ipvsproxy.kernel import conntrack, link, sysctl
+from ipvsproxy.kernel.ipset import Ipsets
+from ipvsproxy.kernel.iptables import Iptables
+from ipvsproxy.kernel.ipvs import Ipvs
+from ipvsproxy.model import State
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+
+    from ipvsproxy.dataplane import Change, Outcome, Reading
+    from ipvsproxy.kernel.ipvs import IpvsOperation
+    from ipvsproxy.kernel.link import LinkOperation
+    from ipvsproxy.model import Address, VirtualServerKey
+
+__all__ = ["LinuxDataplane"]
+
+_Result = TypeVar("_Result")
+_SetOperation = CreateSet | DestroySet | AddMember | RemoveMember
+
+
+class LinuxDataplane:
+    """The tables of the network namespace in which the first call is made."""
+
+    def __init__(self, sysctls: Collection[str], iptables_backend: str = "auto") -> None:
+        """Look at the kernel settings `sysctls`, by path below /proc/sys."""
+        self._sysctls = tuple(sysctls)
+        self._ipvs = Ipvs()
+        self._link = link.Link()
+        self._ipsets = Ipsets(None)
+        self._iptables = Iptables(iptables_backend)
+        self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="dataplane")
+        self._closed = False
+        self.counts: dict[str, int] = dict.fromkeys(_Partition.__slots__, 0)
+        """Operations that were handed to the kernel since the start, by kind."""
+
+    async def dump(self) -> State:
+        """Read everything that we look at. Raises DataplaneError when that is not possible."""
+        return await self._in_worker(self._dump)
+
+    async def read(
+        self, keys: Collection[VirtualServerKey]
+    ) -> Mapping[VirtualServerKey, Reading | None]:
+        """Read a few virtual servers with their connection counts; None for one not there."""
+        return await self._in_worker(lambda: self._ipvs.read(keys))
+
+    async def node_addresses(self) -> Mapping[str, set[Address]]:
+        """Return the addresses of every interface but the dummy one. Raises DataplaneError."""
+        return await self._in_worker(self._link.node_addresses)
+
+    async def apply(self, operations: Sequence[Operation]) -> Sequence[Outcome]:
+        """Carry out operations that do not depend on each other; one outcome each, in order."""
+        return await self._in_worker(lambda: self._apply(operations))
+
+    def changes(self) -> AsyncIterator[Change]:
+        """Report what changed on the node by itself, for as long as the iteration lasts."""
+        return link.changes()
+
+    async def close(self) -> None:
+        """Release sockets and the thread, after what it is doing; may be called twice."""
+        if not self._closed:
+            self._closed = True
+            await self._in_worker(self._close)
+            self._worker.shutdown()
+
+    async def _in_worker(self, work: Callable[[], _Result]) -> _Result:
+        # Without the shield, cancelling would take work that waits for the thread out of the queue.
+        return await asyncio.shield(asyncio.wrap_future(self._worker.submit(work)))
+
+    def _close(self) -> None:
+        self._ipvs.close()
+        self._link.close()
+
+    def _dump(self) -> State:
+        families = link.families()
+        addresses = self._link.dump()
+        virtual_servers = self._ipvs.list_virtual_servers()
+        sets, members = self._ipsets.dump()
+        rulesets = {family: self._iptables.dump(family) for family in sorted(families)}
+        return State(
+            families=families,
+            link=addresses is not None,
+            addresses=addresses or set(),
+            virtual_servers=virtual_servers,
+            real_servers={
+                key: {
+                    member: reading.server
+                    for member, reading in self._ipvs.list_real_servers(key).items()
+                }
+                for key in virtual_servers
+            },
+            sets=sets,
+            members=members,
+            rulesets={
+                family: ruleset for family, ruleset in rulesets.items() if ruleset is not None
+            },
+            sysctls=sysctl.read(self._sysctls),
+        )
+
+    def _apply(self, operations: Sequence[Operation]) -> list[Outcome]:
+        parts = _Partition()
+        for index, operation in enumerate(operations):
+            parts.put(index, operation)
+        for kind in self.counts:
+            self.counts[kind] += len(getattr(parts, kind))
+        outcomes: dict[int, Outcome] = {}
+        outcomes.update((index, sysctl.apply(one)) for index, one in parts.sysctl.items())
+        outcomes.update(_answered(parts.link, self._link.apply))
+        outcomes.update(_answered(parts.ipvs, self._ipvs.apply))
+        outcomes.update(_answered(parts.set, self._ipsets.apply))
+        outcomes.update((index, self._iptables.apply(one)) for index, one in parts.chain.items())
+        outcomes.update(_answered(parts.conntrack, conntrack.forget))
+        return [outcomes[index] for index in range(len(operations))]
+
+
+@dataclass(slots=True)
+class _Partition:
+    """Operations by the adapter that carries them out, each under its place in the batch."""
+
+    sysctl: dict[int, SetSysctl] = field(default_factory=dict)
+    link: dict[int, LinkOperation] = field(default_factory=dict)
+    ipvs: dict[int, IpvsOperation] = field(default_factory=dict)
+    set: dict[int, _SetOperation] = field(default_factory=dict)
+    chain: dict[int, ReplaceChains] = field(default_factory=dict)
+    conntrack: dict[int, ForgetFlows] = field(default_factory=dict)
+
+    def put(self, index: int, operation: Operation) -> None:
+        """Add an operation to the part of its adapter."""
+        match operation:
+            case AddVirtualServer() | SetVirtualServer() | RemoveVirtualServer():
+                self.ipvs[index] = operation
+            case AddRealServer() | SetRealServer() | RemoveRealServer():
+                self.ipvs[index] = operation
+            case CreateLink() | RemoveLink() | BindAddress() | UnbindAddress():
+                self.link[index] = operation
+            case CreateSet() | DestroySet() | AddMember() | RemoveMember():
+                self.set[index] = operation
+            case ReplaceChains():
+                self.chain[index] = operation
+            case SetSysctl():
+                self.sysctl[index] = operation
+            case ForgetFlows():
+                self.conntrack[index] = operation
+            case _:
+                assert_never(operation)
+
+
+_Kind = TypeVar("_Kind")
+
+
+def _answered(
+    part: Mapping[int, _Kind], adapter: Callable[[Sequence[_Kind]], Sequence[Outcome]]
+) -> dict[int, Outcome]:
+    if not part:
+        return {}
+    return dict(zip(part, adapter(list(part.values())), strict=True))
