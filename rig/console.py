@@ -20,7 +20,7 @@ import tty
 from collections import deque
 from typing import TYPE_CHECKING
 
-from rig.model import GUEST_DIED, TIMED_OUT, RigError
+from rig.model import TIMED_OUT, RigError
 
 if TYPE_CHECKING:
     import subprocess
@@ -108,9 +108,8 @@ def ended_with_us(process: subprocess.Popen[bytes]) -> Iterator[None]:
 class Relay:
     """Passes the streams of a guest on until it ends or its time is up."""
 
-    def __init__(self, process: subprocess.Popen[bytes], deadline: float, timeout: float) -> None:
+    def __init__(self, deadline: float, timeout: float) -> None:
         self.console = Console()
-        self._process = process
         self._deadline = deadline
         self._timeout = timeout
         self._selector = selectors.DefaultSelector()
@@ -152,14 +151,11 @@ def _writer(target: int) -> Callable[[bytes], None]:
     return write
 
 
-def outcome(status: int | None, console: Console) -> int:
-    """Return the exit status of a run, after saying what happened to a guest that has none."""
-    if status is not None:
-        return status
+def mourn(console: Console) -> None:
+    """Say what is known of a guest that ended before its command had a status."""
     for line in console.last_words():
         sys.stderr.write(f"{line}\n")
     sys.stderr.write("rig: the guest ended without a status of the command (see above)\n")
-    return GUEST_DIED
 
 
 def too_long(timeout: float) -> str:

@@ -15,34 +15,33 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rig import console, guest
+from rig import boot, guest
 from rig.model import Kind, RigError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
+    from rig.boot import Lines
     from rig.model import Job
 
 PROGRAM = "linux.uml"
 MODULE_TREE = Path("/usr/lib/uml/modules")
 
 
-def arguments(*, init: Path, work: Path, memory: int, lines: Sequence[str]) -> list[str]:
-    """Return the kernel's command line; lines are channels: the console, two serial lines."""
-    con0, ssl0, ssl1 = lines
+def arguments(*, init: Path, work: Path, memory: int, lines: Lines) -> list[str]:
+    """Return the kernel's command line."""
+    keys = "null" if lines.keys is None else f"fd:{lines.keys}"
     return [
         PROGRAM,
         f"mem={memory >> 20}M",
         *("rootfstype=hostfs", "rootflags=/", "rw", "quiet", "noreboot", "panic=1"),
         f"init={init}",
         f"RIG_WORK={work}",
-        *("con=null", f"con0={con0}", "ssl=null", f"ssl0={ssl0}", f"ssl1={ssl1}"),
+        *("con=null", f"con0=null,fd:{lines.console}"),
+        *("ssl=null", f"ssl0={keys},fd:{lines.output}", f"ssl1=null,fd:{lines.errors}"),
     ]
 
 
@@ -80,50 +79,23 @@ def reserved_cpu() -> Iterator[int]:
 
 def run(job: Job) -> int:
     """Run a job in user-mode Linux; return its exit status."""
-    deadline = time.monotonic() + job.timeout
     memory_in = memory_directory(job.memory)
-    with guest.work_folder() as work, reserved_cpu() as cpu, contextlib.ExitStack() as stack:
-        init = work.write(
+    with guest.work_folder() as work, reserved_cpu() as cpu:
+
+        def command(init: Path, folder: Path, lines: Lines) -> list[str]:
+            kernel = arguments(init=init, work=folder, memory=job.memory, lines=lines)
+            return ["taskset", "--cpu-list", str(cpu), *kernel]
+
+        return boot.run(
             job,
-            {
-                "RIG_MACHINE": Kind.UML.value,
-                "RIG_MODULE_TREE": str(MODULE_TREE),
-                "RIG_OUT": "/dev/ttyS0",
-                "RIG_ERR": "/dev/ttyS1",
-                "RIG_TERMINAL": console.terminal_size() if job.terminal else "",
-            },
+            boot.Guest(
+                kind=Kind.UML,
+                module_tree=MODULE_TREE,
+                output="/dev/ttyS0",
+                errors="/dev/ttyS1",
+                arguments=command,
+                # It reads TMPDIR for its memory, and keeps a control socket below HOME.
+                environment={"TMPDIR": str(memory_in), "HOME": str(work.path)},
+            ),
+            work,
         )
-        # Each output is a pipe; only a terminal has an input, and it must be a pipe of its own.
-        outputs = [os.pipe() for _ in range(3)]
-        key_pipe = os.pipe() if job.terminal else None
-        channels = [f"null,fd:{write}" for _, write in outputs]
-        if key_pipe is not None:
-            channels[1] = f"fd:{key_pipe[0]},fd:{outputs[1][1]}"
-        inherited = [write for _, write in outputs] + ([key_pipe[0]] if key_pipe else [])
-        process = subprocess.Popen(
-            [
-                *("setpriv", "--pdeathsig", "KILL", "taskset", "--cpu-list", str(cpu)),
-                *arguments(init=init, work=work.path, memory=job.memory, lines=channels),
-            ],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            pass_fds=inherited,
-            start_new_session=True,
-            env={**os.environ, "TMPDIR": str(memory_in), "HOME": str(work.path)},
-        )
-        for descriptor in inherited:
-            os.close(descriptor)
-        stack.enter_context(console.ended_with_us(process))
-        if key_pipe is not None:
-            stack.enter_context(console.raw_terminal(sys.stdin.fileno()))
-        relay = console.Relay(process, deadline, job.timeout)
-        try:
-            relay.run(
-                console=outputs[0][0],
-                copies={outputs[1][0]: sys.stdout.fileno(), outputs[2][0]: sys.stderr.fileno()},
-                keys=(sys.stdin.fileno(), key_pipe[1]) if key_pipe else None,
-            )
-        except TimeoutError as error:
-            return console.timed_out(error, job.command)
-        return console.outcome(work.status(), relay.console)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from rig import guest, uml
+from rig.boot import Lines
 from rig.cli import assignment, memory_size
 from rig.console import Console
 from rig.model import Job, Kind, RigError
@@ -67,10 +68,10 @@ def test_kernel_arguments_name_memory_init_and_lines() -> None:
         init=Path("/w/init"),
         work=Path("/w"),
         memory=512 << 20,
-        lines=("null,fd:3", "null,fd:4", "null,fd:5"),
+        lines=Lines(3, 4, 5, keys=6),
     )
     assert words[0] == "linux.uml"
-    assert {"mem=512M", "init=/w/init", "RIG_WORK=/w", "con0=null,fd:3", "ssl1=null,fd:5"} <= {
+    assert {"mem=512M", "init=/w/init", "RIG_WORK=/w", "con0=null,fd:3", "ssl0=fd:6,fd:4"} <= {
         *words
     }
 
