@@ -1,0 +1,46 @@
+"""What the agent says of itself: conditions, metrics, health, and the tables that people read.
+
+Plain objects: they are told what happened and answer when asked; nothing here logs, waits, reads a
+clock or knows how it is shown. `conditions` holds what is wrong now, `metrics` the numbers, `health`
+whether the agent does its work, `reports` the values that commands print.
+"""
+
+from __future__ import annotations
+
+from ipvsproxy.telemetry.conditions import Condition, Conditions, ConditionType
+from ipvsproxy.telemetry.health import Health
+from ipvsproxy.telemetry.metrics import Metrics
+from ipvsproxy.telemetry.reports import (
+    AgentStatus,
+    Check,
+    CleanupReport,
+    CycleSummary,
+    FrontendStatus,
+    PlanReport,
+    RealServerRow,
+    ServiceStatus,
+    StatusRow,
+    StatusTable,
+    Verdict,
+    status_table,
+)
+
+__all__ = [
+    "AgentStatus",
+    "Check",
+    "CleanupReport",
+    "Condition",
+    "ConditionType",
+    "Conditions",
+    "CycleSummary",
+    "FrontendStatus",
+    "Health",
+    "Metrics",
+    "PlanReport",
+    "RealServerRow",
+    "ServiceStatus",
+    "StatusRow",
+    "StatusTable",
+    "Verdict",
+    "status_table",
+]

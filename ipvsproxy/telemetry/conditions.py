@@ -1,0 +1,124 @@
+"""What is wrong now, by subject: one line each, kept until it is put right.
+
+A condition is a state, not an event: it is raised once however often it is found again, and cleared
+when it no longer holds. Whoever logs asks `take_raised` and `take_cleared` after each cycle and so
+tells each once; metrics, `status` and Events read what stands.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from enum import StrEnum
+
+import msgspec
+
+
+class ConditionType(StrEnum):
+    """What can be wrong; docs/operations.md has a paragraph for each."""
+
+    INVALID_ANNOTATION = "InvalidAnnotation"
+    """An annotation's value is wrong; the last good value stays, the default for a new Service."""
+    SCHEDULER_UNAVAILABLE = "SchedulerUnavailable"
+    """This kernel lacks the scheduler that is asked for; the previous one stays."""
+    INVALID_OBJECT = "InvalidObject"
+    """An object is nonsense; its last good state stays."""
+    UNREADABLE_SOURCE = "UnreadableSource"
+    """A file or folder cannot be read; until it can, no object counts as deleted."""
+    OPERATION_REFUSED = "OperationRefused"
+    """The kernel refused a change; it is tried again."""
+    FOREIGN_VIRTUAL_SERVER = "ForeignVirtualServer"
+    """Somebody else's virtual server has an address and port that a Service wants."""
+    CONTESTED_ADDRESS = "ContestedAddress"
+    """Two Services want the same address and port; the older one has it."""
+    INTERNAL_ERROR = "InternalError"
+    """A mistake in this program; the Service's last good state stays."""
+    PORT_TAKEN = "PortTaken"
+    """An HTTP server of the agent cannot listen; it is tried again."""
+    KERNEL_UNREADABLE = "KernelUnreadable"
+    """The kernel's tables cannot be read; nothing is written until they can."""
+    MISSING_FEATURE = "MissingFeature"
+    """A program, module or setting of the node is missing; the message says what goes without."""
+
+
+class Condition(msgspec.Struct, frozen=True, kw_only=True):
+    """One thing that is wrong."""
+
+    subject: str
+    """What it is about: `Service default/web`, `Node`, `File a.yaml`."""
+    type: ConditionType
+    message: str
+    """One line: what is wrong, where, what to do."""
+    since: float
+    """Seconds since the epoch."""
+
+
+class Conditions:
+    """The conditions that hold now; at most one for each subject and type."""
+
+    __slots__ = ("_cleared", "_raised", "_standing")
+
+    def __init__(self) -> None:
+        self._standing: dict[tuple[str, ConditionType], Condition] = {}
+        self._raised: dict[tuple[str, ConditionType], Condition] = {}
+        self._cleared: dict[tuple[str, ConditionType], Condition] = {}
+
+    def set(self, subject: str, type_: ConditionType, *, message: str, now: float) -> None:
+        """Say that something is wrong; again with another message counts as newly raised.
+
+        `since` stays that of the first time. A condition that was cleared and is set again before
+        anybody asked is as if it had stood all along.
+        """
+        key = (subject, type_)
+        before = self._standing.get(key) or self._cleared.pop(key, None)
+        if before is not None and before.message == message:
+            self._standing[key] = before
+            return
+        since = before.since if before is not None else now
+        condition = Condition(subject=subject, type=type_, message=message, since=since)
+        self._standing[key] = self._raised[key] = condition
+
+    def clear(self, subject: str, type_: ConditionType) -> None:
+        """Say that something is no longer wrong; nothing happens when it was not."""
+        key = (subject, type_)
+        condition = self._standing.pop(key, None)
+        if condition is None:
+            return
+        if self._raised.pop(key, None) is None:
+            self._cleared[key] = condition
+
+    def replace(self, subject: str, messages: Mapping[ConditionType, str], *, now: float) -> None:
+        """Make these all the conditions of a subject."""
+        for type_ in [type_ for name, type_ in self._standing if name == subject]:
+            if type_ not in messages:
+                self.clear(subject, type_)
+        for type_, message in messages.items():
+            self.set(subject, type_, message=message, now=now)
+
+    def take_raised(self) -> tuple[Condition, ...]:
+        """Return what was raised or has another message since the last call, and still stands."""
+        raised = tuple(self._raised.values())
+        self._raised.clear()
+        return raised
+
+    def take_cleared(self) -> tuple[Condition, ...]:
+        """Return what was put right since the last call, of what `take_raised` had returned."""
+        cleared = tuple(self._cleared.values())
+        self._cleared.clear()
+        return cleared
+
+    def of(self, subject: str) -> tuple[Condition, ...]:
+        """Return the conditions of one subject."""
+        return tuple(condition for condition in self if condition.subject == subject)
+
+    def count(self) -> Mapping[ConditionType, int]:
+        """Count by type; every type has a number."""
+        counted = Counter(type_ for _, type_ in self._standing)
+        return {type_: counted[type_] for type_ in ConditionType}
+
+    def __iter__(self) -> Iterator[Condition]:
+        """Iterate by subject, then type."""
+        return iter([self._standing[key] for key in sorted(self._standing)])
+
+    def __len__(self) -> int:
+        return len(self._standing)

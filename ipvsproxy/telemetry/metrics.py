@@ -1,0 +1,129 @@
+"""The metrics, in a registry of their own: kube-proxy's names with the same meaning, then ours.
+
+Whoever does something calls the method or the metric named after it; nothing here measures. The
+names under `kubeproxy_` are those of pkg/proxy/metrics/metrics.go, so that existing dashboards and
+alerts go on working. Conditions are counted when they are scraped, so they cannot disagree with
+`status`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.gc_collector import GCCollector
+from prometheus_client.platform_collector import PlatformCollector
+from prometheus_client.process_collector import ProcessCollector
+from prometheus_client.registry import Collector
+
+from ipvsproxy.telemetry.conditions import Conditions, ConditionType
+
+SYNC_BUCKETS = tuple(0.001 * 2**power for power in range(15))
+"""Seconds: 1 ms to 16.4 s, kube-proxy's."""
+
+
+class _ConditionsCollector(Collector):
+    """Counts the conditions that stand, at the moment of the scrape."""
+
+    def __init__(self, conditions: Conditions) -> None:
+        self._conditions = conditions
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        counted = self._conditions.count()
+        family = GaugeMetricFamily(
+            "ipvsproxy_conditions", "Conditions that stand now, by type", labels=["type"]
+        )
+        for type_, count in counted.items():
+            family.add_metric([str(type_)], count)
+        yield family
+        yield GaugeMetricFamily(
+            "ipvsproxy_invalid_annotations",
+            "Services with an annotation that is wrong",
+            value=counted[ConditionType.INVALID_ANNOTATION],
+        )
+
+
+class Metrics:
+    """Every metric of the agent, as an attribute; `registry` is what is scraped."""
+
+    def __init__(self, conditions: Conditions, *, version: str) -> None:
+        self.registry = CollectorRegistry(auto_describe=False)
+        _register_process(self.registry)
+        self.registry.register(_ConditionsCollector(conditions))
+        Info("ipvsproxy_build", "Version of the agent", registry=self.registry).info(
+            {"version": version}
+        )
+        self._kube_proxy_metrics()
+        self._own_metrics()
+
+    def _kube_proxy_metrics(self) -> None:
+        self.sync_duration = Histogram(
+            "kubeproxy_sync_proxy_rules_duration_seconds",
+            "Seconds that a cycle took, from the first changed object to the last acknowledgement",
+            buckets=SYNC_BUCKETS,
+            registry=self.registry,
+        )
+        self.sync_last = self._gauge(
+            "kubeproxy_sync_proxy_rules_last_timestamp_seconds",
+            "When a cycle last completed without a refusal, seconds since the epoch",
+        )
+        self.sync_last_queued = self._gauge(
+            "kubeproxy_sync_proxy_rules_last_queued_timestamp_seconds",
+            "When a change was last queued, seconds since the epoch",
+        )
+        self.restore_failures = self._counter(
+            "kubeproxy_sync_proxy_rules_iptables_restore_failures_total",
+            "Replacements of our chains that iptables-restore refused",
+        )
+        self.healthz = self._counter(
+            "kubeproxy_proxy_healthz_total", "Answers of /healthz by HTTP status", "code"
+        )
+        self.livez = self._counter(
+            "kubeproxy_proxy_livez_total", "Answers of /livez by HTTP status", "code"
+        )
+
+    def _own_metrics(self) -> None:
+        self.cycles = self._counter(
+            "ipvsproxy_cycles_total",
+            "Cycles by result: applied, unchanged (nothing to write), refused (in part), failed",
+            "result",
+        )
+        self.operations = self._counter(
+            "ipvsproxy_operations_total",
+            "Operations on the kernel's tables by kind and outcome (done, or why refused)",
+            "kind",
+            "outcome",
+        )
+        self.audits = self._counter(
+            "ipvsproxy_audits_total", "Times that all of the kernel's tables were read"
+        )
+        self.drift = self._counter(
+            "ipvsproxy_drift_total",
+            "Differences that an audit found and nobody here had made, by kind of operation",
+            "kind",
+        )
+        self.services = self._gauge("ipvsproxy_services", "Services that are known")
+        self.virtual_servers = self._gauge("ipvsproxy_virtual_servers", "Virtual servers of ours")
+        self.real_servers = self._gauge("ipvsproxy_real_servers", "Real servers of ours")
+        self.draining_real_servers = self._gauge(
+            "ipvsproxy_draining_real_servers", "Real servers that only finish their connections"
+        )
+        self.pending_services = self._gauge(
+            "ipvsproxy_pending_services", "Services whose state in the kernel is not as wanted"
+        )
+        self.source_events = self._counter(
+            "ipvsproxy_source_events_total", "What the sources reported, by kind of event", "event"
+        )
+
+    def _counter(self, name: str, meaning: str, *labels: str) -> Counter:
+        return Counter(name, meaning, labels, registry=self.registry)
+
+    def _gauge(self, name: str, meaning: str, *labels: str) -> Gauge:
+        return Gauge(name, meaning, labels, registry=self.registry)
+
+
+def _register_process(registry: CollectorRegistry) -> None:
+    ProcessCollector(registry=registry)
+    PlatformCollector(registry=registry)
+    GCCollector(registry=registry)

@@ -1,0 +1,250 @@
+"""The values that commands and `/status` show; how they look is the command line's affair.
+
+All can be written as JSON by msgspec as they stand; field names are part of the interface. The table
+of `status` is made of two halves that either can be missing: what the kernel has, and what the
+running agent knows of it (which Service, what was asked for, what is wrong).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from enum import StrEnum
+
+import msgspec
+
+from ipvsproxy.dataplane import Reading
+from ipvsproxy.model import VirtualServerKey
+from ipvsproxy.telemetry.conditions import Condition
+
+
+class Verdict(StrEnum):
+    """How a check of `preflight` went."""
+
+    OK = "ok"
+    WARN = "warn"
+    """Works, with something missing that the check names."""
+    FAIL = "fail"
+    """The agent cannot do its work."""
+
+
+class Check(msgspec.Struct, frozen=True):
+    """One line of `preflight`."""
+
+    name: str
+    verdict: Verdict
+    finding: str
+    """What was found, in one line."""
+    mend: str = ""
+    """What to do; empty where nothing is to be done."""
+
+
+class PlanReport(msgspec.Struct, frozen=True):
+    """What would be changed, in the order in which it would be sent."""
+
+    operations: tuple[str, ...] = ()
+    problems: tuple[str, ...] = ()
+    """One line each: what is wrong, where, what to do."""
+
+
+class CleanupReport(msgspec.Struct, frozen=True):
+    """What was removed; in a dry run, what would be."""
+
+    operations: tuple[str, ...] = ()
+    refused: tuple[str, ...] = ()
+    """One line each: what stayed, and why."""
+
+
+class CycleSummary(msgspec.Struct, frozen=True, kw_only=True):
+    """The last cycle."""
+
+    completed: float
+    """Seconds since the epoch."""
+    duration: float
+    """Seconds."""
+    operations: int
+    refused: int
+    result: str
+    """As in the metric ipvsproxy_cycles_total."""
+
+
+class FrontendStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """One virtual server of a Service, as the agent wants it."""
+
+    virtual_server: str
+    """As `VirtualServerKey` is written: `10.0.0.1:80/TCP`."""
+    port: str
+    """The Service port's name, or its number where it has none."""
+    scheduler: str
+    """The effective one; while real servers drain it can differ from what is asked for."""
+    annotated: str | None = None
+    """The scheduler that the annotation asks for, as written; None: no annotation."""
+    draining: tuple[str, ...] = ()
+    """Real servers that only finish their connections, as `RealServerKey` is written."""
+
+
+class ServiceStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """What the agent knows of one Service."""
+
+    name: str
+    """NAMESPACE/NAME."""
+    frontends: tuple[FrontendStatus, ...] = ()
+    problems: tuple[str, ...] = ()
+    """Messages of its conditions."""
+
+
+class AgentStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """What the running agent answers on /status."""
+
+    version: str
+    node: str
+    applied_revision: int = 0
+    """Rises with each change of the inputs; all changes up to this one are in the kernel, or
+    refused and reported."""
+    synced: bool = False
+    """The initial lists are complete and a cycle has gone through them."""
+    services: tuple[ServiceStatus, ...] = ()
+    conditions: tuple[Condition, ...] = ()
+    counts: dict[str, int] = {}
+    """Of Services, virtual servers, real servers, draining ones, ..."""
+    last_cycle: CycleSummary | None = None
+    writes: dict[str, int] = {}
+    """Acknowledged operations since the start, by kind; a restart without changes has none."""
+
+
+class RealServerRow(msgspec.Struct, frozen=True, kw_only=True):
+    """A real server in the kernel."""
+
+    address: str
+    """ADDRESS:PORT."""
+    weight: int
+    active: int
+    inactive: int
+    draining: bool = False
+
+
+class StatusRow(msgspec.Struct, frozen=True, kw_only=True):
+    """One frontend of a Service: a line of the table, with its real servers below."""
+
+    service: str
+    """NAMESPACE/NAME; empty where no agent says whose it is."""
+    port: str
+    protocol: str
+    address: str
+    """ADDRESS:PORT of the frontend."""
+    scheduler: str
+    """The one in the kernel; empty where the virtual server is not there."""
+    annotated: str | None = None
+    persistence: int = 0
+    """Seconds; 0: none."""
+    real_servers: tuple[RealServerRow, ...] = ()
+    problems: tuple[str, ...] = ()
+
+
+class StatusTable(msgspec.Struct, frozen=True, kw_only=True):
+    """What `status` shows."""
+
+    rows: tuple[StatusRow, ...] = ()
+    problems: tuple[str, ...] = ()
+    """What is not about one frontend: `SUBJECT: MESSAGE`."""
+    agent: str | None = None
+    """Version and state of the running agent, in one line; None: none answered."""
+
+
+def status_table(
+    readings: Mapping[VirtualServerKey, Reading], agent: AgentStatus | None
+) -> StatusTable:
+    """Join what the kernel has (virtual servers of ours) with what the agent knows.
+
+    A frontend that the agent wants and the kernel lacks is a row with a problem; a virtual server
+    that the agent does not name is a row without a Service.
+    """
+    services = agent.services if agent is not None else ()
+    left = {str(key): (key, reading) for key, reading in readings.items()}
+    rows: list[StatusRow] = []
+    for service in services:
+        for frontend in service.frontends:
+            rows.append(_wanted_row(service, frontend, left.pop(frontend.virtual_server, None)))
+        if not service.frontends and service.problems:
+            rows.append(_bare_row(service))
+    rows.extend(_kernel_row(key, reading, None, None) for key, reading in left.values())
+    rows.sort(key=lambda row: (row.service or "\uffff", row.port, row.protocol, row.address))
+    return StatusTable(
+        rows=tuple(rows),
+        problems=tuple(_other_problems(agent)),
+        agent=_agent_line(agent) if agent is not None else None,
+    )
+
+
+def _wanted_row(
+    service: ServiceStatus,
+    frontend: FrontendStatus,
+    found: tuple[VirtualServerKey, Reading] | None,
+) -> StatusRow:
+    if found is not None:
+        return _kernel_row(*found, service, frontend)
+    address, _, protocol = frontend.virtual_server.rpartition("/")
+    missing = "not in the kernel yet; the agent tries again"
+    return StatusRow(
+        service=service.name,
+        port=frontend.port,
+        protocol=protocol,
+        address=address,
+        scheduler="",
+        annotated=frontend.annotated,
+        problems=(*service.problems, missing),
+    )
+
+
+def _bare_row(service: ServiceStatus) -> StatusRow:
+    return StatusRow(
+        service=service.name,
+        port="",
+        protocol="",
+        address="",
+        scheduler="",
+        problems=service.problems,
+    )
+
+
+def _kernel_row(
+    key: VirtualServerKey,
+    reading: Reading,
+    service: ServiceStatus | None,
+    frontend: FrontendStatus | None,
+) -> StatusRow:
+    draining = frozenset(frontend.draining) if frontend is not None else frozenset()
+    real_servers = tuple(
+        RealServerRow(
+            address=str(member),
+            weight=real.server.weight,
+            active=real.connections.active,
+            inactive=real.connections.inactive,
+            draining=str(member) in draining,
+        )
+        for member, real in sorted(reading.real_servers.items())
+    )
+    return StatusRow(
+        service=service.name if service is not None else "",
+        port=frontend.port if frontend is not None else str(key.port),
+        protocol=key.protocol.name,
+        address=str(key).rpartition("/")[0],
+        scheduler=reading.server.scheduler,
+        annotated=frontend.annotated if frontend is not None else None,
+        persistence=reading.server.persistence,
+        real_servers=real_servers,
+        problems=service.problems if service is not None else (),
+    )
+
+
+def _other_problems(agent: AgentStatus | None) -> Iterator[str]:
+    if agent is None:
+        return
+    shown = {f"Service {service.name}" for service in agent.services}
+    for condition in agent.conditions:
+        if condition.subject not in shown:
+            yield f"{condition.subject}: {condition.message}"
+
+
+def _agent_line(agent: AgentStatus) -> str:
+    state = "in step" if agent.synced else "not in step yet: its initial lists are incomplete"
+    return f"ipvsproxy {agent.version} on node {agent.node}, {state}"
