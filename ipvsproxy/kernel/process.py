@@ -1,0 +1,95 @@
+"""Starting system programs: ipset, iptables and conntrack, and how many were started.
+
+Knows how to run a program with a text on its standard input and a time limit; knows no program's
+language. Every program of this package is started here, so that what they have in common is said
+once: C locale, a fixed PATH, no shell, no inherited standard input, a count.
+"""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from ipvsproxy.dataplane import Outcome, Refusal
+
+SECONDS = 30.0
+"""Time limit of one program. A restore of 100,000 members takes about a second."""
+
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+"""Where programs are looked for: fixed, as a service's own PATH often lacks the sbin folders."""
+
+PACKAGES = {"ipset": "ipset", "conntrack": "conntrack"}
+"""The Debian package of a program; that of all others is iptables."""
+
+
+class Completed(NamedTuple):
+    """How a program ended, and what it said."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+    @property
+    def complaint(self) -> str:
+        """What it said on standard error, in one line; its exit status if it said nothing."""
+        return " ".join(self.stderr.split()) or f"exit status {self.returncode}"
+
+
+class ProcessError(Exception):
+    """A program could not be run to its end; the message says why and what to do."""
+
+    def __init__(self, refusal: Refusal, message: str) -> None:
+        super().__init__(message)
+        self.refusal = refusal
+
+    @property
+    def outcome(self) -> Outcome:
+        """The same as the outcome of an operation."""
+        return Outcome(self.refusal, str(self))
+
+
+class Processes:
+    """Runs programs, one at a time, and counts them.
+
+    Blocks; the caller is a worker thread. `launched` may be read from any thread.
+    """
+
+    def __init__(self, path: str = PATH, seconds: float = SECONDS) -> None:
+        self.launched = 0
+        """Programs started since the beginning."""
+        self._environment = {"LC_ALL": "C", "PATH": path}
+        self._seconds = seconds
+
+    def run(self, argv: Sequence[str], stdin: str = "") -> Completed:
+        """Run a program to its end and return what it said, whatever its exit status.
+
+        Raises ProcessError: UNSUPPORTED where the program is missing, FORBIDDEN where it may not
+        be run, BUSY when it was ended because its time was up, or could not be started for lack of
+        memory or processes.
+        """
+        program = argv[0]
+        try:
+            self.launched += 1
+            done = subprocess.run(
+                argv,
+                input=stdin,
+                capture_output=True,
+                encoding="utf-8",
+                errors="replace",
+                env=self._environment,
+                timeout=self._seconds,
+                check=False,
+            )
+        except FileNotFoundError:
+            package = PACKAGES.get(program, "iptables")
+            message = f"{program} is not installed: install the package {package}"
+            raise ProcessError(Refusal.UNSUPPORTED, message) from None
+        except PermissionError as error:
+            raise ProcessError(Refusal.FORBIDDEN, f"{program} may not be run: {error}") from None
+        except subprocess.TimeoutExpired:
+            message = f"{program} gave no answer within {self._seconds:g} s and was ended"
+            raise ProcessError(Refusal.BUSY, message) from None
+        except OSError as error:
+            raise ProcessError(Refusal.BUSY, f"{program} cannot be started: {error}") from None
+        return Completed(done.returncode, done.stdout, done.stderr)
