@@ -1,11 +1,8 @@
 """The few fields of Service, EndpointSlice and Node that are read, as frozen values.
 
-Knows Kubernetes' objects and how to read one from JSON or from a parsed manifest; knows nothing of
-where objects come from nor of what is made of them. An object is taken whole or refused with a
-reason that names the field (`InvalidObject`): what passes here is known to be sound, so no later
-module checks an address, a port or a protocol again.
-
-References: Kubernetes API core/v1 Service and Node, discovery.k8s.io/v1 EndpointSlice.
+Knows what an object is to us and nothing of how it is written, read or used. Whatever has one of
+these types went through `ipvsproxy.objects.reading` and is sound: no later module checks an
+address, a port or a protocol again.
 """
 
 from __future__ import annotations

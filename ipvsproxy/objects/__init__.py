@@ -1,0 +1,67 @@
+"""The few fields of Service, EndpointSlice and Node that are read, and how to read them.
+
+Knows Kubernetes' objects and how to read one from JSON or from a parsed manifest; knows nothing of
+where objects come from nor of what is made of them. An object is taken whole or refused with a
+reason that names the field (`InvalidObject`): what passes here is known to be sound, so no later
+module checks an address, a port or a protocol again.
+
+    JSON bytes ──┐                                    ┌─▶ Service, EndpointSlice, Node   (values)
+                 ├─▶ structs of the wire ─▶ reading ──┤
+    a mapping ───┘        (wire)                      └─▶ InvalidObject, with what is known of it
+        ▲                                                                              (refusal)
+        └── documents: by kind, lists taken apart
+
+References: Kubernetes API core/v1 Service and Node, discovery.k8s.io/v1 EndpointSlice.
+"""
+
+from ipvsproxy.objects.documents import Contents, Unnamed, read_document
+from ipvsproxy.objects.reading import (
+    ALIAS_ANNOTATIONS,
+    ANNOTATION_DOMAIN,
+    WEIGHTS_ANNOTATION,
+    read_endpoint_slice,
+    read_node,
+    read_service,
+)
+from ipvsproxy.objects.refusal import InvalidObject
+from ipvsproxy.objects.values import (
+    DEFAULT_AFFINITY_SECONDS,
+    PROXY_NAME_LABEL,
+    SERVICE_LABEL,
+    ZONE_LABEL,
+    Endpoint,
+    EndpointSlice,
+    KubernetesObject,
+    Node,
+    ObjectReference,
+    Service,
+    ServiceName,
+    ServicePort,
+    SlicePort,
+)
+
+__all__ = [
+    "ALIAS_ANNOTATIONS",
+    "ANNOTATION_DOMAIN",
+    "DEFAULT_AFFINITY_SECONDS",
+    "PROXY_NAME_LABEL",
+    "SERVICE_LABEL",
+    "WEIGHTS_ANNOTATION",
+    "ZONE_LABEL",
+    "Contents",
+    "Endpoint",
+    "EndpointSlice",
+    "InvalidObject",
+    "KubernetesObject",
+    "Node",
+    "ObjectReference",
+    "Service",
+    "ServiceName",
+    "ServicePort",
+    "SlicePort",
+    "Unnamed",
+    "read_document",
+    "read_endpoint_slice",
+    "read_node",
+    "read_service",
+]

@@ -1,0 +1,330 @@
+"""What makes a Service, an EndpointSlice or a Node sound, and the reading of each.
+
+Knows the API's rules as far as breaking them would hurt this node; rules that only matter to the
+control plane are not repeated. Each reader takes JSON bytes or a parsed mapping, and returns a
+sound value or raises `InvalidObject` for the first thing that is wrong, the field's path first.
+
+References: k8s.io/api core/v1 and discovery/v1 types.go; pkg/apis/{core,discovery}/validation.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from typing import TypeVar
+
+from ipvsproxy.model import Address, Family, Protocol
+from ipvsproxy.objects import fields, wire
+from ipvsproxy.objects.refusal import DEFAULT_NAMESPACE, describe
+from ipvsproxy.objects.values import (
+    DEFAULT_AFFINITY_SECONDS,
+    PROXY_NAME_LABEL,
+    SERVICE_LABEL,
+    ZONE_LABEL,
+    Endpoint,
+    EndpointSlice,
+    Node,
+    Service,
+    ServiceName,
+    ServicePort,
+    SlicePort,
+)
+
+ANNOTATION_DOMAIN = "ipvsproxy.io/"
+"""Annotations that are ours; all of them are kept, the unknown ones too: they may be misspelt."""
+ALIAS_ANNOTATIONS = frozenset({"kube-router.io/service.scheduler"})
+"""Annotations of others that are accepted in place of ours."""
+WEIGHTS_ANNOTATION = "ipvsproxy.io/weights"
+
+_LEAVING_TAINT = "ToBeDeletedByClusterAutoscaler"
+_SERVICE_TYPES = ("ClusterIP", "NodePort", "LoadBalancer", "ExternalName")
+_LONGEST_AFFINITY = 86400
+_NO_CONDITIONS = wire.Conditions()
+_FAMILIES = {"IPv4": Family.IPV4, "IPv6": Family.IPV6}
+
+_Value = TypeVar("_Value")
+
+
+def read_service(raw: wire.Raw) -> Service:
+    """Read a core/v1 Service. Raises InvalidObject."""
+    return _guarded(wire.SERVICE, raw, _service)
+
+
+def read_endpoint_slice(raw: wire.Raw) -> EndpointSlice | None:
+    """Read a discovery.k8s.io/v1 EndpointSlice. Raises InvalidObject.
+
+    None for one without the label `SERVICE_LABEL`: the API allows it, it belongs to no Service,
+    and to us it is as if it were not there.
+    """
+    return _guarded(wire.ENDPOINT_SLICE, raw, _endpoint_slice)
+
+
+def read_node(raw: wire.Raw) -> Node:
+    """Read a core/v1 Node. Raises InvalidObject."""
+    return _guarded(wire.NODE, raw, _node)
+
+
+def _guarded(
+    kind: wire.Kind[wire.WireObject], raw: wire.Raw, build: Callable[[wire.WireObject], _Value]
+) -> _Value:
+    try:
+        written = kind.decode(raw)
+    except (ValueError, RecursionError) as error:
+        raise describe(kind.name, raw, wire.explain(error, raw)) from None
+    try:
+        return build(written)
+    except fields.Wrong as error:
+        raise describe(kind.name, raw, str(error)) from None
+    except Exception as error:  # one object's surprise must not hold up the others
+        reason = f"internal error: {type(error).__name__}: {error}"
+        raise describe(kind.name, raw, reason, internal=True) from error
+
+
+def _name(metadata: wire.Metadata) -> str:
+    if not metadata.name:
+        raise fields.Wrong("metadata.name", "is missing")
+    return fields.sound_name("metadata.name", metadata.name)
+
+
+def _namespace(metadata: wire.Metadata) -> str:
+    return fields.sound_name("metadata.namespace", metadata.namespace or DEFAULT_NAMESPACE)
+
+
+# ---------------------------------------------------------------------------- Service
+
+
+def _service(written: wire.Service) -> Service:
+    metadata = written.metadata or wire.Metadata()
+    spec = written.spec or wire.ServiceSpec()
+    name = ServiceName(_namespace(metadata), _name(metadata))
+    service_type = spec.type or "ClusterIP"
+    if service_type not in _SERVICE_TYPES:
+        raise fields.Wrong("spec.type", f"{spec.type!r} is none of {', '.join(_SERVICE_TYPES)}")
+    labels = metadata.labels or {}
+    return Service(
+        name=name,
+        type=service_type,
+        uid=metadata.uid or "",
+        created=fields.moment("metadata.creationTimestamp", metadata.creation_timestamp),
+        cluster_ips=_cluster_ips(spec, service_type),
+        ports=_service_ports(spec, service_type),
+        affinity_seconds=_affinity_seconds(spec),
+        internal_traffic_local=_is_local(
+            "spec.internalTrafficPolicy", spec.internal_traffic_policy
+        ),
+        external_traffic_local=_is_local(
+            "spec.externalTrafficPolicy", spec.external_traffic_policy
+        ),
+        proxy_name=(labels[PROXY_NAME_LABEL] or "") if PROXY_NAME_LABEL in labels else None,
+        annotations=_kept_annotations(metadata.annotations or {}),
+    )
+
+
+def _cluster_ips(spec: wire.ServiceSpec, service_type: str) -> tuple[Address, ...]:
+    """Return the service addresses: none where the Service has none, one of each family at most."""
+    if service_type == "ExternalName" or _is_headless(spec):
+        return ()
+    texts = spec.cluster_ips or ([spec.cluster_ip] if spec.cluster_ip else [])
+    path = "spec.clusterIPs[{}]" if spec.cluster_ips else "spec.clusterIP"
+    addresses = tuple(fields.unicast(path.format(i), text) for i, text in enumerate(texts))
+    if len(addresses) > len({address.family for address in addresses}):
+        raise fields.Wrong("spec.clusterIPs", f"{', '.join(texts)}: at most one of each family")
+    if spec.cluster_ip and spec.cluster_ips and texts[0] != spec.cluster_ip:
+        raise fields.Wrong(
+            "spec.clusterIPs[0]", f"{texts[0]} is not spec.clusterIP, {spec.cluster_ip}"
+        )
+    _check_families(spec.ip_families or [], addresses)
+    return addresses
+
+
+def _is_headless(spec: wire.ServiceSpec) -> bool:
+    return spec.cluster_ip == "None" or spec.cluster_ips == ["None"]
+
+
+def _check_families(written: list[str], addresses: tuple[Address, ...]) -> None:
+    families = [
+        _FAMILIES[text]
+        if text in _FAMILIES
+        else fields.not_one_of(f"spec.ipFamilies[{i}]", text, _FAMILIES)
+        for i, text in enumerate(written)
+    ]
+    for i, (family, address) in enumerate(zip(families, addresses, strict=False)):
+        if address.family is not family:
+            raise fields.Wrong(
+                f"spec.ipFamilies[{i}]", f"{written[i]}, but the address is {address}"
+            )
+
+
+def _service_ports(spec: wire.ServiceSpec, service_type: str) -> tuple[ServicePort, ...]:
+    ports = tuple(
+        _service_port(f"spec.ports[{i}]", port) for i, port in enumerate(spec.ports or ())
+    )
+    if not ports and service_type != "ExternalName" and not _is_headless(spec):
+        raise fields.Wrong("spec.ports", "a Service with an address needs at least one port")
+    _check_unique(ports)
+    return ports
+
+
+def _check_unique(ports: Iterable[ServicePort]) -> None:
+    names: set[str] = set()
+    numbers: set[tuple[str, Protocol, int]] = set()
+    for i, port in enumerate(ports):
+        path = f"spec.ports[{i}]"
+        if port.name in names:
+            reason = f"{port.name!r} is used twice" if port.name else "several ports need names"
+            raise fields.Wrong(f"{path}.name", reason)
+        names.add(port.name)
+        claims = {"port": port.port, "nodePort": port.node_port}
+        for claim in [(what, port.protocol, number) for what, number in claims.items() if number]:
+            if claim in numbers:
+                raise fields.Wrong(
+                    f"{path}.{claim[0]}", f"{claim[1].name} {claim[2]} is used twice"
+                )
+            numbers.add(claim)
+
+
+def _service_port(path: str, written: wire.ServicePort) -> ServicePort:
+    if written.port is None:
+        raise fields.Wrong(f"{path}.port", "is missing")
+    return ServicePort(
+        name=sys.intern(written.name or ""),
+        protocol=fields.protocol(f"{path}.protocol", written.protocol),
+        port=fields.port(f"{path}.port", written.port),
+        node_port=fields.port(f"{path}.nodePort", written.node_port) if written.node_port else 0,
+    )
+
+
+def _affinity_seconds(spec: wire.ServiceSpec) -> int:
+    match spec.session_affinity or "None":
+        case "None":
+            return 0
+        case "ClientIP":
+            config = spec.session_affinity_config
+            client = config.client_ip if config else None
+            seconds = client.timeout_seconds if client else None
+            if seconds is None:
+                return DEFAULT_AFFINITY_SECONDS
+            if not 1 <= seconds <= _LONGEST_AFFINITY:
+                path = "spec.sessionAffinityConfig.clientIP.timeoutSeconds"
+                raise fields.Wrong(path, f"{seconds} is not within 1-{_LONGEST_AFFINITY}")
+            return seconds
+        case other:
+            return fields.not_one_of("spec.sessionAffinity", other, ("None", "ClientIP"))
+
+
+def _is_local(path: str, policy: str | None) -> bool:
+    match policy or "Cluster":
+        case "Cluster":
+            return False
+        case "Local":
+            return True
+        case other:
+            return fields.not_one_of(path, other, ("Cluster", "Local"))
+
+
+def _kept_annotations(written: Mapping[str, str | None]) -> tuple[tuple[str, str], ...]:
+    return tuple(
+        sorted(
+            (key, value or "")
+            for key, value in written.items()
+            if key.startswith(ANNOTATION_DOMAIN) or key in ALIAS_ANNOTATIONS
+        )
+    )
+
+
+# ---------------------------------------------------------------------- EndpointSlice
+
+
+def _endpoint_slice(written: wire.EndpointSlice) -> EndpointSlice | None:
+    metadata = written.metadata or wire.Metadata()
+    namespace, name = _namespace(metadata), _name(metadata)
+    service = (metadata.labels or {}).get(SERVICE_LABEL)
+    if not service:
+        return None
+    address_type = written.address_type
+    if address_type not in _FAMILIES and address_type != "FQDN":
+        if address_type is None:
+            raise fields.Wrong("addressType", "is missing: write IPv4 or IPv6")
+        fields.not_one_of("addressType", address_type, (*_FAMILIES, "FQDN"))
+    family = _FAMILIES.get(address_type)
+    return EndpointSlice(
+        namespace=sys.intern(namespace),
+        name=name,
+        service=ServiceName(
+            sys.intern(namespace),
+            sys.intern(fields.sound_name(f"metadata.labels[{SERVICE_LABEL}]", service)),
+        ),
+        family=family,
+        endpoints=_endpoints(written.endpoints or (), family) if family else (),
+        ports=_slice_ports(written.ports or ()),
+        weights=(metadata.annotations or {}).get(WEIGHTS_ANNOTATION),
+    )
+
+
+def _endpoints(written: Iterable[wire.Endpoint], family: Family) -> tuple[Endpoint, ...]:
+    return tuple(_endpoint(i, endpoint, family) for i, endpoint in enumerate(written))
+
+
+def _endpoint(index: int, written: wire.Endpoint, family: Family) -> Endpoint:
+    """Read an endpoint; of its addresses only the first one is ever used (KEP-752).
+
+    A condition that is absent: ready is true, serving is true, terminating is false, as
+    discovery/v1 says today. (Before 1.33 an absent `serving` meant "as ready says"; the difference
+    shows only where `terminating` is true, which comes with `serving` from every controller.)
+    """
+    if not written.addresses:
+        raise fields.Wrong(f"endpoints[{index}].addresses", "an endpoint needs an address")
+    path = f"endpoints[{index}].addresses[0]"
+    address = fields.unicast(path, written.addresses[0])
+    if address.family is not family:
+        raise fields.Wrong(path, f"{address} in a slice of addressType IPv{family.value}")
+    conditions = written.conditions or _NO_CONDITIONS
+    return Endpoint(
+        address=address,
+        ready=conditions.ready is not False,
+        serving=conditions.serving is not False,
+        terminating=conditions.terminating is True,
+        # A few thousand names shared by a hundred thousand endpoints.
+        node_name=sys.intern(written.node_name) if written.node_name else None,
+    )
+
+
+def _slice_ports(written: Iterable[wire.SlicePort]) -> tuple[SlicePort, ...]:
+    """Read the ports; one without a number means "all ports" in the API and is not balanced."""
+    ports: dict[tuple[str, Protocol], SlicePort] = {}
+    for i, port in enumerate(written):
+        if not port.port:
+            continue
+        path = f"ports[{i}]"
+        name, protocol = (
+            sys.intern(port.name or ""),
+            fields.protocol(f"{path}.protocol", port.protocol),
+        )
+        if (name, protocol) in ports:
+            raise fields.Wrong(f"{path}.name", f"{name!r} for {protocol.name} is used twice")
+        ports[name, protocol] = SlicePort(name, protocol, fields.port(f"{path}.port", port.port))
+    return tuple(ports.values())
+
+
+# ------------------------------------------------------------------------------- Node
+
+
+def _node(written: wire.Node) -> Node:
+    metadata = written.metadata or wire.Metadata()
+    spec = written.spec or wire.NodeSpec()
+    status = written.status or wire.NodeStatus()
+    ranges = spec.pod_cidrs or ([spec.pod_cidr] if spec.pod_cidr else [])
+    taints = {taint.key for taint in spec.taints or ()}
+    return Node(
+        name=_name(metadata),
+        zone=(metadata.labels or {}).get(ZONE_LABEL) or None,
+        pod_cidrs=tuple(
+            fields.network(f"spec.podCIDRs[{i}]", text) for i, text in enumerate(ranges)
+        ),
+        addresses=tuple(
+            fields.address(f"status.addresses[{i}].address", item.address or "")
+            for i, item in enumerate(status.addresses or ())
+            if item.type == "InternalIP"
+        ),
+        leaving=bool(metadata.deletion_timestamp) or _LEAVING_TAINT in taints,
+    )
