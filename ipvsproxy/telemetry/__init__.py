@@ -1,8 +1,8 @@
 """What the agent says of itself: conditions, metrics, health, and the tables that people read.
 
 Plain objects: they are told what happened and answer when asked; nothing here logs, waits, reads a
-clock or knows how it is shown. `conditions` holds what is wrong now, `metrics` the numbers, `health`
-whether the agent does its work, `reports` the values that commands print.
+clock or knows how it is shown. `conditions` holds what is wrong now, `metrics` the numbers,
+`health` whether the agent does its work, `reports` the values that commands print.
 """
 
 from __future__ import annotations

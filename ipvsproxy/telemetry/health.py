@@ -4,6 +4,9 @@ kube-proxy's rule (pkg/proxy/healthcheck/proxy_health.go): unhealthy when a chan
 twice the sync period without a cycle that completed. A refused Service completes its cycle, so it
 never takes the node out of the load balancers. Time is an argument, in seconds of any clock that
 only runs forward; the same one in all calls.
+
+An agent that starts while the API server is away has nothing to carry out, so it is healthy, though
+not ready: the kernel serves on as it was left.
 """
 
 from __future__ import annotations
@@ -12,17 +15,19 @@ from __future__ import annotations
 class Health:
     """Since when changes wait, when a cycle last completed, and whether the Node leaves."""
 
-    __slots__ = ("_carried", "_waiting", "last_completed", "leaving", "limit")
+    __slots__ = ("_carried", "_waiting", "last_completed", "leaving", "limit", "synced")
 
     def __init__(self, *, sync_period: float, now: float) -> None:
         self.limit = 2 * sync_period
         """Seconds for which changes may wait."""
         self.last_completed = now
         """When a cycle last completed; before the first, the start."""
+        self.synced = False
+        """A cycle has completed with whole initial lists."""
         self.leaving = False
         """The Node is being deleted or removed by the autoscaler (KEP-3836)."""
         self._waiting: float | None = None
-        self._carried: float | None = now
+        self._carried: float | None = None
 
     @property
     def pending_since(self) -> float | None:
@@ -30,25 +35,30 @@ class Health:
         return self._carried if self._carried is not None else self._waiting
 
     def queued(self, now: float) -> None:
-        """There is a change to carry out."""
+        """Take note of a change to carry out."""
         if self._waiting is None:
             self._waiting = now
 
     def cycle_started(self) -> None:
-        """A cycle takes on what is queued; what comes from now on waits for the next."""
+        """Take note that a cycle takes on what is queued; what comes now waits for the next."""
         if self._carried is None:
             self._carried = self._waiting
         self._waiting = None
 
     def cycle_completed(self, now: float) -> None:
-        """A cycle has gone through all that it took on, whatever the kernel answered."""
+        """Take note that a cycle went through all it took on, whatever the kernel answered."""
         self._carried = None
         self.last_completed = now
+        self.synced = True
 
     def is_working(self, now: float) -> bool:
         """Answer /livez: changes do not wait for longer than twice the sync period."""
         since = self.pending_since
         return since is None or now - since < self.limit
+
+    def is_ready(self, now: float) -> bool:
+        """Answer /readyz: working, and the first cycle is done."""
+        return self.synced and self.is_working(now)
 
     def is_eligible(self, now: float) -> bool:
         """Answer /healthz: working, and the Node is to get traffic."""

@@ -1,8 +1,8 @@
 """The values that commands and `/status` show; how they look is the command line's affair.
 
-All can be written as JSON by msgspec as they stand; field names are part of the interface. The table
-of `status` is made of two halves that either can be missing: what the kernel has, and what the
-running agent knows of it (which Service, what was asked for, what is wrong).
+All can be written as JSON by msgspec as they stand; field names are part of the interface. The
+table of `status` is made of two halves, and either can be missing: what the kernel has, and what
+the running agent knows of it (which Service, what was asked for, what is wrong).
 """
 
 from __future__ import annotations
@@ -162,8 +162,10 @@ def status_table(
     left = {str(key): (key, reading) for key, reading in readings.items()}
     rows: list[StatusRow] = []
     for service in services:
-        for frontend in service.frontends:
-            rows.append(_wanted_row(service, frontend, left.pop(frontend.virtual_server, None)))
+        rows.extend(
+            _wanted_row(service, frontend, left.pop(frontend.virtual_server, None))
+            for frontend in service.frontends
+        )
         if not service.frontends and service.problems:
             rows.append(_bare_row(service))
     rows.extend(_kernel_row(key, reading, None, None) for key, reading in left.values())
