@@ -64,13 +64,15 @@ def arguments(*, init: Path, work: Path, memory: int, lines: Lines, kernel: Path
     append = (
         f"console=ttyS0 quiet loglevel=3 panic=-1 mitigations=off RIG_INIT={init} RIG_WORK={work}"
     )
-    keys = "" if lines.keys is None else f",input-path=/dev/fd/{lines.keys}"
+    output = f"file,id=output,path=/dev/fd/{lines.output}"
+    if lines.keys is not None:
+        output = f"pipe,id=output,path={work / 'terminal'}"  # terminal.in and terminal.out
     return [
         "qemu-system-x86_64",
         *("-accel", "tcg", "-cpu", "max", "-smp", "1", "-m", str(memory >> 20)),
         *("-nodefaults", "-display", "none", "-no-reboot", "-monitor", "none"),
         *("-chardev", f"file,id=console,path=/dev/fd/{lines.console}"),
-        *("-chardev", f"file,id=output,path=/dev/fd/{lines.output}{keys}"),
+        *("-chardev", output),
         *("-chardev", f"file,id=errors,path=/dev/fd/{lines.errors}"),
         *("-serial", "chardev:console", "-serial", "chardev:output", "-serial", "chardev:errors"),
         *("-kernel", str(kernel), "-initrd", str(IMAGE), "-append", append),
@@ -86,6 +88,9 @@ def run(job: Job) -> int:
     (kernel,) = (STORE / "boot").glob("vmlinuz-*")
 
     def command(init: Path, folder: Path, lines: Lines) -> list[str]:
+        if lines.keys is not None:
+            (folder / "terminal.in").symlink_to(f"/proc/self/fd/{lines.keys}")
+            (folder / "terminal.out").symlink_to(f"/proc/self/fd/{lines.output}")
         return arguments(init=init, work=folder, memory=job.memory, lines=lines, kernel=kernel)
 
     machine = boot.Guest(

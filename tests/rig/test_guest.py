@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from rig import guest, uml
+from rig import guest, qemu, uml
 from rig.boot import Lines
 from rig.cli import assignment, memory_size
 from rig.console import Console
@@ -120,3 +120,18 @@ def test_console_shows_a_crash_to_its_end() -> None:
         "kernel: RIP: 0",
     ]
     assert console.last_words() == []
+
+
+@pytest.mark.parametrize(("keys", "output"), [(None, "file,"), (6, "pipe,")])
+def test_emulator_has_a_serial_port_for_each_line(keys: int | None, output: str) -> None:
+    words = qemu.arguments(
+        init=Path("/w/init"),
+        work=Path("/w"),
+        memory=1 << 30,
+        lines=Lines(3, 4, 5, keys=keys),
+        kernel=Path("/k"),
+    )
+    assert words[words.index("-m") + 1] == "1024"
+    assert words.count("-serial") == 3
+    assert any(word.startswith(f"{output}id=output") for word in words)
+    assert "RIG_WORK=/w" in words[words.index("-append") + 1]
