@@ -14,14 +14,23 @@ picture is known to be missing - without which nothing counts as deleted that no
 
 from __future__ import annotations
 
-from typing import NamedTuple, TypeAlias
+from collections.abc import Collection, Iterable, Iterator
+from typing import NamedTuple, TypeAlias, assert_never
 
+from ipvsproxy.core.translate import Inputs
 from ipvsproxy.model import Address
-from ipvsproxy.objects import KubernetesObject, ObjectReference, ServiceName
+from ipvsproxy.objects import (
+    EndpointSlice,
+    KubernetesObject,
+    Node,
+    ObjectReference,
+    Service,
+    ServiceName,
+)
 
 
 class Put(NamedTuple):
-    """An object as it is now; it may be the same as before."""
+    """An object as it is now; it may be the same as before. Ends every refusal of its name."""
 
     object: KubernetesObject
     origin: str
@@ -71,3 +80,193 @@ class Listed(NamedTuple):
 
 
 Event: TypeAlias = Put | Gone | Refused | Unreadable | Readable | Listed
+
+
+class Store:
+    """The inputs of every Service, kept current by `apply`.
+
+    What is refused or unreadable is kept as `troubles`, by where it was found, for as long as it
+    lasts.
+    """
+
+    def __init__(self, kinds: frozenset[str] = frozenset({"Service", "EndpointSlice"})) -> None:
+        self._awaited = set(kinds)
+        self._services: dict[ServiceName, Service] = {}
+        self._slices: dict[ServiceName, dict[str, EndpointSlice]] = {}
+        self._slice_owner: dict[tuple[str, str], ServiceName] = {}
+        self._refused: dict[ObjectReference, dict[str, Refused]] = {}
+        """By object and origin; the same name may be wrong in several places."""
+        self._unreadable: dict[str, Unreadable] = {}
+        self._dirty: dict[ServiceName, None] = {}
+        self.node: Node | None = None
+        """The own Node; None until a source has told."""
+        self.revision = 0
+        """Counts the events that changed something; see `Reconciler.wait_until_applied`."""
+
+    @property
+    def listed(self) -> bool:
+        """Whether every kind's initial list has been read; nothing is translated before."""
+        return not self._awaited
+
+    @property
+    def awaited(self) -> frozenset[str]:
+        """The kinds whose initial list has not been read yet."""
+        return frozenset(self._awaited)
+
+    @property
+    def whole(self) -> bool:
+        """Whether everything that the source describes could be read, nonsense objects apart."""
+        return self.listed and not self._unreadable
+
+    @property
+    def dirty(self) -> int:
+        """How many Services have changed since they were last taken."""
+        return len(self._dirty)
+
+    @property
+    def names(self) -> Collection[ServiceName]:
+        """All Services that are there."""
+        return self._services.keys()
+
+    @property
+    def refused(self) -> Iterator[Refused]:
+        """Objects that are nonsense now."""
+        return (one for places in self._refused.values() for one in places.values())
+
+    @property
+    def unreadable(self) -> Collection[Unreadable]:
+        """Parts of the source that cannot be read now."""
+        return self._unreadable.values()
+
+    def held_addresses(self) -> frozenset[Address]:
+        """Addresses of nonsense Services of which no good state is known.
+
+        What the kernel has at them may be theirs, so it is no leftover.
+        """
+        return frozenset(
+            address
+            for refused in self.refused
+            if refused.reference.kind == "Service"
+            and ServiceName(refused.reference.namespace, refused.reference.name)
+            not in self._services
+            for address in refused.addresses
+        )
+
+    def inputs(self, name: ServiceName) -> Inputs | None:
+        """Give what a Service's translation depends on; None for a Service that is not there."""
+        service = self._services.get(name)
+        if service is None:
+            return None
+        slices = tuple(self._slices.get(name, {}).values())
+        return Inputs(service, slices, whole=(bool(slices) or self.whole) and self._sound(name))
+
+    def take_dirty(self, only: Collection[ServiceName] | None = None) -> list[ServiceName]:
+        """Take the names of Services that have changed, in order of change; all, or `only` some."""
+        names = (
+            list(self._dirty) if only is None else [name for name in only if name in self._dirty]
+        )
+        for name in names:
+            del self._dirty[name]
+        return names
+
+    def mark_dirty(self, names: Iterable[ServiceName]) -> None:
+        """Have Services translated again though no object of theirs has changed."""
+        self._dirty.update(dict.fromkeys(names))
+
+    def apply(self, event: Event) -> None:
+        """Take in what a source says."""
+        match event:
+            case Put(changed):
+                reference = reference_of(changed)
+                changes = self._put(changed) | (self._refused.pop(reference, None) is not None)
+            case Gone(reference):
+                changes = self._remove(reference)
+                changes |= self._refused.pop(reference, None) is not None
+            case Refused(reference, origin):
+                places = self._refused.setdefault(reference, {})
+                changes = places.get(origin) != event
+                places[origin] = event
+            case Unreadable(origin):
+                changes = self._unreadable.get(origin) != event
+                self._unreadable[origin] = event
+            case Readable(origin):
+                changes = self._unreadable.pop(origin, None) is not None
+                self._reconsider()
+            case Listed(kind):
+                changes = kind in self._awaited
+                self._awaited.discard(kind)
+            case _:
+                assert_never(event)
+        self.revision += changes
+
+    def _put(self, changed: KubernetesObject) -> bool:
+        match changed:
+            case Service(name=name):
+                if self._services.get(name) == changed:
+                    return False
+                self._services[name] = changed
+                self._dirty[name] = None
+            case EndpointSlice(namespace=namespace, name=slice_name, service=owner):
+                before = self._slice_owner.get((namespace, slice_name))
+                if before == owner and self._slices[owner].get(slice_name) == changed:
+                    return False
+                if before is not None and before != owner:
+                    self._remove_slice(namespace, slice_name)
+                self._slice_owner[namespace, slice_name] = owner
+                self._slices.setdefault(owner, {})[slice_name] = changed
+                self._dirty[owner] = None
+            case Node():
+                if self.node == changed:
+                    return False
+                self.node = changed
+            case _:
+                assert_never(changed)
+        return True
+
+    def _remove(self, reference: ObjectReference) -> bool:
+        match reference:
+            case ObjectReference("Service", namespace, name):
+                service = ServiceName(namespace, name)
+                if self._services.pop(service, None) is None:
+                    return False
+                self._dirty[service] = None
+                return True
+            case ObjectReference("EndpointSlice", namespace, name):
+                return self._remove_slice(namespace, name)
+            case _:
+                return False
+
+    def _remove_slice(self, namespace: str, slice_name: str) -> bool:
+        owner = self._slice_owner.pop((namespace, slice_name), None)
+        if owner is None:
+            return False
+        del self._slices[owner][slice_name]
+        if not self._slices[owner]:
+            del self._slices[owner]
+        self._dirty[owner] = None
+        return True
+
+    def _sound(self, name: ServiceName) -> bool:
+        """Whether no slice of a Service is nonsense without a good state that stands for it."""
+        return not any(
+            refused.service == name
+            and (refused.reference.namespace, refused.reference.name) not in self._slice_owner
+            for refused in self.refused
+        )
+
+    def _reconsider(self) -> None:
+        """Have those Services translated again whose endpoints may have been missing."""
+        self.mark_dirty(name for name in self._services if name not in self._slices)
+
+
+def reference_of(value: KubernetesObject) -> ObjectReference:
+    """Name an object for the operator."""
+    match value:
+        case Service(name=name):
+            return ObjectReference("Service", name.namespace, name.name)
+        case EndpointSlice(namespace=namespace, name=slice_name):
+            return ObjectReference("EndpointSlice", namespace, slice_name)
+        case Node(name=node_name):
+            return ObjectReference("Node", "", node_name)
+        case _:
+            assert_never(value)

@@ -1,0 +1,235 @@
+"""All Services' wishes as one: who owns a contested address and port, and what must be there.
+
+Holds the fragments and merges them. Each virtual server is *held* by one frontend: that of the
+oldest Service that claims it, or, when nobody claims it any more, its last frontend while its
+connections drain (`departing`). Addresses and set members are the union of what the held frontends
+want, counted, so that what changes with one Service is known without looking at the others.
+
+Every method that changes anything returns what it touched, and `target` says what is wanted of
+that. Nothing here knows the kernel; core.plan compares.
+
+    claims      key -> the Services that want it, oldest first
+    departing   key -> since when nobody wants it
+    held        key -> the frontend that counts
+    counted     member or address -> how many held frontends want it
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from ipvsproxy.core.translate import Fragment, Frontend, SetMember
+from ipvsproxy.model import Address, VirtualServerKey
+from ipvsproxy.objects import ServiceName
+
+
+@dataclass(slots=True)
+class Touched:
+    """What may have to change in the kernel; everything else is as it was."""
+
+    keys: set[VirtualServerKey] = field(default_factory=set)
+    """Virtual servers, and with them their addresses."""
+    addresses: set[Address] = field(default_factory=set)
+    """Addresses that may stand alone."""
+    members: set[SetMember] = field(default_factory=set)
+
+    def add(self, other: Touched) -> None:
+        """Take in what another change has touched."""
+        self.keys |= other.keys
+        self.addresses |= other.addresses
+        self.members |= other.members
+
+
+class Contest(NamedTuple):
+    """A virtual server that several Services claim."""
+
+    key: VirtualServerKey
+    owner: ServiceName
+    losers: tuple[ServiceName, ...]
+
+
+class Desired:
+    """The merged wishes of all Services."""
+
+    def __init__(self) -> None:
+        self._fragments: dict[ServiceName, Fragment] = {}
+        self._claims: dict[VirtualServerKey, tuple[ServiceName, ...]] = {}
+        self._held: dict[VirtualServerKey, Frontend] = {}
+        self._departing: dict[VirtualServerKey, float] = {}
+        self._foreign: set[VirtualServerKey] = set()
+        self._counted: Counter[SetMember] = Counter()
+        self._bound: dict[Address, tuple[VirtualServerKey, ...]] = {}
+
+    @property
+    def fragments(self) -> Mapping[ServiceName, Fragment]:
+        """The last fragment of every Service that has one."""
+        return self._fragments
+
+    @property
+    def held(self) -> Mapping[VirtualServerKey, Frontend]:
+        """The frontend in force of every virtual server that must exist."""
+        return self._held
+
+    @property
+    def departing(self) -> Mapping[VirtualServerKey, float]:
+        """Virtual servers that nobody claims any more, with the time (s) since when."""
+        return self._departing
+
+    @property
+    def foreign(self) -> frozenset[VirtualServerKey]:
+        """Claimed virtual servers that exist and are not ours; they are left alone."""
+        return frozenset(self._foreign)
+
+    def owner(self, key: VirtualServerKey) -> ServiceName | None:
+        """Give the Service whose frontend counts; None for one that is departing or unknown."""
+        claimants = self._claims.get(key)
+        return claimants[0] if claimants else None
+
+    def binds(self, address: Address) -> bool:
+        """Whether an address must be on the dummy interface."""
+        return address in self._bound
+
+    def behind(self, address: Address) -> tuple[VirtualServerKey, ...]:
+        """Give the virtual servers for which an address must be on the dummy interface."""
+        return self._bound.get(address, ())
+
+    def needs(self, member: SetMember) -> bool:
+        """Whether a set member must be there."""
+        return member in self._counted
+
+    def addresses(self) -> Collection[Address]:
+        """All addresses that must be on the dummy interface."""
+        return self._bound.keys()
+
+    def members(self) -> Collection[SetMember]:
+        """All set members that must be there."""
+        return self._counted.keys()
+
+    def contests(self, name: ServiceName) -> Iterator[Contest]:
+        """Contested virtual servers that a Service claims without owning them."""
+        fragment = self._fragments.get(name)
+        for frontend in fragment.frontends if fragment else ():
+            owner, *losers = self._claims[frontend.key]
+            if name in losers:
+                yield Contest(frontend.key, owner, tuple(losers))
+
+    def put(self, fragment: Fragment, now: float) -> Touched:
+        """Replace what a Service wants; equal to what it wanted, it touches nothing."""
+        before = self._fragments.get(fragment.name)
+        if before == fragment:
+            return Touched()
+        self._fragments[fragment.name] = fragment
+        wanted = {frontend.key for frontend in fragment.frontends}
+        gone = {frontend.key for frontend in before.frontends} - wanted if before else set()
+        return self._reclaim(fragment.name, wanted, gone, now)
+
+    def drop(self, name: ServiceName, now: float) -> Touched:
+        """Forget a Service; its virtual servers depart, unless another claims them."""
+        before = self._fragments.pop(name, None)
+        if before is None:
+            return Touched()
+        return self._reclaim(name, set(), {frontend.key for frontend in before.frontends}, now)
+
+    def depart(self, frontends: Iterable[Frontend], now: float) -> Touched:
+        """Let virtual servers depart that the kernel has and nobody claims: leftovers of a past."""
+        touched = Touched()
+        for frontend in frontends:
+            if frontend.key not in self._held:
+                self._departing[frontend.key] = now
+                touched.add(self._hold(frontend.key, frontend))
+        return touched
+
+    def finish(self, key: VirtualServerKey) -> Touched:
+        """End the departure of a virtual server: from now on it is not wanted at all."""
+        if self._departing.pop(key, None) is None:
+            return Touched()
+        return self._hold(key, None)
+
+    def mark_foreign(self, key: VirtualServerKey) -> Touched:
+        """Leave a virtual server alone, for somebody else has made it."""
+        if key in self._foreign:
+            return Touched()
+        self._foreign.add(key)
+        return self._settle_claim(key, 0.0)
+
+    def clear_foreign(self, key: VirtualServerKey) -> Touched:
+        """Claim a virtual server again whose foreign namesake is gone."""
+        if key not in self._foreign:
+            return Touched()
+        self._foreign.discard(key)
+        return self._settle_claim(key, 0.0)
+
+    def _reclaim(
+        self,
+        name: ServiceName,
+        wanted: set[VirtualServerKey],
+        gone: set[VirtualServerKey],
+        now: float,
+    ) -> Touched:
+        for key in wanted:
+            claimants = {*self._claims.get(key, ()), name}
+            self._claims[key] = tuple(sorted(claimants, key=self._seniority))
+        for key in gone:
+            remaining = tuple(other for other in self._claims[key] if other != name)
+            if remaining:
+                self._claims[key] = remaining
+            else:
+                del self._claims[key]
+        touched = Touched()
+        for key in wanted | gone:
+            touched.add(self._settle_claim(key, now))
+        return touched
+
+    def _seniority(self, name: ServiceName) -> tuple[bool, float, ServiceName]:
+        """Order of claimants: older first, without a creation time last, then by name."""
+        created = self._fragments[name].created
+        return created is None, created or 0.0, name
+
+    def _settle_claim(self, key: VirtualServerKey, now: float) -> Touched:
+        """Let the right frontend hold a virtual server after its claims have changed."""
+        owner = self.owner(key)
+        if key in self._foreign:
+            if owner is None:
+                self._foreign.discard(key)
+            return self._hold(key, None)
+        if owner is None:
+            if key in self._held and key not in self._departing:
+                self._departing[key] = now
+                return self._hold(key, _without_real_servers(self._held[key]))
+            return Touched()
+        self._departing.pop(key, None)
+        frontends = self._fragments[owner].frontends
+        return self._hold(key, next(one for one in frontends if one.key == key))
+
+    def _hold(self, key: VirtualServerKey, frontend: Frontend | None) -> Touched:
+        before = self._held.pop(key, None)
+        if frontend is not None:
+            self._held[key] = frontend
+        if before == frontend:
+            return Touched()
+        old = before.members if before is not None else frozenset()
+        new = frontend.members if frontend is not None else frozenset()
+        for member in old - new:
+            self._counted[member] -= 1
+            if not self._counted[member]:
+                del self._counted[member]
+        self._counted.update(new - old)
+        self._bind(key, frontend is not None and frontend.bind)
+        return Touched(keys={key}, members=set(old ^ new))
+
+    def _bind(self, key: VirtualServerKey, wanted: bool) -> None:
+        others = tuple(other for other in self._bound.get(key.address, ()) if other != key)
+        keys = (*others, key) if wanted else others
+        if keys:
+            self._bound[key.address] = keys
+        else:
+            self._bound.pop(key.address, None)
+
+
+def _without_real_servers(frontend: Frontend) -> Frontend:
+    return frontend._replace(
+        real_servers={}, displaced=frozenset(), retiring=frozenset(), whole=True
+    )

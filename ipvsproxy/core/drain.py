@@ -1,0 +1,116 @@
+"""Draining as desired state: what a virtual server should look like while servers leave it.
+
+A real server that is no longer wanted stays wanted at weight 0 while it has connections: without
+limit while its endpoint is still in a slice, and up to a deadline from when it left. That makes
+draining a pure edit of what is wanted, and a restart in the middle of it changes nothing: the
+weights found in the kernel are the memory, and only the deadline starts anew.
+
+UDP has no end of a connection that anybody could wait for, so a UDP real server goes at once.
+
+A scheduler that hashes refuses clients whose server is at weight 0. sh and mh are always
+programmed with their fallback flag; dh has none, so a dh virtual server is fo while one of its
+real servers is at weight 0 beside one that is not (tried on Linux 6.1: new connections served, open
+ones kept), and dh again afterwards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import NamedTuple
+
+from ipvsproxy.core.translate import Frontend
+from ipvsproxy.model import (
+    Flags,
+    Protocol,
+    RealServer,
+    RealServerKey,
+    Scheduler,
+    State,
+    VirtualServer,
+)
+
+
+class Wanted(NamedTuple):
+    """A virtual server as the kernel should have it, draining real servers included."""
+
+    server: VirtualServer
+    real_servers: Mapping[RealServerKey, RealServer]
+    patient: frozenset[RealServerKey]
+    """Ready ones that are on their way out: they wait for all additions before they are lowered."""
+
+
+class Settled(NamedTuple):
+    """What is wanted of a virtual server now, and what draining has to remember until next time."""
+
+    wanted: Wanted
+    departed: Mapping[RealServerKey, float]
+    """Draining real servers that have left all slices, with the time (s) at which they had."""
+    draining: frozenset[RealServerKey]
+    """All that are wanted only for their open connections."""
+
+
+def settle(
+    frontend: Frontend,
+    state: State,
+    *,
+    connections: Mapping[RealServerKey, int],
+    departed: Mapping[RealServerKey, float],
+    now: float,
+    deadline: float,
+    unavailable: Collection[str] = frozenset(),
+) -> Settled:
+    """Say what a virtual server should look like, given what it looks like.
+
+    `connections` are counts (active and inactive) read after the weight had been set to 0; a real
+    server without one is not known to be idle. `deadline` (s) holds from `departed`.
+    """
+    real_servers = dict(frontend.real_servers)
+    remembered: dict[RealServerKey, float] = {}
+    draining: set[RealServerKey] = set()
+    still_listed = frontend.retiring | frontend.displaced
+    for member, found in state.real_servers.get(frontend.key, {}).items():
+        if member in real_servers:
+            continue
+        if not frontend.whole and member not in still_listed:
+            real_servers[member] = found
+            continue
+        if frontend.key.protocol is Protocol.UDP:
+            continue
+        if found.weight == 0 and connections.get(member) == 0:
+            continue
+        if member not in still_listed:
+            since = departed.get(member, now)
+            if now - since >= deadline:
+                continue
+            remembered[member] = since
+        real_servers[member] = found._replace(weight=0)
+        draining.add(member)
+    server = _tolerant(frontend.server, real_servers, unavailable)
+    wanted = Wanted(server, real_servers, frontend.displaced)
+    return Settled(wanted, remembered, frozenset(draining))
+
+
+def refuses_at_weight_zero(server: VirtualServer) -> bool:
+    """Whether this scheduler, with these flags, turns clients away from a server of weight 0."""
+    match server.scheduler:
+        case Scheduler.DH:
+            return True
+        case Scheduler.SH | Scheduler.MH:
+            return not server.flags & Flags.SCHED_1
+        case _:
+            return False
+
+
+def _tolerant(
+    server: VirtualServer,
+    real_servers: Mapping[RealServerKey, RealServer],
+    unavailable: Collection[str],
+) -> VirtualServer:
+    if server.scheduler != Scheduler.DH:
+        return server
+    weights = [real.weight for real in real_servers.values()]
+    if not weights or all(weights) or not any(weights):
+        return server
+    if Scheduler.FO in unavailable:
+        return server._replace(scheduler=Scheduler.SH, flags=Flags.SCHED_1)
+    return server._replace(scheduler=Scheduler.FO, flags=Flags.NONE)

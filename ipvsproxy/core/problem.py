@@ -1,0 +1,26 @@
+"""What the core has to say to an operator: one sentence for each thing that is not as asked for.
+
+Values only. The reconciler turns them into conditions, log lines and metrics; the names are the
+conditions' names, so that docs/operations.md has one list of them.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import NamedTuple
+
+
+class ProblemKind(StrEnum):
+    """What is wrong; the value is the condition's name."""
+
+    INVALID_ANNOTATION = "InvalidAnnotation"
+    SCHEDULER_UNAVAILABLE = "SchedulerUnavailable"
+    CONTESTED_ADDRESS = "ContestedAddress"
+    FOREIGN_VIRTUAL_SERVER = "ForeignVirtualServer"
+
+
+class Problem(NamedTuple):
+    """One problem of one Service: what is wrong, where, and what to do, in one line."""
+
+    kind: ProblemKind
+    message: str

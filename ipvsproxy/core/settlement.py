@@ -1,0 +1,192 @@
+"""From wishes to a target: what is wanted now of the things that were touched.
+
+`Desired` says what the Services want; the kernel says what is there, and which connections are
+still open. Between the two stand draining, departures and leftovers, and this module keeps the
+little that they have to remember: since when a real server is gone, and which are draining.
+
+Nothing is removed on half a picture: what may belong to something that could not be read is
+`Holds`, and is neither a leftover nor in the way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+from ipvsproxy.config import Settings
+from ipvsproxy.core.desired import Desired, Touched
+from ipvsproxy.core.drain import Settled, Wanted, settle
+from ipvsproxy.core.firewall import frontend_member
+from ipvsproxy.core.foundation import foundation
+from ipvsproxy.core.ledger import owns
+from ipvsproxy.core.plan import Target
+from ipvsproxy.core.translate import Frontend, SetMember
+from ipvsproxy.model import (
+    Address,
+    IpMember,
+    RealServerKey,
+    State,
+    VirtualServerKey,
+)
+
+
+class Holds(NamedTuple):
+    """What must not count as a leftover, for the picture is not whole."""
+
+    everything: bool = False
+    """Some part of the source cannot be read: nothing that nobody claims is removed."""
+    addresses: frozenset[Address] = frozenset()
+    """What stands at these may belong to an object that is nonsense."""
+
+    def hold(self, address: Address) -> bool:
+        """Whether what stands at an address stays, though nobody claims it."""
+        return self.everything or address in self.addresses
+
+    @property
+    def any(self) -> bool:
+        """Whether anything is held at all."""
+        return self.everything or bool(self.addresses)
+
+
+NO_HOLDS = Holds()
+
+
+class Settlement:
+    """Targets for the kernel, and the memory that draining needs."""
+
+    def __init__(self, desired: Desired, settings: Settings) -> None:
+        self._desired = desired
+        self._settings = settings
+        self._departed: dict[VirtualServerKey, Mapping[RealServerKey, float]] = {}
+        self._draining: dict[VirtualServerKey, frozenset[RealServerKey]] = {}
+        self.unavailable: set[str] = set()
+        """Schedulers that this kernel has refused."""
+
+    @property
+    def draining(self) -> Mapping[VirtualServerKey, frozenset[RealServerKey]]:
+        """Real servers that are kept only for their open connections."""
+        return self._draining
+
+    def target(
+        self,
+        touched: Touched,
+        state: State,
+        *,
+        connections: Mapping[VirtualServerKey, Mapping[RealServerKey, int]],
+        now: float,
+    ) -> Target:
+        """Say what is wanted of all that was touched, and of what hangs on it."""
+        wanted: dict[VirtualServerKey, Wanted | None] = {}
+        members = set(touched.members)
+        for key in self._with_neighbours(touched, state):
+            settled = self._settle(key, state, connections.get(key, {}), now)
+            wanted[key] = settled.wanted if settled else None
+            if settled is None:
+                members |= self._desired.finish(key).members
+        addresses = touched.addresses | {key.address for key in wanted}
+        return Target(
+            foundation=foundation(self._settings, state),
+            virtual_servers=wanted,
+            addresses={address: self._desired.binds(address) for address in addresses},
+            members={member: self._desired.needs(member) for member in members},
+        )
+
+    def sweep(self, state: State, holds: Holds, now: float) -> Touched:
+        """Touch everything: all that is wanted, and - where the picture allows - all leftovers."""
+        leftovers = [
+            self._leftover(key, state)
+            for key in state.virtual_servers
+            if self._removable(key, state, holds)
+        ]
+        touched = self._desired.depart(leftovers, now)
+        touched.keys.update(self._desired.held)
+        touched.members.update(self._desired.members())
+        if not holds.any:
+            touched.members.update(self._stale_members(state))
+        touched.addresses.update(
+            address
+            for address in state.addresses
+            if self._desired.binds(address) or not holds.hold(address)
+        )
+        return touched
+
+    def _with_neighbours(self, touched: Touched, state: State) -> set[VirtualServerKey]:
+        """Add what must be planned together: all that stands behind an address to be bound."""
+        keys = {key for key in touched.keys if key not in self._desired.foreign}
+        for address in {key.address for key in touched.keys} | touched.addresses:
+            if address not in state.addresses:
+                keys.update(self._desired.behind(address))
+        return keys
+
+    def _settle(
+        self,
+        key: VirtualServerKey,
+        state: State,
+        connections: Mapping[RealServerKey, int],
+        now: float,
+    ) -> Settled | None:
+        """Settle one virtual server; None: it must not exist, or not any longer."""
+        frontend = self._desired.held.get(key)
+        since = self._desired.departing.get(key)
+        self._draining.pop(key, None)
+        departed = self._departed.pop(key, {})
+        if frontend is None:
+            return None
+        if since is not None:
+            departed = dict.fromkeys(state.real_servers.get(key, {}), since)
+        deadline = (
+            self._settings.drain_deadline if since is None else self._settings.removed_service_drain
+        )
+        settled = settle(
+            frontend,
+            state,
+            connections=connections,
+            departed=departed,
+            now=now,
+            deadline=deadline,
+            unavailable=self.unavailable,
+        )
+        if since is not None and not settled.wanted.real_servers:
+            return None
+        if settled.departed:
+            self._departed[key] = settled.departed
+        if settled.draining:
+            self._draining[key] = settled.draining
+        return settled
+
+    def _removable(self, key: VirtualServerKey, state: State, holds: Holds) -> bool:
+        return (
+            key not in self._desired.held
+            and key not in self._desired.foreign
+            and key.family in state.families
+            and not holds.hold(key.address)
+            and not any(key.address in cidr for cidr in self._settings.exclude_cidrs)
+            and owns(state, key)
+        )
+
+    def _leftover(self, key: VirtualServerKey, state: State) -> Frontend:
+        """Describe a virtual server of ours that nobody claims, as if a Service had had it."""
+        names = foundation(self._settings, state).sets
+        own = (frontend_member(key), IpMember(key.address))
+        members: set[SetMember] = {
+            (name, member)
+            for name in names
+            for member in own
+            if member in state.members.get(name, ())
+        }
+        return Frontend(
+            key=key,
+            server=state.virtual_servers[key],
+            real_servers={},
+            displaced=frozenset(),
+            retiring=frozenset(),
+            bind=key.address in state.addresses,
+            members=frozenset(members),
+            whole=True,
+        )
+
+    def _stale_members(self, state: State) -> Iterator[SetMember]:
+        for name in foundation(self._settings, state).sets:
+            for member in state.members.get(name, ()):
+                if not self._desired.needs((name, member)):
+                    yield name, member

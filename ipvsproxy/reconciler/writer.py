@@ -1,0 +1,216 @@
+"""The one writer of the kernel's tables, and its shadow of them.
+
+The shadow is the picture of the kernel that starts from a dump, advances with every acknowledged
+operation, and is read anew for what the kernel contradicts and at every audit. What was refused is
+remembered only as long as it is still wanted: with its reason, for the operator, and with a pause,
+so that it is not tried in every cycle. Knows operations and the port; decides nothing about
+Services.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple, TypeAlias
+
+from ipvsproxy.core.desired import Touched
+from ipvsproxy.core.execution import Execution
+from ipvsproxy.core.operations import (
+    AddRealServer,
+    AddVirtualServer,
+    Operation,
+    RemoveRealServer,
+    RemoveVirtualServer,
+    SetRealServer,
+    SetVirtualServer,
+    advance,
+)
+from ipvsproxy.core.plan import Batch
+from ipvsproxy.core.retry import Retries, scope
+from ipvsproxy.dataplane import Dataplane, Outcome, Reading, Refusal
+from ipvsproxy.model import RealServerKey, State, VirtualServerKey
+
+OperationId: TypeAlias = tuple[type[Operation], Operation]
+"""An operation as a key; by type too, since named tuples of equal shape compare equal."""
+
+
+class Refused(NamedTuple):
+    """An operation that the kernel refused, and what it said."""
+
+    operation: Operation
+    outcome: Outcome
+
+
+@dataclass(slots=True)
+class Written:
+    """What became of one batch."""
+
+    done: Counter[str] = field(default_factory=Counter)
+    """Acknowledged operations, by the name of their type."""
+    refused: list[Refused] = field(default_factory=list)
+    """Refused ones; those that were withheld or given up are not among them."""
+    contradicted: bool = False
+    """The kernel is not what we thought, beyond what could be read anew at once."""
+    unsupported: set[str] = field(default_factory=set)
+    """Schedulers that this kernel turned out not to have."""
+
+
+class Writer:
+    """Carries out batches on a dataplane and keeps the shadow."""
+
+    def __init__(self, dataplane: Dataplane, clock: Callable[[], float]) -> None:
+        self._dataplane = dataplane
+        self._clock = clock
+        self._retries = Retries()
+        self._refusals: dict[OperationId, Outcome] = {}
+        self._state: State | None = None
+        self.unfinished = Touched()
+        """What must be planned again, for something of it was not carried out."""
+
+    @property
+    def state(self) -> State:
+        """The shadow. The first `dump` must have been made."""
+        assert self._state is not None, "nothing is planned before the first dump"
+        return self._state
+
+    @property
+    def known(self) -> bool:
+        """Whether there has been a dump."""
+        return self._state is not None
+
+    @property
+    def refusals(self) -> list[Refused]:
+        """What is refused now, tried in this cycle or waiting for its next try."""
+        return [Refused(key[1], outcome) for key, outcome in self._refusals.items()]
+
+    def next_due(self) -> float | None:
+        """When the first refused operation may be tried again; None: nothing is refused."""
+        return self._retries.next_due()
+
+    async def dump(self) -> Counter[str]:
+        """Read the whole kernel into the shadow; count what others had changed, by kind.
+
+        Raises DataplaneError when it cannot be read; the shadow is then as before.
+        """
+        found = await self._dataplane.dump()
+        drifted = drift(self._state, found) if self._state is not None else Counter[str]()
+        self._state = found
+        return drifted
+
+    async def read(
+        self, keys: Collection[VirtualServerKey]
+    ) -> dict[VirtualServerKey, dict[RealServerKey, int]]:
+        """Read a few virtual servers into the shadow; give the connections of each real server.
+
+        Connections are the active and the inactive ones, as kube-proxy counts them for draining.
+        """
+        readings = await self._dataplane.read(keys) if keys else {}
+        for key, reading in readings.items():
+            _note(self.state, key, reading)
+        return {
+            key: {
+                member: real.connections.active + real.connections.inactive
+                for member, real in reading.real_servers.items()
+            }
+            for key, reading in readings.items()
+            if reading is not None
+        }
+
+    async def carry_out(self, batch: Batch) -> Written:
+        """Carry out a batch, group by group; the shadow advances with each acknowledgement.
+
+        What is left undone becomes `unfinished`, so that the next cycle plans it again.
+        """
+        written = Written()
+        execution = Execution(batch, self._withheld)
+        while positions := execution.ready():
+            operations = [execution.operation(position) for position in positions]
+            outcomes = await self._dataplane.apply(operations)
+            for position, operation, outcome in zip(positions, operations, outcomes, strict=True):
+                execution.answer(position, acknowledged=outcome.refusal is None)
+                self._note(operation, outcome, written)
+            await self._read_contradicted(operations, outcomes)
+        self._remember(list(execution.unfinished()))
+        return written
+
+    def _withheld(self, operation: Operation) -> bool:
+        return self._retries.withheld(operation, self._clock())
+
+    def _note(self, operation: Operation, outcome: Outcome, written: Written) -> None:
+        if outcome.refusal is None:
+            advance(self.state, operation)
+            self._retries.acknowledged(operation)
+            written.done[type(operation).__name__] += 1
+            return
+        self._retries.refused(operation, self._clock())
+        self._refusals[type(operation), operation] = outcome
+        written.refused.append(Refused(operation, outcome))
+        match operation:
+            case AddVirtualServer(_, server) | SetVirtualServer(_, server):
+                if outcome.refusal is Refusal.UNSUPPORTED:
+                    written.unsupported.add(server.scheduler)
+            case _:
+                pass
+        if outcome.refusal is Refusal.CONTRADICTED and virtual_server_of(operation) is None:
+            written.contradicted = True
+
+    async def _read_contradicted(
+        self, operations: Collection[Operation], outcomes: Collection[Outcome]
+    ) -> None:
+        """Read anew what the kernel contradicted, so that the next plan starts from the truth."""
+        keys = {
+            key
+            for operation, outcome in zip(operations, outcomes, strict=True)
+            if outcome.refusal is Refusal.CONTRADICTED
+            and (key := virtual_server_of(operation)) is not None
+        }
+        await self.read(keys)
+
+    def _remember(self, undone: list[Operation]) -> None:
+        """Keep reasons and pauses of what is still wanted, forget those of what is not."""
+        wanted = {(type(operation), operation) for operation in undone}
+        self._retries.forget_unless(wanted)
+        self._refusals = {key: outcome for key, outcome in self._refusals.items() if key in wanted}
+        self.unfinished = Touched()
+        for operation in undone:
+            self.unfinished.add(scope(operation))
+
+
+def virtual_server_of(operation: Operation) -> VirtualServerKey | None:
+    """Give the virtual server that an operation is about; None where it is about none."""
+    match operation:
+        case AddVirtualServer(key, _) | SetVirtualServer(key, _) | RemoveVirtualServer(key):
+            return key
+        case AddRealServer(key, _, _) | SetRealServer(key, _, _) | RemoveRealServer(key, _):
+            return key
+        case _:
+            return None
+
+
+def drift(before: State, after: State) -> Counter[str]:
+    """Count in how many places two pictures of the kernel differ, by kind."""
+    counted = Counter(
+        link=int(before.link != after.link),
+        addresses=len(before.addresses ^ after.addresses),
+        virtual_servers=_differing(before.virtual_servers, after.virtual_servers),
+        real_servers=_differing(before.real_servers, after.real_servers),
+        sets=_differing(before.members, after.members),
+        chains=_differing(before.rulesets, after.rulesets),
+        sysctls=_differing(before.sysctls, after.sysctls),
+    )
+    return +counted
+
+
+def _differing(before: Mapping[object, object], after: Mapping[object, object]) -> int:
+    keys = before.keys() | after.keys()
+    return sum(before.get(key) != after.get(key) for key in keys)
+
+
+def _note(state: State, key: VirtualServerKey, reading: Reading | None) -> None:
+    if reading is None:
+        state.virtual_servers.pop(key, None)
+        state.real_servers.pop(key, None)
+        return
+    state.virtual_servers[key] = reading.server
+    state.real_servers[key] = {member: real.server for member, real in reading.real_servers.items()}
