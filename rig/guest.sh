@@ -36,19 +36,27 @@ network() {
   ip link set lo up
 }
 
+# What a command left behind would hold the pipes open for ever; the machine ends anyway.
+kill_the_rest() { # but these
+  for process in /proc/[0-9]*; do
+    case "$1 1 " in *" ${process#/proc/} "*) continue ;; esac
+    [ -e "$process/exe" ] && kill -KILL "${process#/proc/}" 2>/dev/null # a kernel thread has none
+  done
+}
+
 # Two pipes in between, so that the command does not believe it writes to a terminal.
 run_with_pipes() {
   stty -F "$RIG_OUT" raw -echo
   stty -F "$RIG_ERR" raw -echo
   mkfifo /run/rig/out /run/rig/err
   cat /run/rig/out >"$RIG_OUT" &
+  copiers=" $! "
   cat /run/rig/err >"$RIG_ERR" &
+  copiers="$copiers$! "
   bash "$RIG_WORK/command" </dev/null >/run/rig/out 2>/run/rig/err
   status=$?
-  for _ in 1 2 3 4 5 6 7 8 9 10; do # a process left behind may hold the pipes open for ever
-    [ -n "$(jobs -rp)" ] || break
-    sleep 0.05
-  done
+  kill_the_rest "$copiers"
+  wait
   stty -F "$RIG_OUT" raw # waits until everything is written
   stty -F "$RIG_ERR" raw
 }
