@@ -1,0 +1,220 @@
+"""The text of a manifest file, read into what it says of each object.
+
+Knows YAML and JSON, several documents in one file, and what a file can have wrong with it; knows
+neither folders nor what becomes of the objects. A file either parses or it does not: one with a
+syntax error says nothing at all (`UnreadableManifest`), because what was meant is unknown. In a
+file that parses, an object that is nonsense is refused by itself, and something that cannot even
+be named is its `problem`.
+
+YAML is read as strings, numbers, booleans, lists and mappings, as JSON has them: a time stays the
+text that it is. The limits (size, depth) are far above any real manifest and keep a
+broken or hostile file from taking the agent down; libyaml itself crashes on deep nesting.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import NamedTuple, NoReturn, TypeAlias
+
+import yaml
+
+from ipvsproxy.objects import Contents, InvalidObject, KubernetesObject, Unnamed, read_document
+from ipvsproxy.store import Put, Refused
+
+SUFFIXES = frozenset({".yaml", ".yml", ".json"})
+MAXIMUM_BYTES = 64 * 1024 * 1024
+"""A larger file is not read: some 20,000 Services fit in this."""
+_MAXIMUM_DEPTH = 100
+
+Statement: TypeAlias = Put | Refused
+"""What a file says of one object."""
+
+
+class Manifest(NamedTuple):
+    """What one file says."""
+
+    statements: tuple[Statement, ...] = ()
+    """In the order of the file."""
+    problem: str = ""
+    """What in it could not be read as any object, in one line; empty: nothing."""
+    ignored: tuple[tuple[str, int], ...] = ()
+    """What was passed over because it is of no use here, and how often."""
+    faults: tuple[InvalidObject, ...] = ()
+    """Those of its refusals that are faults of this program."""
+
+
+class UnreadableManifest(Exception):  # noqa: N818  (the noun of the operator's message)
+    """The file says nothing that could be relied on; `str()` is why, in one line."""
+
+
+def read_manifest(content: bytes, origin: str) -> Manifest:
+    """Read a file's content; `origin` is its path, whose suffix says whether it is JSON.
+
+    Raises UnreadableManifest.
+    """
+    text = _decode(content)
+    documents = _json_documents(text) if origin.endswith(".json") else _yaml_documents(text)
+    contents = Contents()
+    problems: list[str] = []
+    for line, document in documents:
+        unnamed = len(contents.unnamed)
+        read_document(document, contents)
+        problems += (_at(line, one) for one in contents.unnamed[unnamed:])
+    return Manifest(
+        statements=tuple(_statement(found, origin) for found in contents.objects),
+        problem=_summary(problems),
+        ignored=tuple(sorted(contents.ignored.items())),
+        faults=tuple(
+            one for one in contents.objects if isinstance(one, InvalidObject) and one.internal
+        ),
+    )
+
+
+def _statement(found: KubernetesObject | InvalidObject, origin: str) -> Statement:
+    if not isinstance(found, InvalidObject):
+        return Put(found, origin)
+    assert found.reference is not None, "an object without a name is in `unnamed`"
+    return Refused(
+        found.reference,
+        origin,
+        found.reason,
+        addresses=found.addresses,
+        service=found.service,
+    )
+
+
+def _at(line: int, unnamed: Unnamed) -> str:
+    place = f" {unnamed.place}:" if unnamed.place else ""
+    return f"document at line {line}:{place} {unnamed.reason}"
+
+
+def _summary(problems: list[str]) -> str:
+    others = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+    return problems[0] + others if problems else ""
+
+
+def _decode(content: bytes) -> str:
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise UnreadableManifest(f"line {line}: not UTF-8 text") from None
+    if not text or text.isspace():
+        # Also what a file looks like that is just being written.
+        raise UnreadableManifest("the file is empty; delete it if it is to say nothing")
+    return text
+
+
+# ------------------------------------------------------------------------------- JSON
+
+
+def _json_documents(text: str) -> Iterator[tuple[int, object]]:
+    """Yield each document with its line; several may follow each other, as kubectl accepts."""
+    decoder = json.JSONDecoder(parse_constant=_no_constant)
+    position = _skip_space(text, 0)
+    while position < len(text):
+        line = text.count("\n", 0, position) + 1
+        try:
+            document, position = decoder.raw_decode(text, position)
+        except json.JSONDecodeError as error:
+            raise UnreadableManifest(f"line {error.lineno}: not JSON: {error.msg}") from None
+        except (ValueError, RecursionError) as error:
+            raise UnreadableManifest(f"document at line {line}: {_one_line(error)}") from None
+        yield line, document
+        position = _skip_space(text, position)
+
+
+def _skip_space(text: str, position: int) -> int:
+    while position < len(text) and text[position] in " \t\r\n":
+        position += 1
+    return position
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
+
+
+# ------------------------------------------------------------------------------- YAML
+
+
+class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+    """PyYAML's safe loader, by libyaml where that is there, with limits and with JSON's types."""
+
+    depth = 0
+
+    def descend_resolver(self, current_node: yaml.Node | None, current_index: object) -> None:
+        """Count the depth; called for each node before those within it are read."""
+        self.depth += 1
+        if self.depth > _MAXIMUM_DEPTH:
+            raise yaml.MarkedYAMLError(
+                problem=f"more than {_MAXIMUM_DEPTH} levels",
+                problem_mark=None if current_node is None else current_node.start_mark,
+            )
+        super().descend_resolver(current_node, current_index)
+
+    def ascend_resolver(self) -> None:
+        """Count the depth."""
+        self.depth -= 1
+        super().ascend_resolver()
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        """Refuse a key that is written twice; merge (`<<`) without repeating a key.
+
+        PyYAML repeats them, so that merges of merges grow without end.
+        """
+        written: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
+                if key.value in written:
+                    problem = f"the key {key.value!r} is written twice"
+                    raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
+                written.add(key.value)
+        super().flatten_mapping(node)
+        if len(node.value) > len(written):
+            unique = {
+                key.value if isinstance(key, yaml.ScalarNode) else id(key): (key, value)
+                for key, value in node.value
+            }
+            node.value = list(unique.values())
+
+
+_KEPT_AS_TEXT = ("tag:yaml.org,2002:timestamp", "tag:yaml.org,2002:value")
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag not in _KEPT_AS_TEXT]
+    for first, resolvers in _Loader.yaml_implicit_resolvers.items()
+}
+for _tag in _KEPT_AS_TEXT:
+    _Loader.add_constructor(_tag, yaml.constructor.SafeConstructor.construct_yaml_str)
+
+
+def _yaml_documents(text: str) -> Iterator[tuple[int, object]]:
+    """Yield each document with the line at which its content begins."""
+    loader = _Loader(text)
+    try:
+        while loader.check_node():
+            node = loader.get_node()
+            yield node.start_mark.line + 1, loader.construct_document(node)
+    except yaml.MarkedYAMLError as error:
+        raise UnreadableManifest(_explain(error, text)) from None
+    except (yaml.YAMLError, ValueError, LookupError, RecursionError) as error:
+        # The others than YAMLError come from PyYAML's constructors, for `!!bool x` or `!!int ''`.
+        raise UnreadableManifest(f"not YAML: {_one_line(error)}") from None
+    finally:
+        loader.dispose()
+
+
+def _explain(error: yaml.MarkedYAMLError, text: str) -> str:
+    reason = _one_line(error.problem or error.context or "not YAML")
+    mark = error.problem_mark or error.context_mark
+    if mark is None:
+        return reason
+    lines = text.splitlines()
+    line = lines[mark.line] if mark.line < len(lines) else ""
+    if "\t" in line[: len(line) - len(line.lstrip())]:
+        reason = "indented by a tab; YAML wants spaces"
+    return f"line {mark.line + 1}: {reason}"
+
+
+def _one_line(error: object) -> str:
+    return " ".join(str(error).split())
