@@ -12,9 +12,10 @@ too: how commands ask a running agent, and how a second proxy on the node is fou
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import aiohttp
 import msgspec
@@ -35,9 +36,51 @@ _ANSWER_SECONDS = 2.0
 """Longest wait for a neighbour's answer: it is on this machine."""
 
 Clock = Callable[[], float]
-"""Seconds since the epoch."""
+"""Seconds: of `Health`'s clock, or since the epoch (`wall_clock`)."""
 
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class Agent(Protocol):
+    """What is served: the parts of a running agent that can be looked at."""
+
+    @property
+    def settings(self) -> Settings: ...
+    @property
+    def conditions(self) -> Conditions: ...
+    @property
+    def metrics(self) -> Metrics: ...
+    @property
+    def health(self) -> Health: ...
+
+    def status(self) -> AgentStatus:
+        """Answer /status."""
+        ...
+
+    def scrape(self) -> None:
+        """Bring the gauges up to date, before a scrape."""
+        ...
+
+
+async def serve(
+    agent: Agent, *, clock: Clock = time.monotonic, wall_clock: Clock = time.time
+) -> None:
+    """Serve both ports until cancelled; `clock` is the one by which `agent.health` was told."""
+    settings = agent.settings
+    health = health_application(agent.health, agent.metrics, clock=clock, wall_clock=wall_clock)
+    async with asyncio.TaskGroup() as group:
+        for name, address, application in (
+            ("healthz", settings.healthz_bind_address, health),
+            ("metrics", settings.metrics_bind_address, metrics_application(agent)),
+        ):
+            server = Server(
+                address,
+                application,
+                name=name,
+                conditions=agent.conditions,
+                wall_clock=wall_clock,
+            )
+            group.create_task(server.run(), name=name)
 
 
 class Server:
@@ -103,44 +146,52 @@ class Server:
         )
 
 
-def health_application(health: Health, metrics: Metrics, *, wall_clock: Clock) -> web.Application:
+def health_application(
+    health: Health, metrics: Metrics, *, clock: Clock, wall_clock: Clock
+) -> web.Application:
     """Answer for /healthz, /livez and /readyz.
 
-    `health` is asked with the event loop's time. Bodies and headers are kube-proxy's
-    (pkg/proxy/healthcheck/proxy_health.go); /readyz is ours.
+    Bodies and headers are kube-proxy's (pkg/proxy/healthcheck/proxy_health.go); /readyz is ours.
     """
 
+    def times(now: float) -> dict[str, object]:
+        """Say when the state was last as wanted: now, unless changes wait for too long."""
+        wall = wall_clock()
+        updated = wall if health.is_working(now) else wall - (now - health.last_completed)
+        return {"lastUpdated": _go_time(updated), "currentTime": _go_time(wall)}
+
     async def healthz(_: web.Request) -> web.Response:
-        now = asyncio.get_running_loop().time()
+        now = clock()
         eligible = health.is_eligible(now)
-        body = {**_times(health, wall_clock()), "nodeEligible": not health.leaving}
+        body = {**times(now), "nodeEligible": not health.leaving}
         return _counted(metrics.healthz, body, eligible)
 
     async def livez(_: web.Request) -> web.Response:
-        now = asyncio.get_running_loop().time()
-        return _counted(metrics.livez, _times(health, wall_clock()), health.is_working(now))
+        now = clock()
+        return _counted(metrics.livez, times(now), health.is_working(now))
 
     async def readyz(_: web.Request) -> web.Response:
-        now = asyncio.get_running_loop().time()
-        body = {**_times(health, wall_clock()), "synced": health.synced}
+        now = clock()
+        body = {**times(now), "synced": health.synced}
         return _json(body, status=200 if health.is_ready(now) else 503)
 
     return _application({"/healthz": healthz, "/livez": livez, "/readyz": readyz})
 
 
-def metrics_application(
-    settings: Settings, metrics: Metrics, status: Callable[[], AgentStatus]
-) -> web.Application:
+def metrics_application(agent: Agent) -> web.Application:
     """Answer for /metrics, /status, /proxyMode, /configz and a plain /healthz."""
-    config = msgspec.json.encode({"ipvsproxy": effective(settings)})
+    config = msgspec.json.encode({"ipvsproxy": effective(agent.settings)})
 
     async def show_metrics(request: web.Request) -> web.Response:
+        agent.scrape()
         encode, content_type = choose_encoder(request.headers.get("Accept", ""))
-        body = encode(metrics.registry)
+        body = encode(agent.metrics.registry)
         return web.Response(body=body, headers={"Content-Type": content_type})
 
     async def show_status(_: web.Request) -> web.Response:
-        return web.Response(body=msgspec.json.encode(status()), content_type="application/json")
+        return web.Response(
+            body=msgspec.json.encode(agent.status()), content_type="application/json"
+        )
 
     async def proxy_mode(_: web.Request) -> web.Response:
         return web.Response(text=PROXY_MODE)
@@ -180,7 +231,7 @@ async def find_neighbour(bind_address: str) -> Neighbour | None:
     return Neighbour(mode[:40], is_ours=answer.server.startswith("ipvsproxy/"))
 
 
-async def fetch_status(bind_address: str) -> AgentStatus | None:
+async def ask_agent(bind_address: str) -> AgentStatus | None:
     """Ask the running agent for its status; None when none answers, or it is not one of ours."""
     answer = await _get(bind_address, "/status")
     if answer is None or not answer.server.startswith("ipvsproxy/"):
@@ -235,13 +286,6 @@ def _json(body: dict[str, object], *, status: int) -> web.Response:
     return web.Response(
         body=msgspec.json.encode(body), status=status, content_type="application/json"
     )
-
-
-def _times(health: Health, wall: float) -> dict[str, object]:
-    """Say when the state was last as wanted: now, unless changes wait for too long."""
-    now = asyncio.get_running_loop().time()
-    updated = wall if health.is_working(now) else wall - (now - health.last_completed)
-    return {"lastUpdated": _go_time(updated), "currentTime": _go_time(wall)}
 
 
 def _go_time(seconds: float) -> str:

@@ -1,0 +1,52 @@
+"""The command line: one module for each command, and what they share.
+
+Knows flags, exit statuses and how things look; what a command does is in `agent`, `http` and
+`kernel.preflight`. This is one of the two places where the environment is read (`options.resolve`).
+Modules that cost time to import are imported inside the commands, so that `--help` is quick.
+"""
+
+from __future__ import annotations
+
+import click
+
+from ipvsproxy import __version__
+from ipvsproxy.cli.cleanup import cleanup
+from ipvsproxy.cli.plan import plan
+from ipvsproxy.cli.preflight import preflight
+from ipvsproxy.cli.run import run
+from ipvsproxy.cli.status import status
+from ipvsproxy.cli.version import version
+
+__all__ = ["main"]
+
+EXIT_STATUSES = """\b
+exit status (each command's --help says more):
+  0  done, nothing wrong
+  1  something is wrong; it is said in one line each
+  2  wrong usage; `plan`: something would change
+"""
+
+
+@click.group(
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog=EXIT_STATUSES,
+)
+@click.version_option(__version__, prog_name="ipvsproxy")
+def main() -> None:
+    """Keep the kernel's IPVS table equal to what Kubernetes Services ask for.
+
+    One agent for each Linux node; it takes the place of kube-proxy's IPVS mode. The scheduler of
+    each Service is chosen by its annotation ipvsproxy.io/scheduler.
+
+    \b
+    Examples:
+      ipvsproxy preflight                          is this node able to?
+      ipvsproxy plan --manifests ./services        what would change?
+      ipvsproxy run --manifests ./services --once  do it, then leave
+      ipvsproxy run --kubeconfig /etc/kubernetes/kubelet.conf
+      ipvsproxy status                             what is balanced, how, and what is wrong
+    """  # noqa: D301 - click's mark \b keeps the lines below it as they are
+
+
+for _command in (run, status, plan, preflight, cleanup, version):
+    main.add_command(_command)

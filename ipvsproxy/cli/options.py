@@ -1,0 +1,199 @@
+"""The flags that set settings, and how they become `Settings` with environment and file.
+
+Flags carry kube-proxy's names where it has them, and their values stay text until `config.load`
+reads them, so that a wrong value is answered in the same words wherever it comes from.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import Callable, Coroutine, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+import click
+
+from ipvsproxy.config.values import ConfigurationError
+
+if TYPE_CHECKING:
+    from ipvsproxy.config import Resolved
+
+T = TypeVar("T")
+
+Command = Callable[..., object]
+Decorator = Callable[[Command], Command]
+
+output_option = click.option(
+    "--output",
+    "-o",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    help="How the answer is written (default text).",
+)
+
+
+def _option(*names: str, help: str, metavar: str = "TEXT") -> Decorator:  # noqa: A002 - click's word
+    return click.option(*names, help=help, metavar=metavar, default=None)
+
+
+def _switch(*names: str, help: str) -> Decorator:  # noqa: A002 - click's word
+    """Make a flag of Go's form: `--name` and `--name=false` both work."""
+    return click.option(
+        *names, help=help, is_flag=False, flag_value="true", default=None, metavar="[true|false]"
+    )
+
+
+_OPTIONS: Mapping[str, Decorator] = {
+    "config": click.option(
+        "--config",
+        "config_file",
+        metavar="FILE",
+        default=None,
+        help="Configuration file: our own, or kube-proxy's KubeProxyConfiguration as it is.",
+    ),
+    "manifests": _option(
+        "--manifests",
+        metavar="DIR",
+        help="Folder of Kubernetes manifests (Service, EndpointSlice, Node), followed live.",
+    ),
+    "kubeconfig": _option("--kubeconfig", metavar="FILE", help="Kubeconfig of the API server."),
+    "master": _option(
+        "--master", metavar="URL", help="URL of the API server; goes before the kubeconfig's."
+    ),
+    "node_name": _option(
+        "--hostname-override",
+        "node_name",
+        metavar="NAME",
+        help="Name of this node's Node object (default: NODE_NAME, then the host's name).",
+    ),
+    "default_scheduler": _option(
+        "--default-scheduler",
+        "--ipvs-scheduler",
+        "default_scheduler",
+        metavar="NAME",
+        help="Scheduler of a Service that names none: rr, wrr, lc, sh, ... (default rr).",
+    ),
+    "cluster_cidrs": _option(
+        "--cluster-cidr",
+        "cluster_cidrs",
+        metavar="CIDR[,CIDR]",
+        help="The pods' networks; traffic from elsewhere is masqueraded.",
+    ),
+    "masquerade_all": _switch(
+        "--masquerade-all", help="Masquerade the pods' own traffic to Services too."
+    ),
+    "masquerade_bit": _option(
+        "--masquerade-bit",
+        "--iptables-masquerade-bit",
+        "masquerade_bit",
+        metavar="0-31",
+        help="Bit of the packet mark that says masquerade (default 14).",
+    ),
+    "exclude_cidrs": _option(
+        "--exclude-cidrs",
+        "--ipvs-exclude-cidrs",
+        "exclude_cidrs",
+        metavar="CIDR[,CIDR]",
+        help="Never touch virtual servers with addresses in these networks.",
+    ),
+    "sync_period": _option(
+        "--sync-period",
+        "--ipvs-sync-period",
+        "sync_period",
+        metavar="DURATION",
+        help="Time between audits of the kernel's tables (default 30s).",
+    ),
+    "min_sync_period": _option(
+        "--min-sync-period",
+        "--ipvs-min-sync-period",
+        "min_sync_period",
+        metavar="DURATION",
+        help="Least time from one cycle to the next (default 0s: at once).",
+    ),
+    "drain_deadline": _option(
+        "--drain-deadline",
+        metavar="DURATION",
+        help="How long an endpoint that has left keeps its open connections (default 15m).",
+    ),
+    "iptables_backend": _option(
+        "--iptables-backend",
+        metavar="auto|nft|legacy",
+        help="Which iptables programs to use (default auto: the one that the node uses).",
+    ),
+    "healthz_bind_address": _option(
+        "--healthz-bind-address",
+        metavar="ADDRESS:PORT",
+        help="Where /healthz, /livez, /readyz are served (default 0.0.0.0:10256; empty: nowhere).",
+    ),
+    "metrics_bind_address": _option(
+        "--metrics-bind-address",
+        metavar="ADDRESS:PORT",
+        help="Where /metrics and /status are served (default 127.0.0.1:10249; empty: nowhere).",
+    ),
+    "log_format": _option(
+        "--log-format",
+        metavar="auto|json|console",
+        help="How log lines look (default auto: console on a terminal, else JSON).",
+    ),
+    "verbosity": click.option(
+        "-v",
+        "--v",
+        "verbosity",
+        metavar="0-10",
+        default=None,
+        callback=lambda _context, _parameter, value: value.lstrip("=") if value else value,
+        help="Verbosity as kube-proxy's -v; debug from 4 on (default 2).",
+    ),
+}
+
+
+def setting_options(*names: str) -> Decorator:
+    """Give a command the flags of these settings; without names, of all that have one."""
+
+    def decorate(command: Command) -> Command:
+        for name in reversed(names or tuple(_OPTIONS)):
+            command = _OPTIONS[name](command)
+        return command
+
+    return decorate
+
+
+def resolve(flags: Mapping[str, object]) -> Resolved:
+    """Make the settings of flags (with `config_file`), environment and file.
+
+    Raises click.UsageError with the one line that says what is wrong.
+    """
+    from ipvsproxy.config import load  # noqa: PLC0415 - costs time that --help need not take
+
+    given = dict(flags)
+    config_file = given.pop("config_file", None)
+    try:
+        text = _read(Path(str(config_file))) if config_file is not None else None
+        return load(given, os.environ, text, host_name=socket.gethostname())
+    except ConfigurationError as error:
+        raise click.UsageError(str(error)) from None
+
+
+def follow(work: Coroutine[object, object, T]) -> T:
+    """Run a command's work to its end; what an operator can meet becomes one line and status 1."""
+    from ipvsproxy.agent import AnotherAgentError  # noqa: PLC0415 - as above
+    from ipvsproxy.dataplane import DataplaneError  # noqa: PLC0415
+
+    try:
+        return asyncio.run(work)
+    except (DataplaneError, ConfigurationError, AnotherAgentError) as error:
+        raise click.ClickException(str(error)) from None
+    except KeyboardInterrupt:
+        raise click.Abort from None
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise ConfigurationError(
+            f"configuration file {path}: cannot be read ({reason}): give --config a readable file"
+        ) from None

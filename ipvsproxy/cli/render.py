@@ -1,0 +1,182 @@
+"""How the commands' answers look: plain text, a table on a terminal, JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
+
+import click
+import msgspec
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from ipvsproxy.telemetry import (
+    Check,
+    CleanupReport,
+    PlanReport,
+    RealServerRow,
+    StatusRow,
+    StatusTable,
+    Verdict,
+)
+
+R = TypeVar("R")
+
+STATUS_HEADINGS = (
+    "SERVICE",
+    "PORT",
+    "PROTOCOL",
+    "ADDRESS",
+    "SCHEDULER",
+    "PERSISTENCE",
+    "REAL SERVER",
+    "WEIGHT",
+    "ACTIVE",
+    "INACTIVE",
+    "STATE",
+)
+_NUMBERS = frozenset({"WEIGHT", "ACTIVE", "INACTIVE"})
+_STYLES = {Verdict.OK: "green", Verdict.WARN: "yellow", Verdict.FAIL: "red"}
+NO_AGENT = "no agent answers on this node: Service names and problems are not known"
+
+
+def report(value: R, output: str, text: Callable[[R], str]) -> None:
+    """Write an answer on standard output, as JSON or as the text that `text` makes of it."""
+    if output == "json":
+        click.echo(msgspec.json.format(msgspec.json.encode(value)).decode())
+    else:
+        click.echo(text(value), nl=False)
+
+
+def plan_text(plan: PlanReport) -> str:
+    """Write a plan: a line for each operation, then what is wrong, then a sentence."""
+    lines = [*plan.operations, *_problem_lines(plan.problems)]
+    lines.append(f"{_count(len(plan.operations), 'change')} would be made")
+    return _text(lines)
+
+
+def cleanup_text(cleanup: CleanupReport) -> str:
+    """Write what was removed and what stayed."""
+    lines = [*cleanup.operations, *(f"refused: {line}" for line in cleanup.refused)]
+    done = len(cleanup.operations)
+    lines.append(f"{_count(done, 'change')} made" if lines else "nothing of ours was there")
+    return _text(lines)
+
+
+def dry_cleanup_text(cleanup: CleanupReport) -> str:
+    """Write what would be removed."""
+    lines = [*cleanup.operations, *(f"refused: {line}" for line in cleanup.refused)]
+    done = len(cleanup.operations)
+    lines.append(f"{_count(done, 'change')} would be made" if lines else "nothing of ours is there")
+    return _text(lines)
+
+
+def status_text(table: StatusTable) -> str:
+    """Write the status table in columns as wide as their contents, whatever the terminal's."""
+    rows = [cells for row in table.rows for cells in _cells(row)]
+    lines = _columns((STATUS_HEADINGS, *rows)) if rows else ["no virtual server of ours"]
+    return _text([*lines, "", *_below(table)])
+
+
+def status_on_terminal(table: StatusTable) -> None:
+    """Write the status table on a terminal, with problems in colour."""
+    console = Console(highlight=False)
+    grid = Table(box=None, header_style="bold", pad_edge=False)
+    for heading in STATUS_HEADINGS:
+        right = heading in _NUMBERS
+        grid.add_column(heading, justify="right" if right else "left", overflow="fold")
+    for row in table.rows:
+        style = "red" if row.problems else None
+        for cells in _cells(row):
+            grid.add_row(*map(escape, cells), style=style)
+    console.print(grid if table.rows else "no virtual server of ours")
+    console.print()
+    for line in _below(table):
+        console.print(escape(line), soft_wrap=True)
+
+
+def checks_text(checks: Sequence[Check]) -> str:
+    """Write a checklist: verdict, name, finding, and the mend below."""
+    return _text([line for check in checks for _, line in _check_lines(checks, check)])
+
+
+def checks_on_terminal(checks: Sequence[Check]) -> None:
+    """Write a checklist on a terminal, verdicts in colour."""
+    console = Console(highlight=False)
+    for check in checks:
+        for style, line in _check_lines(checks, check):
+            console.print(escape(line), style=style, soft_wrap=True)
+
+
+def _check_lines(checks: Sequence[Check], check: Check) -> Iterator[tuple[str | None, str]]:
+    width = max(len(one.name) for one in checks)
+    style = None if check.verdict is Verdict.OK else _STYLES[check.verdict]
+    yield style, f"{check.verdict:<4}  {check.name:<{width}}  {check.finding}".rstrip()
+    if check.mend:
+        yield style, f"{'':<{width + 6}}  → {check.mend}"
+
+
+def _cells(row: StatusRow) -> Iterator[tuple[str, ...]]:
+    """Make the lines of one frontend: itself with the first real server, then the others."""
+    head = (
+        row.service or "-",
+        row.port,
+        row.protocol,
+        row.address,
+        _scheduler(row),
+        f"{row.persistence}s" if row.persistence else "-",
+    )
+    servers = [_server_cells(server) for server in row.real_servers] or [("-", "", "", "", "")]
+    yield (*head, *servers[0])
+    for server in servers[1:]:
+        yield (*("" for _ in head), *server)
+
+
+def _scheduler(row: StatusRow) -> str:
+    asked = row.annotated
+    if asked is None or asked == row.scheduler:
+        return row.scheduler or "-"
+    return f"{row.scheduler or '-'} (asked: {asked})"
+
+
+def _server_cells(server: RealServerRow) -> tuple[str, ...]:
+    return (
+        server.address,
+        str(server.weight),
+        str(server.active),
+        str(server.inactive),
+        "draining" if server.draining else "",
+    )
+
+
+def _below(table: StatusTable) -> Iterator[str]:
+    """Make what stands below the table: problems, each once, and who answered."""
+    of_services = (
+        f"{row.service or row.address}: {problem}" for row in table.rows for problem in row.problems
+    )
+    yield from _problem_lines(tuple(dict.fromkeys((*table.problems, *of_services))))
+    yield table.agent if table.agent is not None else NO_AGENT
+
+
+def _problem_lines(problems: Sequence[str]) -> Iterator[str]:
+    return (f"problem: {problem}" for problem in problems)
+
+
+def _columns(rows: Sequence[Sequence[str]]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(
+            cell.rjust(width) if heading in _NUMBERS else cell.ljust(width)
+            for cell, width, heading in zip(row, widths, STATUS_HEADINGS, strict=True)
+        ).rstrip()
+        for row in rows
+    ]
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def _text(lines: Sequence[str]) -> str:
+    return "".join(f"{line}\n" for line in lines)

@@ -1,0 +1,68 @@
+"""`ipvsproxy run`: the agent."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+from ipvsproxy.cli.options import follow, resolve, setting_options
+
+if TYPE_CHECKING:
+    from ipvsproxy.config import Settings
+
+EPILOG = """\b
+Every setting can also come from the environment (IPVSPROXY_SYNC_PERIOD=1m) or from --config;
+a flag goes before the environment, the environment before the file.
+
+\b
+exit status:
+  0  stopped by a signal; with --once: all is applied
+  1  with --once: something was refused or could not be read; else the agent could not go on
+  2  wrong usage
+The kernel's tables stay as they are when the agent ends, and traffic flows on.
+"""
+
+
+@click.command(short_help="Keep the kernel's tables as the Services ask for.", epilog=EPILOG)
+@click.option("--once", is_flag=True, help="One complete synchronisation, then exit.")
+@setting_options()
+def run(*, once: bool, **flags: object) -> None:
+    r"""Keep the kernel's tables as the Services ask for, until a signal comes.
+
+    Services come from a folder of manifests, from the Kubernetes API, or from both. Without
+    --manifests, --kubeconfig and --master the ServiceAccount of the pod is used.
+
+    \b
+    Examples:
+      ipvsproxy run --manifests ./services --hostname-override node-a
+      ipvsproxy run --kubeconfig /etc/kubernetes/kubelet.conf --cluster-cidr 10.244.0.0/16
+      ipvsproxy run --config /var/lib/kube-proxy/config.conf
+      ipvsproxy run --manifests ./services --once
+    """
+    resolved = resolve(flags)
+    require_source(resolved.settings)
+
+    import structlog  # noqa: PLC0415 - costs time that --help need not take
+
+    from ipvsproxy import agent  # noqa: PLC0415
+    from ipvsproxy.cli import logs  # noqa: PLC0415
+
+    settings = resolved.settings
+    logs.configure(settings.log_format, settings.verbosity, node=settings.node_name)
+    for warning in resolved.warnings:
+        structlog.get_logger("ipvsproxy.config").warning("configuration", warning=warning)
+    sys.exit(follow(agent.run_once(settings) if once else agent.run(settings)))
+
+
+def require_source(settings: Settings) -> None:
+    """Raise click.UsageError when nothing says where Services come from."""
+    if settings.manifests or settings.kubeconfig or settings.master:
+        return
+    if not os.environ.get("KUBERNETES_SERVICE_HOST"):
+        raise click.UsageError(
+            "nothing to follow: give --manifests DIR, --kubeconfig FILE or --master URL "
+            "(only in a pod can all three be left out)"
+        )

@@ -1,0 +1,45 @@
+"""`ipvsproxy status`: what is balanced now, and what is wrong."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from ipvsproxy.cli.options import follow, output_option, resolve, setting_options
+
+EPILOG = """\b
+exit status:
+  0  nothing is wrong
+  1  something is wrong (it is listed), or the kernel cannot be read
+  2  wrong usage
+"""
+
+
+@click.command(short_help="Show Services, schedulers, real servers, and problems.", epilog=EPILOG)
+@output_option
+@setting_options("config", "node_name", "metrics_bind_address")
+def status(*, output: str, **flags: object) -> None:
+    r"""Show what the kernel balances: Services, schedulers, real servers with their connections.
+
+    The kernel is read (which needs root, or CAP_NET_ADMIN); the running agent is asked, on its
+    metrics address, which Service is whose and what is wrong. Without an agent the kernel's side
+    is shown alone.
+
+    \b
+    Examples:
+      ipvsproxy status
+      ipvsproxy status --output json
+    """
+    settings = resolve(flags).settings
+
+    from ipvsproxy import agent  # noqa: PLC0415 - costs time that --help need not take
+    from ipvsproxy.cli import logs, render  # noqa: PLC0415
+
+    logs.quiet()
+    table = follow(agent.status(settings))
+    if output == "text" and sys.stdout.isatty():
+        render.status_on_terminal(table)
+    else:
+        render.report(table, output, render.status_text)
+    sys.exit(1 if table.problems or any(row.problems for row in table.rows) else 0)
