@@ -1,0 +1,131 @@
+"""Where the API server is and who we are to it: a kubeconfig file, the pod, or a bare URL.
+
+Knows what an operator can give and how to choose; opens no connection. Each way is a value, and
+`choose` makes one of the command line and the environment.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+from urllib.parse import urlsplit
+
+import msgspec
+
+from ipvsproxy.sources.kubernetes.errors import AccessError
+
+_SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+_HOST, _PORT = "KUBERNETES_SERVICE_HOST", "KUBERNETES_SERVICE_PORT"
+
+
+@dataclass(frozen=True, slots=True)
+class Kubeconfig:
+    """The current context of a kubeconfig file."""
+
+    path: Path
+    server: str | None = None
+    """A URL that takes the place of the cluster's own; None: the cluster's."""
+
+
+@dataclass(frozen=True, slots=True)
+class InCluster:
+    """The ServiceAccount of the pod that we run in."""
+
+    host: str
+    port: str
+    folder: Path = _SERVICE_ACCOUNT
+    """Has the files `token` and `ca.crt`, which kubelet replaces from time to time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A bare URL, without credentials; https is verified against the system's authorities."""
+
+    url: str
+
+
+Access: TypeAlias = Kubeconfig | InCluster | Server
+
+
+def choose(
+    *, kubeconfig: Path | None, master: str | None, environment: Mapping[str, str]
+) -> Access:
+    """Choose by what was given: a kubeconfig, else a URL, else the pod's ServiceAccount.
+
+    Both together: the URL overrides the server of the kubeconfig, as in client-go. Raises
+    AccessError when there is nothing to choose from, or the URL is none.
+    """
+    if master is not None:
+        parts = urlsplit(master)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise AccessError(
+                f"--master {master}: no URL of a server; write http://HOST:PORT or https://HOST:PORT"
+            )
+        master = master.rstrip("/")
+    if kubeconfig is not None:
+        return Kubeconfig(kubeconfig, master)
+    if master is not None:
+        return Server(master)
+    if not environment.get(_HOST) or not environment.get(_PORT):
+        raise AccessError(
+            f"no API server is known: {_HOST} and {_PORT} are not set, so this is no pod; "
+            "give --kubeconfig FILE, --master URL or --manifests DIR"
+        )
+    return InCluster(environment[_HOST], environment[_PORT])
+
+
+class _Context(msgspec.Struct):
+    cluster: str
+    user: str | None = None
+
+
+class _NamedContext(msgspec.Struct):
+    name: str
+    context: _Context
+
+
+class _User(msgspec.Struct):
+    token_file: str | None = msgspec.field(default=None, name="tokenFile")
+
+
+class _NamedUser(msgspec.Struct):
+    name: str
+    user: _User | None = None
+
+
+class _File(msgspec.Struct, rename="kebab"):
+    current_context: str = ""
+    contexts: list[_NamedContext] | None = None
+    users: list[_NamedUser] | None = None
+
+
+def token_file(kubeconfig: Path) -> Path | None:
+    """Find the `tokenFile` of the current context's user; None: its credentials are of other kinds.
+
+    A relative path is relative to the kubeconfig. Raises AccessError for a file that is missing,
+    is no kubeconfig, or has no current context.
+    """
+    try:
+        content = msgspec.yaml.decode(kubeconfig.read_bytes(), type=_File)
+    except OSError as error:
+        raise AccessError(f"kubeconfig {kubeconfig}: {error.strerror}") from None
+    except (ValueError, msgspec.DecodeError) as error:
+        reason = " ".join(str(error).split())
+        raise AccessError(f"kubeconfig {kubeconfig}: not a kubeconfig: {reason}") from None
+    if not content.current_context:
+        raise AccessError(
+            f"kubeconfig {kubeconfig}: has no current-context; "
+            "set one with `kubectl config use-context NAME`"
+        )
+    contexts = {entry.name: entry.context for entry in content.contexts or ()}
+    context = contexts.get(content.current_context)
+    if context is None:
+        raise AccessError(
+            f"kubeconfig {kubeconfig}: current-context {content.current_context} "
+            f"is none of its contexts ({', '.join(contexts) or 'it has none'})"
+        )
+    users = {entry.name: entry.user for entry in content.users or ()}
+    user = users.get(context.user) if context.user else None
+    return kubeconfig.parent / user.token_file if user and user.token_file else None

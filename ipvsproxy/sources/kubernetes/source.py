@@ -1,0 +1,173 @@
+"""The Kubernetes API as a source of events: Services, EndpointSlices and the own Node.
+
+Knows which resources are watched, with which selectors, and how an item of a reflector becomes an
+event of the store. An outage of the API is no event: the store keeps what it has, and `health`
+says how the watches are doing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from typing import TypeAlias, assert_never
+
+import msgspec
+import structlog
+
+from ipvsproxy.objects import (
+    InvalidObject,
+    KubernetesObject,
+    ObjectReference,
+    read_endpoint_slice,
+    read_node,
+    read_service,
+)
+from ipvsproxy.sources.kubernetes.client import ApiConnection
+from ipvsproxy.sources.kubernetes.health import SourceHealth
+from ipvsproxy.sources.kubernetes.pace import Timing
+from ipvsproxy.sources.kubernetes.reflector import (
+    Changed,
+    Complete,
+    Freshness,
+    Item,
+    ObjectName,
+    Reflector,
+    Removed,
+    Resource,
+)
+from ipvsproxy.store import Event, Gone, Listed, Put, Refused
+
+OURS = "!service.kubernetes.io/headless,!service.kubernetes.io/service-proxy-name"
+"""What kube-proxy selects: neither headless nor left to another proxy (KEP-2447)."""
+
+_QUEUE_LENGTH = 1000
+"""Events that may wait for the store before a reflector has to."""
+
+_Reader: TypeAlias = Callable[[msgspec.Raw], KubernetesObject | None]
+_READERS: dict[str, _Reader] = {
+    "Service": read_service,
+    "EndpointSlice": read_endpoint_slice,
+    "Node": read_node,
+}
+
+_log = structlog.get_logger(__name__)
+
+
+def resources(node_name: str) -> tuple[Resource, ...]:
+    """Name what a node agent watches; the field selector is known to servers since 1.31."""
+    return (
+        Resource(
+            kind="Service",
+            path="/api/v1/services",
+            plural="services",
+            label_selector=OURS,
+            optional_field_selector="spec.clusterIP!=None",
+        ),
+        Resource(
+            kind="EndpointSlice",
+            path="/apis/discovery.k8s.io/v1/endpointslices",
+            plural="endpointslices",
+            group="discovery.k8s.io",
+            label_selector=OURS,
+        ),
+        Resource(
+            kind="Node",
+            path="/api/v1/nodes",
+            plural="nodes",
+            field_selector=f"metadata.name={node_name}",
+        ),
+    )
+
+
+class KubernetesSource:
+    """Events from one API server."""
+
+    def __init__(self, connection: ApiConnection, node_name: str, *, timing: Timing) -> None:
+        self._connection = connection
+        self._resources = resources(node_name)
+        self._timing = timing
+        self.health = SourceHealth(
+            (resource.kind for resource in self._resources), url=connection.url, now=timing.now
+        )
+
+    async def events(self) -> AsyncGenerator[Event, None]:
+        """Follow all kinds for ever; the order is that of the API within a kind, and free between.
+
+        `Listed` comes once for each kind, after its first complete list. Nothing that the API
+        server does or fails to do ends the iteration.
+        """
+        queue: asyncio.Queue[Event] = asyncio.Queue(_QUEUE_LENGTH)
+        feeds = [
+            asyncio.create_task(self._feed(resource, queue), name=f"watch {resource.kind}")
+            for resource in self._resources
+        ]
+        waiting: asyncio.Task[Event] | None = None
+        try:
+            while True:
+                while not queue.empty():
+                    yield queue.get_nowait()
+                waiting = asyncio.create_task(queue.get(), name="next event")
+                await asyncio.wait({waiting, *feeds}, return_when=asyncio.FIRST_COMPLETED)
+                for feed in feeds:
+                    if feed.done():
+                        feed.result()
+                yield await waiting
+        finally:
+            tasks = [*feeds, *([waiting] if waiting else [])]
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def once(self) -> AsyncGenerator[Event, None]:
+        """Give one complete list of each kind. Raises ApiError when that is not possible now."""
+        for resource in self._resources:
+            async with aclosing(self._reflector(resource, Freshness.LATEST).list()) as items:
+                async for item in items:
+                    yield self._event(resource.kind, item)
+
+    async def _feed(self, resource: Resource, queue: asyncio.Queue[Event]) -> None:
+        told = False
+        async with aclosing(self._reflector(resource, Freshness.CACHED).items()) as items:
+            async for item in items:
+                event = self._event(resource.kind, item)
+                if isinstance(event, Listed):
+                    if told:
+                        continue
+                    told = True
+                await queue.put(event)
+
+    def _reflector(self, resource: Resource, first_list: Freshness) -> Reflector:
+        return Reflector(
+            resource,
+            self._connection,
+            timing=self._timing,
+            health=self.health,
+            first_list=first_list,
+        )
+
+    def _event(self, kind: str, item: Item) -> Event:
+        match item:
+            case Changed(name, raw):
+                return self._read(_reference(kind, name), raw)
+            case Removed(name):
+                return Gone(_reference(kind, name))
+            case Complete():
+                return Listed(kind)
+            case _:
+                assert_never(item)
+
+    def _read(self, reference: ObjectReference, raw: msgspec.Raw) -> Event:
+        """Read an object; one that is none of ours counts as not there."""
+        origin = self._connection.url
+        try:
+            found = _READERS[reference.kind](raw)
+        except InvalidObject as error:
+            if error.internal:
+                _log.error("object could not be read", object=str(reference), exc_info=error)
+            return Refused(reference, origin, error.reason, error.addresses, error.service)
+        return Gone(reference) if found is None else Put(found, origin)
+
+
+def _reference(kind: str, name: ObjectName) -> ObjectReference:
+    return ObjectReference(kind, name.namespace, name.name)
