@@ -14,11 +14,11 @@ picture is known to be missing - without which nothing counts as deleted that no
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
-from typing import NamedTuple, TypeAlias, assert_never
+from collections.abc import AsyncIterator, Collection, Iterable, Iterator
+from typing import NamedTuple, Protocol, TypeAlias, assert_never
 
 from ipvsproxy.core.translate import Inputs
-from ipvsproxy.model import Address
+from ipvsproxy.model import Address, VirtualServerKey
 from ipvsproxy.objects import (
     EndpointSlice,
     KubernetesObject,
@@ -80,6 +80,18 @@ class Listed(NamedTuple):
 
 
 Event: TypeAlias = Put | Gone | Refused | Unreadable | Readable | Listed
+
+
+class Source(Protocol):
+    """Where objects come from."""
+
+    def events(self) -> AsyncIterator[Event]:
+        """Give everything that is there, then everything that changes; ends when cancelled."""
+        ...
+
+    def once(self) -> AsyncIterator[Event]:
+        """Give everything that is there, once. What cannot be read is an event too."""
+        ...
 
 
 class Store:
@@ -159,6 +171,14 @@ class Store:
             return None
         slices = tuple(self._slices.get(name, {}).values())
         return Inputs(service, slices, whole=(bool(slices) or self.whole) and self._sound(name))
+
+    def port_name(self, name: ServiceName, key: VirtualServerKey) -> str:
+        """Give the name of a Service's port; empty where it has none or is not there."""
+        service = self._services.get(name)
+        for port in service.ports if service is not None else ():
+            if (port.protocol, port.port) == (key.protocol, key.port):
+                return port.name
+        return ""
 
     def take_dirty(self, only: Collection[ServiceName] | None = None) -> list[ServiceName]:
         """Take the names of Services that have changed, in order of change; all, or `only` some."""

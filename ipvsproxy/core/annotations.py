@@ -31,6 +31,7 @@ class SchedulerChoice(NamedTuple):
 
     asked: str
     scheduler: str
+    annotated: bool = True
     problem: Problem | None = None
 
 
@@ -48,14 +49,14 @@ def choose_scheduler(
     """
     name, value = _scheduler_annotation(annotations)
     if name is None:
-        return SchedulerChoice(default, default)
+        return SchedulerChoice(default, default, annotated=False)
     kept = previous or default
     if value not in Scheduler.__members__.values():
         known = " ".join(sorted(Scheduler))
         return SchedulerChoice(
             value,
             kept,
-            Problem(
+            problem=Problem(
                 ProblemKind.INVALID_ANNOTATION,
                 f"annotation {name}: {value!r} is no scheduler; {kept} stays; write one of {known}",
             ),
@@ -64,7 +65,7 @@ def choose_scheduler(
         return SchedulerChoice(
             value,
             kept,
-            Problem(
+            problem=Problem(
                 ProblemKind.SCHEDULER_UNAVAILABLE,
                 f"annotation {name}: this kernel has no scheduler {value}; {kept} stays; "
                 f"install the module ip_vs_{value} on the node or choose another",

@@ -70,6 +70,8 @@ class Fragment(NamedTuple):
     created: float | None
     frontends: tuple[Frontend, ...]
     problems: tuple[Problem, ...]
+    annotated: bool
+    """Whether an annotation chooses the scheduler."""
     asked: str
     """The scheduler that was asked for, by annotation or by default."""
     scheduler: str
@@ -119,6 +121,7 @@ def translate(inputs: Inputs, around: Surroundings, previous: Fragment | None) -
         service.created,
         frontends,
         problems,
+        choice.annotated,
         choice.asked,
         choice.scheduler,
         weighing.weights,

@@ -7,5 +7,6 @@ changed through the core's decisions; `conditions` says what is wrong with which
 from __future__ import annotations
 
 from ipvsproxy.reconciler.loop import Reconciler
+from ipvsproxy.reconciler.report import CycleReport
 
-__all__ = ["Reconciler"]
+__all__ = ["CycleReport", "Reconciler"]

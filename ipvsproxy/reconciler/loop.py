@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import Protocol
 
 import structlog
 
@@ -47,6 +48,18 @@ _RECONSIDER_SCHEDULERS = 300.0
 """Seconds after which a scheduler that this kernel lacked is tried again."""
 
 
+class CycleObserver(Protocol):
+    """Who wants to know of cycles."""
+
+    def cycle_started(self) -> None:
+        """Take note that a cycle begins."""
+        ...
+
+    def cycle_finished(self, report: CycleReport) -> None:
+        """Take note of what a cycle did."""
+        ...
+
+
 class Reconciler:
     """Keeps the kernel's tables equal to what the store asks for."""
 
@@ -59,18 +72,18 @@ class Reconciler:
         conditions: Conditions,
         clock: Callable[[], float],
         wall_clock: Callable[[], float],
-        finished: Callable[[CycleReport], None] = lambda _: None,
+        observer: CycleObserver | None = None,
     ) -> None:
         """Wire the loop up.
 
         `clock` counts seconds and only runs forward; `wall_clock` gives seconds since the epoch,
-        for people. `finished` is told of every cycle.
+        for people.
         """
         self._store = store
         self._settings = settings
         self._clock = clock
         self._wall_clock = wall_clock
-        self._told = finished
+        self._observer = observer
         self._writer = Writer(dataplane, clock)
         self._desired = Desired()
         self._settlement = Settlement(self._desired, settings)
@@ -104,6 +117,21 @@ class Reconciler:
         """Real servers that are kept only for their open connections."""
         return self._settlement.draining
 
+    @property
+    def pending(self) -> int:
+        """How many Services are not in the kernel as they should be: changed, or refused."""
+        return self._store.dirty + len(
+            {self._desired.owner(key) for key in self._writer.unfinished.keys}
+        )
+
+    @property
+    def busy(self) -> bool:
+        """Whether another cycle, right now, would find something to do."""
+        now = self._clock()
+        return self._store.listed and (
+            self._store.dirty > 0 or self._woken.is_set() or self._next_due() <= now
+        )
+
     def wake(self) -> None:
         """Have the loop look at the store."""
         self._woken.set()
@@ -134,9 +162,12 @@ class Reconciler:
 
         Nothing is read or written before every kind's initial list is complete.
         """
+        self._woken.clear()
         report = CycleReport(started=self._clock())
         if not self._store.listed:
             return report
+        if self._observer is not None:
+            self._observer.cycle_started()
         revision = self._store.revision
         await self._audit_if_due(report)
         names = self._take_names()
@@ -162,16 +193,17 @@ class Reconciler:
 
     async def _rest(self) -> None:
         """Wait until something is due or somebody wakes us."""
-        if self._store.dirty and self._store.listed:
+        if self.busy:
             await asyncio.sleep(0)
-        else:
-            pause = max(self._next_due() - self._clock(), 0) if self._store.listed else None
-            try:
-                async with asyncio.timeout(pause):
-                    await self._woken.wait()
-            except TimeoutError:
-                pass
-        self._woken.clear()
+            return
+        pause = self._next_due() - self._clock() if self._store.listed else None
+        try:
+            async with asyncio.timeout(pause):
+                await self._woken.wait()
+        except TimeoutError:
+            pass
+        if not self._store.listed:
+            self._woken.clear()
 
     def _next_due(self) -> float:
         dues = [self._audit_due, *(due for due, _ in self._polls.values())]
@@ -185,7 +217,8 @@ class Reconciler:
 
     def _finish(self, report: CycleReport) -> None:
         report.duration = self._clock() - report.started
-        self._told(report)
+        if self._observer is not None:
+            self._observer.cycle_finished(report)
         if sentence := report.sentence():
             log.info("cycle", summary=sentence)
 

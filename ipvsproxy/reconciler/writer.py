@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias, TypeVar
 
 from ipvsproxy.core.desired import Touched
 from ipvsproxy.core.execution import Execution
@@ -30,6 +30,9 @@ from ipvsproxy.core.plan import Batch
 from ipvsproxy.core.retry import Retries, scope
 from ipvsproxy.dataplane import Dataplane, Outcome, Reading, Refusal
 from ipvsproxy.model import RealServerKey, State, VirtualServerKey
+
+_Key = TypeVar("_Key")
+_Value = TypeVar("_Value")
 
 OperationId: TypeAlias = tuple[type[Operation], Operation]
 """An operation as a key; by type too, since named tuples of equal shape compare equal."""
@@ -202,7 +205,7 @@ def drift(before: State, after: State) -> Counter[str]:
     return +counted
 
 
-def _differing(before: Mapping[object, object], after: Mapping[object, object]) -> int:
+def _differing(before: Mapping[_Key, _Value], after: Mapping[_Key, _Value]) -> int:
     keys = before.keys() | after.keys()
     return sum(before.get(key) != after.get(key) for key in keys)
 

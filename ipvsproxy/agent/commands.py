@@ -1,0 +1,102 @@
+"""The commands that end by themselves: one synchronisation, a plan, a clean-up, a status."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import structlog
+
+from ipvsproxy.agent.lock import only_agent
+from ipvsproxy.agent.sources import open_source
+from ipvsproxy.agent.wiring import Wiring, wire
+from ipvsproxy.config import Settings
+from ipvsproxy.core import cleanup as core_cleanup
+from ipvsproxy.core.foundation import WATCHED_SYSCTLS
+from ipvsproxy.core.ledger import owns
+from ipvsproxy.core.operations import describe
+from ipvsproxy.http import ask_agent
+from ipvsproxy.kernel.fake import DryRunDataplane
+from ipvsproxy.kernel.linux import LinuxDataplane
+from ipvsproxy.reconciler.writer import Writer
+from ipvsproxy.telemetry import CleanupReport, PlanReport, StatusTable, status_table
+
+log = structlog.get_logger(__name__)
+
+_MOST_CYCLES = 20
+"""Of one synchronisation: it takes two, and one more for each fall-back that the kernel forces."""
+
+
+async def run_once(settings: Settings) -> int:
+    """Synchronise once; returns 0 when everything is as asked for, 1 when something is not."""
+    with only_agent():
+        async with _kernel(settings) as dataplane:
+            wiring = wire(settings, dataplane)
+            await _synchronise(wiring, settings)
+    for condition in wiring.conditions:
+        log.error("not as asked for", subject=condition.subject, problem=condition.message)
+    return 1 if len(wiring.conditions) or not wiring.store.listed else 0
+
+
+async def plan(settings: Settings) -> PlanReport:
+    """Say what `run` would change, and change nothing."""
+    async with _kernel(settings) as dataplane:
+        dry = DryRunDataplane(dataplane)
+        wiring = wire(settings, dry)
+        await _synchronise(wiring, settings)
+    return PlanReport(
+        operations=tuple(describe(operation) for operation in dry.recorded),
+        problems=tuple(f"{one.subject}: {one.message}" for one in wiring.conditions),
+    )
+
+
+async def cleanup(settings: Settings, *, dry_run: bool = False) -> CleanupReport:
+    """Remove all that is ours from the kernel, and nothing else; with `dry_run`, only say what."""
+    async with _kernel(settings) as dataplane:
+        if dry_run:
+            batch = core_cleanup.cleanup(await dataplane.dump(), settings.exclude_cidrs)
+            return CleanupReport(tuple(describe(step.operation) for step in batch.steps))
+        with only_agent():
+            writer = Writer(dataplane, time.monotonic)
+            await writer.dump()
+            batch = core_cleanup.cleanup(writer.state, settings.exclude_cidrs)
+            await writer.carry_out(batch)
+    refused = {refused.operation: refused.outcome.reason for refused in writer.refusals}
+    return CleanupReport(
+        operations=tuple(
+            describe(step.operation) for step in batch.steps if step.operation not in refused
+        ),
+        refused=tuple(f"{describe(operation)}: {why}" for operation, why in refused.items()),
+    )
+
+
+async def status(settings: Settings) -> StatusTable:
+    """Show what the kernel has of ours, and what the running agent knows of it."""
+    async with _kernel(settings) as dataplane:
+        state = await dataplane.dump()
+        ours = [key for key in state.virtual_servers if owns(state, key)]
+        readings = await dataplane.read(ours)
+    agent = await ask_agent(settings.metrics_bind_address)
+    found = {key: reading for key, reading in readings.items() if reading is not None}
+    return status_table(found, agent)
+
+
+async def _synchronise(wiring: Wiring, settings: Settings) -> None:
+    """Take in one complete reading of the source and carry out all that follows from it."""
+    async with open_source(settings) as source:
+        async for event in source.once():
+            wiring.take(event)
+    for _ in range(_MOST_CYCLES):
+        await wiring.reconciler.cycle()
+        if not wiring.reconciler.busy:
+            return
+
+
+@asynccontextmanager
+async def _kernel(settings: Settings) -> AsyncIterator[LinuxDataplane]:
+    dataplane = LinuxDataplane(WATCHED_SYSCTLS, settings.iptables_backend)
+    try:
+        yield dataplane
+    finally:
+        await dataplane.close()

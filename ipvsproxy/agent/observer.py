@@ -1,0 +1,101 @@
+"""What happens in the reconciler, written into metrics and health."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+
+from ipvsproxy.core.operations import ReplaceChains
+from ipvsproxy.reconciler import CycleReport, Reconciler
+from ipvsproxy.store import Event, Store
+from ipvsproxy.telemetry import CycleSummary, Health, Metrics
+
+
+class Observer:
+    """Keeps metrics and health equal to what the reconciler does."""
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        metrics: Metrics,
+        health: Health,
+        clock: Callable[[], float],
+        wall_clock: Callable[[], float],
+    ) -> None:
+        self._store = store
+        self._metrics = metrics
+        self._health = health
+        self._clock = clock
+        self._wall_clock = wall_clock
+        self.last_cycle: CycleSummary | None = None
+        self.writes: Counter[str] = Counter()
+        """Acknowledged operations since the start, by kind."""
+
+    def event(self, event: Event, *, changed: bool) -> None:
+        """Take note of what a source has said."""
+        self._metrics.source_events.labels(type(event).__name__).inc()
+        if self._store.node is not None:
+            self._health.leaving = self._store.node.leaving
+        if changed and self._store.listed:
+            self._health.queued(self._clock())
+            self._metrics.sync_last_queued.set(self._wall_clock())
+
+    def cycle_started(self) -> None:
+        """Take note that a cycle begins."""
+        self._health.cycle_started()
+
+    def cycle_finished(self, report: CycleReport) -> None:
+        """Take note of what a cycle did."""
+        now = self._wall_clock()
+        self._health.cycle_completed(self._clock())
+        self.writes.update(report.done)
+        self.last_cycle = CycleSummary(
+            completed=now,
+            duration=report.duration,
+            operations=report.done.total(),
+            refused=report.refused.total(),
+            result=report.result,
+        )
+        metrics = self._metrics
+        metrics.cycles.labels(report.result).inc()
+        metrics.sync_duration.observe(report.duration)
+        if not report.refused:
+            metrics.sync_last.set(now)
+        for kind, count in report.done.items():
+            metrics.operations.labels(kind, "done").inc(count)
+        for (kind, reason), count in report.refused.items():
+            metrics.operations.labels(kind, reason).inc(count)
+        metrics.restore_failures.inc(
+            sum(n for (kind, _), n in report.refused.items() if kind == ReplaceChains.__name__)
+        )
+        if report.audited:
+            metrics.audits.inc()
+        for kind, count in report.drift.items():
+            metrics.drift.labels(kind).inc(count)
+
+    def gauges(self, reconciler: Reconciler) -> None:
+        """Write down the sizes of things; for when somebody looks."""
+        metrics = self._metrics
+        gauges = {
+            "services": metrics.services,
+            "virtual_servers": metrics.virtual_servers,
+            "real_servers": metrics.real_servers,
+            "draining_real_servers": metrics.draining_real_servers,
+            "pending_services": metrics.pending_services,
+        }
+        for name, count in sizes(self._store, reconciler).items():
+            gauges[name].set(count)
+
+
+def sizes(store: Store, reconciler: Reconciler) -> dict[str, int]:
+    """Count what there is: Services, and what the kernel holds for them."""
+    state = reconciler.state
+    held = reconciler.desired.held
+    return {
+        "services": len(store.names),
+        "virtual_servers": len(held),
+        "real_servers": sum(len(state.real_servers.get(key, ())) for key in held) if state else 0,
+        "draining_real_servers": sum(len(some) for some in reconciler.draining.values()),
+        "pending_services": reconciler.pending,
+    }

@@ -1,0 +1,56 @@
+"""`ipvsproxy run`: follow the source until told to stop. The kernel's tables outlive the agent."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+
+import structlog
+
+from ipvsproxy.agent.lock import only_agent
+from ipvsproxy.agent.sources import open_source
+from ipvsproxy.agent.wiring import Wiring, wire
+from ipvsproxy.config import Settings
+from ipvsproxy.core.foundation import WATCHED_SYSCTLS
+from ipvsproxy.http import serve
+from ipvsproxy.kernel.linux import LinuxDataplane
+from ipvsproxy.store import Source
+
+log = structlog.get_logger(__name__)
+
+
+async def run(settings: Settings) -> int:
+    """Keep the kernel equal to what the source says until SIGTERM or SIGINT; returns 0.
+
+    Raises AnotherAgentError, DataplaneError, or what a source raises that cannot be used at all.
+    """
+    with only_agent():
+        dataplane = LinuxDataplane(WATCHED_SYSCTLS, settings.iptables_backend)
+        try:
+            async with open_source(settings) as source:
+                await _until_stopped(wire(settings, dataplane), source)
+        finally:
+            await dataplane.close()
+    log.info("stopped; the kernel's tables stay as they are")
+    return 0
+
+
+async def _until_stopped(wiring: Wiring, source: Source) -> None:
+    stopped = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopped.set)
+    async with asyncio.TaskGroup() as group:
+        tasks = [
+            group.create_task(_feed(wiring, source), name="source"),
+            group.create_task(wiring.reconciler.run(), name="reconciler"),
+            group.create_task(serve(wiring), name="http"),
+        ]
+        await stopped.wait()
+        for task in tasks:
+            task.cancel()
+
+
+async def _feed(wiring: Wiring, source: Source) -> None:
+    async for event in source.events():
+        wiring.take(event)

@@ -1,0 +1,113 @@
+"""A store, a reconciler and what they report to, put together; the same for every command."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+from ipvsproxy import __version__
+from ipvsproxy.agent.observer import Observer, sizes
+from ipvsproxy.config import Settings
+from ipvsproxy.core.translate import Fragment, Frontend
+from ipvsproxy.dataplane import Dataplane
+from ipvsproxy.reconciler import Reconciler
+from ipvsproxy.store import Event, Store
+from ipvsproxy.telemetry import (
+    AgentStatus,
+    Conditions,
+    FrontendStatus,
+    Health,
+    Metrics,
+    ServiceStatus,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Wiring:
+    """One agent's parts."""
+
+    settings: Settings
+    store: Store
+    conditions: Conditions
+    metrics: Metrics
+    health: Health
+    observer: Observer
+    reconciler: Reconciler
+
+    def take(self, event: Event) -> None:
+        """Take in what a source says."""
+        before = self.store.revision
+        self.store.apply(event)
+        changed = self.store.revision != before
+        self.observer.event(event, changed=changed)
+        if changed:
+            self.reconciler.wake()
+
+    def status(self) -> AgentStatus:
+        """Say what the agent knows: what /status answers."""
+        return AgentStatus(
+            version=__version__,
+            node=self.settings.node_name,
+            applied_revision=self.reconciler.applied_revision,
+            synced=self.health.synced,
+            services=tuple(
+                self._service_status(fragment)
+                for _, fragment in sorted(self.reconciler.desired.fragments.items())
+            ),
+            conditions=tuple(self.conditions),
+            counts=sizes(self.store, self.reconciler),
+            last_cycle=self.observer.last_cycle,
+            writes=dict(self.observer.writes),
+        )
+
+    def scrape(self) -> None:
+        """Bring the gauges up to date, before a scrape."""
+        self.observer.gauges(self.reconciler)
+
+    def _service_status(self, fragment: Fragment) -> ServiceStatus:
+        return ServiceStatus(
+            name=str(fragment.name),
+            frontends=tuple(
+                self._frontend_status(fragment, frontend)
+                for frontend in fragment.frontends
+                if self.reconciler.desired.owner(frontend.key) == fragment.name
+            ),
+            problems=tuple(
+                condition.message for condition in self.conditions.of(f"Service {fragment.name}")
+            ),
+        )
+
+    def _frontend_status(self, fragment: Fragment, frontend: Frontend) -> FrontendStatus:
+        draining = self.reconciler.draining.get(frontend.key, frozenset())
+        return FrontendStatus(
+            virtual_server=str(frontend.key),
+            port=self.store.port_name(fragment.name, frontend.key) or str(frontend.key.port),
+            scheduler=frontend.server.scheduler,
+            annotated=fragment.asked if fragment.annotated else None,
+            draining=tuple(str(member) for member in sorted(draining)),
+        )
+
+
+def wire(settings: Settings, dataplane: Dataplane) -> Wiring:
+    """Put an agent together around a dataplane."""
+    store = Store()
+    conditions = Conditions()
+    metrics = Metrics(conditions, version=__version__)
+    health = Health(sync_period=settings.sync_period, now=time.monotonic())
+    observer = Observer(
+        store=store,
+        metrics=metrics,
+        health=health,
+        clock=time.monotonic,
+        wall_clock=time.time,
+    )
+    reconciler = Reconciler(
+        store=store,
+        dataplane=dataplane,
+        settings=settings,
+        conditions=conditions,
+        clock=time.monotonic,
+        wall_clock=time.time,
+        observer=observer,
+    )
+    return Wiring(settings, store, conditions, metrics, health, observer, reconciler)
