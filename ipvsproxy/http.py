@@ -45,13 +45,24 @@ class Agent(Protocol):
     """What is served: the parts of a running agent that can be looked at."""
 
     @property
-    def settings(self) -> Settings: ...
+    def settings(self) -> Settings:
+        """Where to listen."""
+        ...
+
     @property
-    def conditions(self) -> Conditions: ...
+    def conditions(self) -> Conditions:
+        """Where a port that is taken is told."""
+        ...
+
     @property
-    def metrics(self) -> Metrics: ...
+    def metrics(self) -> Metrics:
+        """Answer /metrics."""
+        ...
+
     @property
-    def health(self) -> Health: ...
+    def health(self) -> Health:
+        """Answer /healthz, /livez and /readyz."""
+        ...
 
     def status(self) -> AgentStatus:
         """Answer /status."""

@@ -57,9 +57,7 @@ async def _checks(settings: Settings) -> tuple[Check, ...]:
     from ipvsproxy import http  # noqa: PLC0415
     from ipvsproxy.kernel.preflight import check_node  # noqa: PLC0415
 
-    checks = check_node(
-        default_scheduler=settings.default_scheduler, iptables_backend=settings.iptables_backend
-    )
+    checks = check_node(settings)
     neighbour = await http.find_neighbour(settings.metrics_bind_address)
     return (*checks, neighbour_check(neighbour, settings.metrics_bind_address))
 
