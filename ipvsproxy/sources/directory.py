@@ -21,7 +21,7 @@ import asyncio
 import contextlib
 import os
 import stat
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -69,8 +69,16 @@ class DirectorySource:
         self._picture, events = advance(self._picture, reading)
         return events
 
-    async def events(self) -> AsyncIterator[Event]:
-        """Read the folder and follow it, for as long as the iteration lasts."""
+    async def once(self) -> AsyncIterator[Event]:
+        """Read the folder once; the events of `read`."""
+        for event in await self.read():
+            yield event
+
+    async def events(self) -> AsyncGenerator[Event, None]:
+        """Read the folder and follow it, for as long as the iteration lasts.
+
+        Close the generator (`contextlib.aclosing`) when done with it, so that the watcher ends.
+        """
         changed = asyncio.Event()
         watch = _Watch(self._folder, changed)
         try:

@@ -210,10 +210,11 @@ def _explain(error: yaml.MarkedYAMLError, text: str) -> str:
     if mark is None:
         return reason
     lines = text.splitlines()
-    line = lines[mark.line] if mark.line < len(lines) else ""
+    number = min(mark.line, len(lines) - 1)  # the end of the text counts as one line more
+    line = lines[number]
     if "\t" in line[: len(line) - len(line.lstrip())]:
         reason = "indented by a tab; YAML wants spaces"
-    return f"line {mark.line + 1}: {reason}"
+    return f"line {number + 1}: {reason}"
 
 
 def _one_line(error: object) -> str:
