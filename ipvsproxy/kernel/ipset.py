@@ -169,7 +169,8 @@ class _Restore:
         if found is None or not 1 <= int(found[1]) <= len(pending):
             self._settle(pending, _refused(_said(done)))
             return
-        index = pending[int(found[1]) - 1]
+        place = int(found[1]) - 1
+        index = pending[place]
         operation = self._operations[index]
         said = " ".join(found[2].split())
         if isinstance(operation, RemoveMember | DestroySet) and _NO_SUCH_SET in said:
@@ -180,15 +181,15 @@ class _Restore:
         if outcome.refusal in _OF_ALL:
             self._settle(pending, outcome)
         elif outcome.refusal in _OF_THE_SET:
-            self._share(operation.name, pending, outcome)
+            self._share(operation.name, pending[place:], outcome)
 
-    def _share(self, name: str, pending: Sequence[int], outcome: Outcome) -> None:
+    def _share(self, name: str, following: Sequence[int], outcome: Outcome) -> None:
         assert outcome.refusal is not None
         self._counts[name, outcome.refusal] += 1
         if self._counts[name, outcome.refusal] >= REFUSALS_BEFORE_SHARING:
             same_set = (
                 index
-                for index in pending
+                for index in following
                 if isinstance(self._operations[index], AddMember)
                 and self._operations[index].name == name
             )

@@ -70,7 +70,6 @@ class Processes:
         """
         program = argv[0]
         try:
-            self.launched += 1
             done = subprocess.run(
                 argv,
                 input=stdin,
@@ -88,8 +87,10 @@ class Processes:
         except PermissionError as error:
             raise ProcessError(Refusal.FORBIDDEN, f"{program} may not be run: {error}") from None
         except subprocess.TimeoutExpired:
+            self.launched += 1
             message = f"{program} gave no answer within {self._seconds:g} s and was ended"
             raise ProcessError(Refusal.BUSY, message) from None
         except OSError as error:
             raise ProcessError(Refusal.BUSY, f"{program} cannot be started: {error}") from None
+        self.launched += 1
         return Completed(done.returncode, done.stdout, done.stderr)

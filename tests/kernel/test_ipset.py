@@ -1,0 +1,231 @@
+"""ipsets in a real kernel: what is written, what is read, and what it refuses."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+
+import pytest
+
+from ipvsproxy.core.firewall import CLUSTER_IP, LEDGER, LOOP_BACK, set_name, set_specs
+from ipvsproxy.core.operations import AddMember, CreateSet, DestroySet, RemoveMember
+from ipvsproxy.dataplane import DONE, DataplaneError, Refusal
+from ipvsproxy.kernel.ipset import REFUSALS_BEFORE_SHARING, Ipsets, SetOperation
+from ipvsproxy.kernel.process import Completed, Processes
+from ipvsproxy.model import (
+    Address,
+    Family,
+    IpMember,
+    IpPortIpMember,
+    IpPortMember,
+    IpPortNetMember,
+    Member,
+    Network,
+    PortMember,
+    Protocol,
+    SetSpec,
+    SetType,
+)
+from tests.kernel.namespace import fresh_network_namespace
+
+pytestmark = pytest.mark.kernel
+
+V4, V6 = Address.parse("10.96.0.10"), Address.parse("fd00:96::a")
+EVERY_KIND: dict[str, tuple[SetSpec, set[Member]]] = {
+    "KUBE-A": (
+        SetSpec(SetType.HASH_IP_PORT, Family.IPV4, 1000),
+        {IpPortMember(V4, protocol, 53) for protocol in Protocol},
+    ),
+    "KUBE-6-A": (
+        SetSpec(SetType.HASH_IP_PORT, Family.IPV6),
+        {IpPortMember(V6, Protocol.SCTP, 65535)},
+    ),
+    "KUBE-B": (
+        SetSpec(SetType.HASH_IP_PORT_IP, Family.IPV4),
+        {IpPortIpMember(V4, Protocol.TCP, 80, V4)},
+    ),
+    "KUBE-6-B": (
+        SetSpec(SetType.HASH_IP_PORT_IP, Family.IPV6),
+        {IpPortIpMember(V6, Protocol.UDP, 53, V6)},
+    ),
+    "KUBE-C": (SetSpec(SetType.HASH_IP, Family.IPV4), {IpMember(V4)}),
+    "IPVSPROXY-C-6": (SetSpec(SetType.HASH_IP, Family.IPV6), {IpMember(V6)}),
+    "KUBE-D": (
+        SetSpec(SetType.HASH_IP_PORT_NET, Family.IPV4),
+        {
+            IpPortNetMember(V4, Protocol.TCP, 80, Network.parse(block))
+            for block in ("198.51.100.7/32", "198.51.100.0/24", "128.0.0.0/1")
+        },
+    ),
+    "KUBE-6-D": (
+        SetSpec(SetType.HASH_IP_PORT_NET, Family.IPV6),
+        {
+            IpPortNetMember(V6, Protocol.TCP, 80, Network.parse(block))
+            for block in ("fd00::7/128", "2001:db8::/32")
+        },
+    ),
+    "KUBE-E": (SetSpec(SetType.BITMAP_PORT, Family.IPV4), {PortMember(30080)}),
+    "KUBE-6-E": (SetSpec(SetType.BITMAP_PORT, Family.IPV6), {PortMember(32767)}),
+}
+SMALL = SetSpec(SetType.HASH_IP_PORT, Family.IPV4, 2)
+
+
+def member(number: int) -> IpPortMember:
+    return IpPortMember(Address((0x0A600000 + number).to_bytes(4)), Protocol.TCP, 80)
+
+
+@pytest.fixture
+def processes() -> Iterator[Processes]:
+    with fresh_network_namespace():
+        yield Processes()
+
+
+@pytest.fixture
+def ipsets(processes: Processes) -> Ipsets:
+    return Ipsets(processes)
+
+
+def refusals(ipsets: Ipsets, operations: Sequence[SetOperation]) -> list[Refusal | None]:
+    return [outcome.refusal for outcome in ipsets.apply(operations)]
+
+
+def test_every_kind_of_member_is_read_back_as_it_was_written(
+    ipsets: Ipsets, processes: Processes
+) -> None:
+    operations: list[SetOperation] = []
+    for name, (spec, members) in EVERY_KIND.items():
+        operations.append(CreateSet(name, spec))
+        operations += (AddMember(name, one) for one in members)
+    assert set(ipsets.apply(operations)) == {DONE}
+    assert processes.launched == 2
+    specs, contents = ipsets.dump()
+    assert processes.launched == 3
+    assert specs == {name: spec for name, (spec, _) in EVERY_KIND.items()}
+    assert contents == {name: found for name, (_, found) in EVERY_KIND.items()}
+
+    removals: list[SetOperation] = [
+        RemoveMember(name, one) for name, (_, found) in EVERY_KIND.items() for one in found
+    ]
+    assert set(ipsets.apply(removals)) == {DONE}
+    assert ipsets.dump()[1] == {name: set() for name in EVERY_KIND}
+    assert set(ipsets.apply([DestroySet(name) for name in EVERY_KIND])) == {DONE}
+    assert ipsets.dump() == ({}, {})
+
+
+def test_the_sets_that_we_need_can_be_made(ipsets: Ipsets) -> None:
+    specs = set_specs(Family, 1048576)
+    assert set(ipsets.apply([CreateSet(*item) for item in specs.items()])) == {DONE}
+    assert ipsets.dump()[0] == specs
+
+
+def test_repeating_members_and_removing_what_is_gone_succeed(ipsets: Ipsets) -> None:
+    create, add = CreateSet("KUBE-A", SMALL), AddMember("KUBE-A", member(1))
+    remove = RemoveMember("KUBE-A", member(1))
+    assert refusals(ipsets, [create, add, add, remove, remove]) == [None] * 5
+    gone: list[SetOperation] = [RemoveMember("KUBE-GONE", member(1)), DestroySet("KUBE-GONE"), add]
+    assert refusals(ipsets, gone) == [None] * 3
+    assert ipsets.dump()[1] == {"KUBE-A": {member(1)}}
+
+
+def test_a_refused_line_holds_up_no_other(ipsets: Ipsets) -> None:
+    batch: list[SetOperation] = [
+        CreateSet("KUBE-A", SMALL),
+        AddMember("KUBE-A", member(1)),
+        AddMember("KUBE-GONE", member(1)),
+        AddMember("KUBE-A", IpPortMember(V6, Protocol.TCP, 80)),
+        AddMember("KUBE-A", member(2)),
+        CreateSet("KUBE-A-NAME-THAT-IS-MUCH-TOO-LONG", SMALL),
+        CreateSet("KUBE-B", SMALL),
+        AddMember("KUBE-B", member(9)),
+    ]
+    assert refusals(ipsets, batch) == [
+        None,
+        None,
+        Refusal.CONTRADICTED,
+        Refusal.INVALID,
+        None,
+        Refusal.INVALID,
+        None,
+        None,
+    ]
+    assert ipsets.dump()[1] == {"KUBE-A": {member(1), member(2)}, "KUBE-B": {member(9)}}
+
+
+def test_a_full_set_is_said_to_be_full_without_a_process_for_each_member(
+    ipsets: Ipsets, processes: Processes
+) -> None:
+    batch: list[SetOperation] = [CreateSet("KUBE-A", SMALL), CreateSet("KUBE-B", SMALL)]
+    batch += (AddMember("KUBE-A", member(number)) for number in range(100))
+    batch.append(AddMember("KUBE-B", member(1)))
+    found = refusals(ipsets, batch)
+    assert found == [None] * 4 + [Refusal.FULL] * 98 + [None]
+    assert processes.launched <= 2 + REFUSALS_BEFORE_SHARING
+    assert ipsets.dump()[1] == {"KUBE-A": {member(0), member(1)}, "KUBE-B": {member(1)}}
+
+
+def test_a_set_that_exists_is_not_taken_for_a_new_one(ipsets: Ipsets) -> None:
+    """`create -exist` passes silently over a set of the other family."""
+    other_family = SetSpec(SetType.HASH_IP_PORT, Family.IPV6, 2)
+    assert refusals(ipsets, [CreateSet("KUBE-A", SMALL), AddMember("KUBE-A", member(1))]) == [
+        None,
+        None,
+    ]
+    outcomes = ipsets.apply([CreateSet("KUBE-A", other_family), CreateSet("KUBE-A", SMALL)])
+    assert [outcome.refusal for outcome in outcomes] == [Refusal.CONTRADICTED] * 2
+    assert "hash:ip,port family inet " in outcomes[0].reason
+    assert ipsets.dump()[1] == {"KUBE-A": {member(1)}}
+
+
+def test_a_set_in_use_is_busy(ipsets: Ipsets, processes: Processes) -> None:
+    assert refusals(ipsets, [CreateSet("KUBE-A", SMALL)]) == [None]
+    in_a_set = "create LIST list:set\nadd LIST KUBE-A\n"
+    assert processes.run(("ipset", "restore"), in_a_set).returncode == 0
+    outcome = ipsets.apply([DestroySet("KUBE-A")])[0]
+    assert outcome.refusal is Refusal.BUSY
+    assert "in use" in outcome.reason
+
+
+def test_sets_of_others_are_not_seen_and_odd_ones_are_named(
+    ipsets: Ipsets, processes: Processes
+) -> None:
+    others = (
+        "create felix-all hash:ip\ncreate KUBE-DST-X hash:ip timeout 0\nadd KUBE-DST-X 10.0.0.1\n"
+        "create KUBE-LIST list:set\ncreate KUBE-FEW bitmap:port range 0-100\n"
+        "create KUBE-A hash:ip,port\nadd KUBE-A 10.0.0.1,icmp:echo-request\n"
+        "add KUBE-A 10.0.0.1,udplite:7\nadd KUBE-A 10.0.0.1,tcp:80\n"
+    )
+    assert processes.run(("ipset", "restore"), others).returncode == 0
+    specs, members = ipsets.dump()
+    assert list(specs) == ["KUBE-A"]
+    assert members == {"KUBE-A": {IpPortMember(Address.parse("10.0.0.1"), Protocol.TCP, 80)}}
+    assert set(ipsets.ignored) == {"KUBE-DST-X", "KUBE-LIST", "KUBE-FEW"}
+
+
+def test_without_the_right_it_is_forbidden(processes: Processes) -> None:
+    class Dropping(Processes):
+        """Runs programs without CAP_NET_ADMIN."""
+
+        def run(self, argv: Sequence[str], stdin: str = "") -> Completed:
+            return super().run(("setpriv", "--bounding-set=-all", "--inh-caps=-all", *argv), stdin)
+
+    weak = Dropping()
+    found = refusals(Ipsets(weak), [AddMember("KUBE-A", member(1))] * 10)
+    assert found == [Refusal.FORBIDDEN] * 10
+    assert weak.launched == 1
+    with pytest.raises(DataplaneError, match="NET_ADMIN"):
+        Ipsets(weak).dump()
+    assert processes.launched == 0
+
+
+def test_a_large_table_takes_two_processes(ipsets: Ipsets, processes: Processes) -> None:
+    names = [set_name(base, Family.IPV4) for base in (CLUSTER_IP, LEDGER)]
+    specs = set_specs([Family.IPV4], 65536)
+    batch: list[SetOperation] = [CreateSet(name, specs[name]) for name in names]
+    batch += (AddMember(name, member(number)) for name in names for number in range(5000))
+    started = time.perf_counter()
+    assert set(ipsets.apply(batch)) == {DONE}
+    assert time.perf_counter() - started < 30
+    assert processes.launched == 2
+    members = ipsets.dump()[1]
+    assert {name: len(found) for name, found in members.items()} == dict.fromkeys(names, 5000)
+    assert LOOP_BACK not in members

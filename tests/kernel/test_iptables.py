@@ -1,0 +1,234 @@
+"""Our chains in a real kernel, with each backend that works there; and what we leave alone."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator, Sequence
+
+import pytest
+
+from ipvsproxy.core.firewall import ruleset, set_specs
+from ipvsproxy.core.operations import CreateSet, ReplaceChains
+from ipvsproxy.dataplane import DONE, Refusal
+from ipvsproxy.kernel.ipset import Ipsets
+from ipvsproxy.kernel.iptables import Backend, Iptables
+from ipvsproxy.kernel.process import Completed, Processes
+from ipvsproxy.model import Family, Network, Ruleset
+from tests.kernel.namespace import fresh_network_namespace
+
+pytestmark = pytest.mark.kernel
+
+FOREIGN = """*nat
+:CNI-HOSTPORT-SETMARK - [0:0]
+:KUBE-MARK-MASQ - [0:0]
+-A CNI-HOSTPORT-SETMARK -m comment --comment "it's \\"quoted\\"" -j KUBE-MARK-MASQ
+-A PREROUTING -p tcp -m tcp --dport 81 -j ACCEPT
+COMMIT
+*filter
+:KUBE-FIREWALL - [0:0]
+-A KUBE-FIREWALL -m mark --mark 0x8000/0x8000 -j DROP
+-A INPUT -j KUBE-FIREWALL
+-A OUTPUT -j KUBE-FIREWALL
+COMMIT
+"""
+PREDECESSOR = """*filter
+:KUBE-NODE-PORT - [0:0]
+:KUBE-IPVS-FILTER - [0:0]
+-A KUBE-IPVS-FILTER -j KUBE-NODE-PORT
+-A INPUT -m comment --comment "kubernetes health check rules" -j KUBE-NODE-PORT
+-A INPUT -m comment --comment "kubernetes ipvs access filter" -j KUBE-IPVS-FILTER
+-A INPUT -m comment --comment "kubernetes ipvs access filter" -j KUBE-IPVS-FILTER
+COMMIT
+"""
+NOTHING = Ruleset()
+
+
+def wanted(family: Family, *local: str, masquerade_all: bool = False) -> Ruleset:
+    blocks = [Network.parse(block) for block in local]
+    return ruleset(family, local=blocks, masquerade_all=masquerade_all, masquerade_bit=14)
+
+
+WANTED = [
+    wanted(Family.IPV4),
+    wanted(Family.IPV4, "10.244.0.0/16"),
+    wanted(Family.IPV4, "10.244.0.0/16", "10.245.7.1/32"),
+    wanted(Family.IPV4, "0.0.0.0/0"),
+    wanted(Family.IPV4, masquerade_all=True),
+    wanted(Family.IPV6),
+    wanted(Family.IPV6, "fd00:10:244::/56"),
+    wanted(Family.IPV6, "fd00:10:244::/56", "fd00:0:0:1::/64"),
+    wanted(Family.IPV6, masquerade_all=True),
+]
+
+
+def family_of(ruleset_: Ruleset) -> Family:
+    return Family.IPV6 if "::1/128" in str(ruleset_) else Family.IPV4
+
+
+@pytest.fixture
+def processes() -> Iterator[Processes]:
+    with fresh_network_namespace():
+        processes = Processes()
+        specs = set_specs(Family, 65536)
+        creations = [CreateSet(name, spec) for name, spec in specs.items()]
+        assert set(Ipsets(processes).apply(creations)) == {DONE}
+        yield processes
+
+
+@pytest.fixture(params=["nft", "legacy"])
+def iptables(request: pytest.FixtureRequest, processes: Processes) -> Iptables:
+    """Both backends, each where this kernel has it; user-mode Linux lacks nft for IPv4."""
+    backend = str(request.param)
+    probe = "*nat\n:PROBE - [0:0]\nCOMMIT\n*nat\n-X PROBE\nCOMMIT\n"
+    done = processes.run((f"iptables-{backend}-restore", "--noflush"), probe)
+    if done.returncode:
+        pytest.skip(f"this kernel has no iptables-{backend}: {done.complaint}")
+    return Iptables(processes, backend)
+
+
+def save(processes: Processes, iptables: Iptables, family: Family = Family.IPV4) -> list[str]:
+    """Everything but counters and dates, by the program itself."""
+    name = "iptables" if family is Family.IPV4 else "ip6tables"
+    text = processes.run((f"{name}-{iptables.backend}-save",)).stdout
+    return [line for line in text.splitlines() if line.startswith(("-A", "*", ":"))]
+
+
+def restore(processes: Processes, iptables: Iptables, text: str) -> None:
+    done = processes.run((f"iptables-{iptables.backend}-restore", "--noflush"), text)
+    assert done.returncode == 0, done.complaint
+
+
+def found(iptables: Iptables, family: Family) -> Ruleset:
+    dumped = iptables.dump(family)
+    assert dumped is not None, iptables.unusable
+    return dumped
+
+
+@pytest.mark.parametrize("meant", WANTED)
+def test_what_was_written_is_read_back_equal(iptables: Iptables, meant: Ruleset) -> None:
+    family = family_of(meant)
+    assert found(iptables, family) == NOTHING
+    assert iptables.apply(ReplaceChains(family, meant, NOTHING)) == DONE
+    assert found(iptables, family) == meant
+
+
+def test_a_change_replaces_rules_and_keeps_the_jumps(
+    iptables: Iptables, processes: Processes
+) -> None:
+    first, second = WANTED[0], WANTED[1]
+    assert iptables.apply(ReplaceChains(Family.IPV4, first, NOTHING)) == DONE
+    launched = processes.launched
+    assert iptables.apply(ReplaceChains(Family.IPV4, second, first)) == DONE
+    assert processes.launched == launched + 1
+    assert found(iptables, Family.IPV4) == second
+
+
+def test_rules_and_chains_of_others_survive(iptables: Iptables, processes: Processes) -> None:
+    restore(processes, iptables, FOREIGN)
+    before = save(processes, iptables)
+    there = found(iptables, Family.IPV4)
+    assert iptables.apply(ReplaceChains(Family.IPV4, WANTED[1], there)) == DONE
+    during = save(processes, iptables)
+    assert [line for line in before if line.startswith(("-A", ":CNI", ":KUBE-F"))] == [
+        line for line in during if line in before and line.startswith(("-A", ":CNI", ":KUBE-F"))
+    ]
+    there = found(iptables, Family.IPV4)
+    assert there == WANTED[1]
+
+    # The CNI plugin's chain still leads into KUBE-MARK-MASQ, so that one stays, and is empty.
+    outcome = iptables.apply(ReplaceChains(Family.IPV4, NOTHING, there))
+    assert outcome.refusal is Refusal.BUSY
+    assert "KUBE-MARK-MASQ" in outcome.reason
+    left = found(iptables, Family.IPV4)
+    assert all(chain.rules == () for chain in left.chains)
+    assert left.jumps == ()
+    restore(processes, iptables, "*nat\n-F CNI-HOSTPORT-SETMARK\nCOMMIT\n")
+    assert iptables.apply(ReplaceChains(Family.IPV4, NOTHING, left)) == DONE
+    after = save(processes, iptables)
+    gone = (":KUBE-MARK-MASQ", "-A CNI-HOSTPORT-SETMARK")
+    assert after == [line for line in before if not line.startswith(gone)]
+
+
+def test_a_predecessors_chains_and_double_jumps_are_taken_away(
+    iptables: Iptables, processes: Processes
+) -> None:
+    restore(processes, iptables, PREDECESSOR)
+    there = found(iptables, Family.IPV4)
+    assert {chain.name for chain in there.chains} == {"KUBE-NODE-PORT", "KUBE-IPVS-FILTER"}
+    assert len(there.jumps) == 3
+    assert iptables.apply(ReplaceChains(Family.IPV4, WANTED[0], there)) == DONE
+    assert found(iptables, Family.IPV4) == WANTED[0]
+
+
+def test_removal_leaves_the_tables_as_they_were(iptables: Iptables, processes: Processes) -> None:
+    restore(
+        processes,
+        iptables,
+        FOREIGN.replace(":KUBE-MARK-MASQ - [0:0]\n", "").replace("KUBE-MARK-MASQ", "RETURN"),
+    )
+    before = save(processes, iptables)
+    assert iptables.apply(ReplaceChains(Family.IPV4, WANTED[2], NOTHING)) == DONE
+    assert iptables.apply(ReplaceChains(Family.IPV4, NOTHING, WANTED[2])) == DONE
+    assert save(processes, iptables) == before
+
+
+def test_a_missing_set_changes_nothing_and_is_named(
+    iptables: Iptables, processes: Processes
+) -> None:
+    assert processes.run(("ipset", "destroy", "KUBE-IPVS-IPS")).returncode == 0
+    outcome = iptables.apply(ReplaceChains(Family.IPV4, WANTED[0], NOTHING))
+    assert outcome.refusal is Refusal.CONTRADICTED
+    assert "KUBE-IPVS-IPS" in outcome.reason
+
+
+def test_a_jump_that_is_gone_contradicts_the_picture(iptables: Iptables) -> None:
+    assert iptables.apply(ReplaceChains(Family.IPV4, NOTHING, WANTED[0])).refusal is (
+        Refusal.CONTRADICTED
+    )
+
+
+def test_the_hint_of_the_node_decides_the_backend(iptables: Iptables, processes: Processes) -> None:
+    """kubelet's chain in one backend, however much stands in the other."""
+    hint = "*mangle\n:KUBE-IPTABLES-HINT - [0:0]\nCOMMIT\n"
+    restore(processes, iptables, hint)
+    assert Iptables(processes, "auto").backend is iptables.backend
+
+
+def test_without_a_hint_the_backend_of_our_chains_is_used_again(
+    iptables: Iptables, processes: Processes
+) -> None:
+    assert iptables.apply(ReplaceChains(Family.IPV4, WANTED[0], NOTHING)) == DONE
+    again = Iptables(processes, "auto")
+    assert again.backend is iptables.backend
+    assert again.dump(Family.IPV4) == WANTED[0]
+
+
+def test_auto_finds_a_backend_that_this_kernel_has(processes: Processes) -> None:
+    automatic = Iptables(processes, "auto")
+    there = found(automatic, Family.IPV4)
+    assert automatic.apply(ReplaceChains(Family.IPV4, WANTED[0], there)) == DONE
+    assert automatic.backend in (Backend.NFT, Backend.LEGACY)
+    assert automatic.dump(Family.IPV4) == WANTED[0]
+
+
+def test_without_the_right_it_is_forbidden(iptables: Iptables) -> None:
+    class Dropping(Processes):
+        """Runs programs without CAP_NET_ADMIN."""
+
+        def run(self, argv: Sequence[str], stdin: str = "") -> Completed:
+            return super().run(("setpriv", "--bounding-set=-all", "--inh-caps=-all", *argv), stdin)
+
+    weak = Iptables(Dropping(), iptables.backend)
+    assert weak.dump(Family.IPV4) is None
+    assert "ermission denied" in weak.unusable[Family.IPV4]
+    outcome = weak.apply(ReplaceChains(Family.IPV4, WANTED[0], NOTHING))
+    # The legacy program says only that it cannot initialize the table.
+    assert outcome.refusal in (Refusal.FORBIDDEN, Refusal.UNSUPPORTED)
+
+
+def test_the_programs_version_is_one_that_has_random_fully() -> None:
+    said = subprocess.run(
+        ["iptables", "--version"], capture_output=True, text=True, check=True
+    ).stdout
+    version = tuple(int(part) for part in said.split()[1].lstrip("v").split("."))
+    assert version >= (1, 6, 2)
