@@ -41,14 +41,14 @@ class Agent:
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
-    def command(self) -> tuple[str, ...]:
-        """Its command line."""
+    def words(self) -> tuple[str, ...]:
+        """Its command line, after the program's name."""
         options = {
             "--manifests": str(self.manifests),
             "--hostname-override": self.node.name,
             "--cluster-cidr": CLUSTER_CIDR,
         }
-        return (*PROGRAM, "run", *(word for pair in options.items() for word in pair))
+        return ("run", *(word for pair in options.items() for word in pair))
 
     @property
     def running(self) -> bool:
@@ -60,7 +60,7 @@ class Agent:
         assert not self.running
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                ("ip", "netns", "exec", self.node.namespace, *self.command),
+                ("ip", "netns", "exec", self.node.namespace, *PROGRAM, *self.words),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

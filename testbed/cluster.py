@@ -21,7 +21,7 @@ from testbed import network, witness
 from testbed.agent import Agent
 from testbed.backend import PORT
 from testbed.client import Protocol, Target
-from testbed.manifests import PROTOCOLS, SERVICE_PORT, Folder, node_document
+from testbed.manifests import SERVICE_PORT, Folder, node_document
 from testbed.traffic import Traffic
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ class Cluster:
 
 def target(service: Service, *, protocol: Protocol = Protocol.TCP, family: int = 4) -> Target:
     """Return where a client asks a Service, in a family (4 or 6)."""
-    return Target(service.addresses[family == 6], SERVICE_PORT, protocol)  # noqa: PLR2004
+    return Target(service.address(family), SERVICE_PORT, protocol)
 
 
 def _missing(node: Node, services: tuple[Service, ...]) -> str | None:
@@ -132,10 +132,10 @@ def _missing(node: Node, services: tuple[Service, ...]) -> str | None:
 
 def _missing_from(table: witness.Table, service: Service) -> str | None:
     wanted = service.scheduler or DEFAULT_SCHEDULER
-    for family, address in enumerate(service.addresses):
-        serving = {_host(endpoint.pod.addresses[family], PORT) for endpoint in service.ready}
-        for protocol in PROTOCOLS:
-            key = protocol.lower(), _host(address, SERVICE_PORT)
+    for family in service.families:
+        serving = {_host(endpoint.pod.address(family), PORT) for endpoint in service.ready}
+        for protocol in service.protocols:
+            key = protocol.lower(), _host(service.address(family), SERVICE_PORT)
             found = table.get(key)
             if found is None:
                 return f"no virtual server {key}"

@@ -26,6 +26,10 @@ class Host:
         """Both addresses, IPv4 first."""
         return self.ipv4, self.ipv6
 
+    def address(self, family: int) -> str:
+        """Return its address in a family, 4 or 6."""
+        return {4: self.ipv4, 6: self.ipv6}[family]
+
 
 @dataclass(frozen=True, slots=True)
 class Pod(Host):

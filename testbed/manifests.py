@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from testbed.layout import Node, Pod
 
+IPV4 = 4
 SCHEDULER = "ipvsproxy.io/scheduler"
 WEIGHTS = "ipvsproxy.io/weights"
 SERVICE_PORT = 80
@@ -41,7 +42,7 @@ class Endpoint:
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """A dual-stack ClusterIP Service of the testbed, on port 80 over TCP, UDP and SCTP."""
+    """A ClusterIP Service of the testbed, on port 80; dual-stack over TCP, UDP and SCTP."""
 
     name: str
     number: int
@@ -49,11 +50,19 @@ class Service:
     endpoints: tuple[Endpoint, ...]
     scheduler: str | None = None
     """The value of the annotation; None: no annotation."""
+    protocols: tuple[str, ...] = PROTOCOLS
+    families: tuple[int, ...] = (4, 6)
+
+    def address(self, family: int) -> str:
+        """Its cluster address in a family, 4 or 6."""
+        if family == IPV4:
+            return f"10.96.{self.number >> 8}.{self.number & 255}"
+        return f"fd00:10:96::{self.number:x}"
 
     @property
-    def addresses(self) -> tuple[str, str]:
-        """Its cluster addresses, IPv4 first."""
-        return f"10.96.{self.number >> 8}.{self.number & 255}", f"fd00:10:96::{self.number:x}"
+    def addresses(self) -> tuple[str, ...]:
+        """Its cluster addresses, in the order of its families."""
+        return tuple(map(self.address, self.families))
 
     @property
     def annotation(self) -> str:
@@ -83,7 +92,7 @@ def endpoints_of(
 
 def documents(service: Service) -> list[Document]:
     """Return the Service and its slices as Kubernetes objects."""
-    slices = [_slice(service, family) for family in (0, 1)]
+    names: list[Json] = [f"IPv{family}" for family in service.families]
     annotations: dict[str, Json] = {SCHEDULER: service.scheduler} if service.scheduler else {}
     return [
         {
@@ -97,8 +106,8 @@ def documents(service: Service) -> list[Document]:
             "spec": {
                 "clusterIP": service.addresses[0],
                 "clusterIPs": list(service.addresses),
-                "ipFamilies": ["IPv4", "IPv6"],
-                "ipFamilyPolicy": "RequireDualStack",
+                "ipFamilies": names,
+                "ipFamilyPolicy": "SingleStack" if len(names) == 1 else "RequireDualStack",
                 "ports": [
                     {
                         "name": protocol.lower(),
@@ -106,18 +115,18 @@ def documents(service: Service) -> list[Document]:
                         "port": SERVICE_PORT,
                         "targetPort": PORT,
                     }
-                    for protocol in PROTOCOLS
+                    for protocol in service.protocols
                 ],
             },
         },
-        *slices,
+        *(_slice(service, family) for family in service.families),
     ]
 
 
 def _slice(service: Service, family: int) -> Document:
-    name = ("IPv4", "IPv6")[family]
+    name = f"IPv{family}"
     weights: dict[str, Json] = {
-        endpoint.pod.addresses[family]: endpoint.weight
+        endpoint.pod.address(family): endpoint.weight
         for endpoint in service.endpoints
         if endpoint.weight is not None
     }
@@ -135,14 +144,15 @@ def _slice(service: Service, family: int) -> Document:
         "addressType": name,
         "endpoints": [_endpoint(endpoint, family) for endpoint in service.endpoints],
         "ports": [
-            {"name": protocol.lower(), "protocol": protocol, "port": PORT} for protocol in PROTOCOLS
+            {"name": protocol.lower(), "protocol": protocol, "port": PORT}
+            for protocol in service.protocols
         ],
     }
 
 
 def _endpoint(endpoint: Endpoint, family: int) -> Json:
     return {
-        "addresses": [endpoint.pod.addresses[family]],
+        "addresses": [endpoint.pod.address(family)],
         "conditions": {
             "ready": endpoint.ready,
             "serving": endpoint.ready or endpoint.terminating,

@@ -51,7 +51,7 @@ def test_a_pod_keeps_its_address(
     cluster: Cluster, sources: Callable[[Host], set[str]], family: int, client: str
 ) -> None:
     pod = cluster.layout.pod(client)
-    assert sources(pod) == {pod.addresses[family == 6]}
+    assert sources(pod) == {pod.address(family)}
 
 
 @pytest.mark.parametrize("name", ["node1", "node2"])

@@ -1,0 +1,43 @@
+"""The cluster of the demonstration: two nodes, four pods and their successors, five Services."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from testbed.layout import lay_out
+from testbed.manifests import Service, endpoints_of
+
+if TYPE_CHECKING:
+    from testbed.layout import Pod
+
+LAYOUT = lay_out(
+    {
+        "node1": ("red-1", "red-2", "blue-1", "blue-2", "client-1"),
+        "node2": ("red-3", "red-4", "blue-3", "blue-4", "client-2"),
+    }
+)
+OLD: tuple[Pod, ...] = tuple(LAYOUT.pod(f"red-{number}") for number in (1, 2, 3, 4))
+NEW: tuple[Pod, ...] = tuple(LAYOUT.pod(f"blue-{number}") for number in (1, 2, 3, 4))
+OLD_NAMES = tuple(pod.name for pod in OLD)
+NEW_NAMES = tuple(pod.name for pod in NEW)
+CLIENTS = LAYOUT.pod("client-1"), LAYOUT.pod("client-2")
+WEIGHTS = {"red-1": 1, "red-2": 2, "red-3": 3, "red-4": 4}
+
+SERVICES = {
+    scheduler: Service(
+        f"web-{scheduler}",
+        number,
+        endpoints_of(OLD, weights=WEIGHTS if scheduler == "wrr" else None),
+        scheduler,
+        protocols=("TCP",),
+        families=(4, 6) if scheduler == "rr" else (4,),
+    )
+    for number, scheduler in enumerate(("rr", "wrr", "lc", "sh", "dh"), start=10)
+}
+"""By scheduler; the one of rr is dual-stack, the others are not, so that the table stays short."""
+
+DRAWING = """\
+        client-1  red-1  red-2   │   red-3  red-4  client-2      pods
+              └─────┴──────┘     │     └──────┴──────┘
+                 node1 ──────────┴────────── node2               an agent on each
+              192.168.50.11             192.168.50.12"""
