@@ -308,7 +308,7 @@ class TestReading:
         hint = "v1 Endpoints (write discovery.k8s.io/v1 EndpointSlice instead)"
         assert [entry["objects"] for entry in logs] == [{hint: 1}]
 
-    async def test_two_thousand_objects_with_one_wrong_take_seconds_and_never_the_loop(
+    async def test_of_two_thousand_objects_one_is_wrong_and_the_others_are_read_in_seconds(
         self, tmp_path: Path
     ) -> None:
         texts = [service(f"s{i}", f"10.96.{i // 250}.{i % 250 + 1}") for i in range(2000)]
