@@ -15,9 +15,7 @@ from ipvsproxy.dataplane import DONE, Refusal
 from ipvsproxy.kernel.conntrack import forget
 from ipvsproxy.kernel.process import Processes
 from ipvsproxy.model import Address, Protocol, RealServerKey, VirtualServerKey
-from tests.kernel.namespace import fresh_network_namespace
-
-pytestmark = pytest.mark.kernel
+from tests.kernel.netfilter import netfilter, unusable
 
 # A DNAT stands for the virtual server: its entries look the same, and every kernel has it.
 TRANSLATION = """*nat
@@ -43,9 +41,9 @@ def run(*argv: str, text: str = "") -> str:
 def processes() -> Iterator[Processes]:
     if shutil.which("conntrack") is None:
         pytest.skip("the program conntrack is not installed")
-    with fresh_network_namespace():
+    with netfilter() as processes:
         run("ip", "link", "set", "lo", "up")
-        yield Processes()
+        yield processes
 
 
 def flows(family: str) -> list[str]:
@@ -68,8 +66,10 @@ def test_only_the_flows_of_that_frontend_to_that_server_are_forgotten(
     text = TRANSLATION.format(
         frontend=frontend, first=f"{bracket(first)}:5353", second=f"{bracket(second)}:5353"
     )
-    program = "iptables-legacy-restore" if family == "v4" else "ip6tables-legacy-restore"
-    run(program, "--noflush", text=text)
+    backend = "legacy" if unusable(processes, "nft") else "nft"
+    run(
+        f"{'iptables' if family == 'v4' else 'ip6tables'}-{backend}-restore", "--noflush", text=text
+    )
     with (
         socket.socket(sort, socket.SOCK_DGRAM) as one,
         socket.socket(sort, socket.SOCK_DGRAM) as two,

@@ -26,9 +26,7 @@ from ipvsproxy.model import (
     SetSpec,
     SetType,
 )
-from tests.kernel.namespace import fresh_network_namespace
-
-pytestmark = pytest.mark.kernel
+from tests.kernel.netfilter import netfilter
 
 V4, V6 = Address.parse("10.96.0.10"), Address.parse("fd00:96::a")
 EVERY_KIND: dict[str, tuple[SetSpec, set[Member]]] = {
@@ -76,8 +74,8 @@ def member(number: int) -> IpPortMember:
 
 @pytest.fixture
 def processes() -> Iterator[Processes]:
-    with fresh_network_namespace():
-        yield Processes()
+    with netfilter() as processes:
+        yield processes
 
 
 @pytest.fixture

@@ -14,9 +14,7 @@ from ipvsproxy.kernel.ipset import Ipsets
 from ipvsproxy.kernel.iptables import Backend, Iptables
 from ipvsproxy.kernel.process import Completed, Processes
 from ipvsproxy.model import Family, Network, Ruleset
-from tests.kernel.namespace import fresh_network_namespace
-
-pytestmark = pytest.mark.kernel
+from tests.kernel.netfilter import netfilter, unusable
 
 FOREIGN = """*nat
 :CNI-HOSTPORT-SETMARK - [0:0]
@@ -67,8 +65,7 @@ def family_of(ruleset_: Ruleset) -> Family:
 
 @pytest.fixture
 def processes() -> Iterator[Processes]:
-    with fresh_network_namespace():
-        processes = Processes()
+    with netfilter() as processes:
         specs = set_specs(Family, 65536)
         creations = [CreateSet(name, spec) for name, spec in specs.items()]
         assert set(Ipsets(processes).apply(creations)) == {DONE}
@@ -79,10 +76,9 @@ def processes() -> Iterator[Processes]:
 def iptables(request: pytest.FixtureRequest, processes: Processes) -> Iptables:
     """Both backends, each where this kernel has it; user-mode Linux lacks nft for IPv4."""
     backend = str(request.param)
-    probe = "*nat\n:PROBE - [0:0]\nCOMMIT\n*nat\n-X PROBE\nCOMMIT\n"
-    done = processes.run((f"iptables-{backend}-restore", "--noflush"), probe)
-    if done.returncode:
-        pytest.skip(f"this kernel has no iptables-{backend}: {done.complaint}")
+    reason = unusable(processes, backend)
+    if reason:
+        pytest.skip(f"this kernel has no iptables-{backend}: {reason}")
     return Iptables(processes, backend)
 
 
