@@ -1,0 +1,399 @@
+"""The command line, with an agent that only remembers what it was asked."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import sys
+import types
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import structlog
+from click.testing import CliRunner, Result
+
+import ipvsproxy
+from ipvsproxy.cli import logs, main, render
+from ipvsproxy.config import LogFormat, Settings
+from ipvsproxy.dataplane import DataplaneError
+from ipvsproxy.telemetry import CleanupReport, PlanReport, RealServerRow, StatusRow, StatusTable
+
+
+class AnotherAgentError(Exception):
+    """As in ipvsproxy.agent."""
+
+
+class StandInAgent(types.ModuleType):
+    """In the place of the package `ipvsproxy.agent`."""
+
+    AnotherAgentError = AnotherAgentError
+
+    def __init__(self) -> None:
+        super().__init__("ipvsproxy.agent")
+        self.settings: Settings | None = None
+        self.called = ""
+        self.answer = 0
+        self.error: Exception | None = None
+        self.plan_report = PlanReport()
+        self.cleanup_report = CleanupReport()
+        self.table = StatusTable()
+
+    def _note(self, called: str, settings: Settings) -> None:
+        self.called, self.settings = called, settings
+        if self.error is not None:
+            raise self.error
+
+    async def run(self, settings: Settings) -> int:
+        self._note("run", settings)
+        return self.answer
+
+    async def run_once(self, settings: Settings) -> int:
+        self._note("run_once", settings)
+        return self.answer
+
+    async def plan(self, settings: Settings) -> PlanReport:
+        self._note("plan", settings)
+        return self.plan_report
+
+    async def cleanup(self, settings: Settings, *, dry_run: bool) -> CleanupReport:
+        self._note(f"cleanup dry_run={dry_run}", settings)
+        return self.cleanup_report
+
+    async def status(self, settings: Settings) -> StatusTable:
+        self._note("status", settings)
+        return self.table
+
+
+@pytest.fixture
+def agent(monkeypatch: pytest.MonkeyPatch) -> StandInAgent:
+    stand_in = StandInAgent()
+    monkeypatch.setitem(sys.modules, "ipvsproxy.agent", stand_in)
+    monkeypatch.setattr(ipvsproxy, "agent", stand_in, raising=False)
+    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
+    monkeypatch.setenv("NODE_NAME", "node-a")
+    return stand_in
+
+
+@pytest.fixture(autouse=True)
+def logging_as_before() -> Iterator[None]:
+    root = logging.getLogger()
+    handlers, level = root.handlers, root.level
+    yield
+    root.handlers, root.level = handlers, level
+    structlog.reset_defaults()
+
+
+def call(*arguments: str) -> Result:
+    return CliRunner().invoke(main, arguments)
+
+
+def said(result: Result) -> str:
+    """Return the last line on standard error: the one that says what is wrong."""
+    return result.stderr.strip().splitlines()[-1]
+
+
+class TestHelp:
+    @pytest.mark.parametrize(
+        "command", ["run", "status", "plan", "preflight", "cleanup", "version"]
+    )
+    def test_every_command_explains_itself(self, command: str) -> None:
+        result = call(command, "--help")
+
+        assert result.exit_code == 0
+        if command != "version":
+            assert "Examples:" in result.stdout
+            assert "exit status" in result.stdout
+
+    def test_no_command_lists_all_of_them(self) -> None:
+        result = call("--help")
+
+        assert "ipvsproxy run --manifests ./services --once" in result.stdout
+        assert "2  wrong usage" in result.stdout
+
+    def test_the_version_is_told(self) -> None:
+        assert json.loads(call("version", "--output", "json").stdout)["ipvsproxy"]
+        assert call("version").stdout.startswith(f"ipvsproxy {ipvsproxy.__version__}\n")
+
+
+class TestRun:
+    def test_flags_become_settings(self, agent: StandInAgent) -> None:
+        result = call(
+            "run",
+            *("--manifests", "/m", "--kubeconfig", "/k", "--master", "https://192.0.2.1"),
+            *("--hostname-override", "Node-B", "--cluster-cidr", "10.0.0.0/8"),
+            *("--ipvs-scheduler", "lc", "--ipvs-exclude-cidrs", "192.0.2.0/24"),
+            *("--ipvs-sync-period", "1m", "--masquerade-all", "--iptables-backend=legacy"),
+            *("--healthz-bind-address", "", "--metrics-bind-address", "[::1]:1"),
+            *("--log-format", "json", "-v=4"),
+        )
+
+        assert result.exit_code == 0, result.stderr
+        assert agent.called == "run"
+        read = agent.settings
+        assert read is not None
+        assert (read.manifests, read.kubeconfig) == ("/m", "/k")
+        assert (read.node_name, read.default_scheduler, read.verbosity) == ("node-b", "lc", 4)
+        assert (read.masquerade_all, read.sync_period) == (True, 60)
+        assert (read.healthz_bind_address, read.metrics_bind_address) == ("", "[::1]:1")
+        assert [str(network) for network in read.exclude_cidrs] == ["192.0.2.0/24"]
+
+    @pytest.mark.parametrize(
+        ("arguments", "expected"),
+        [((), 2), (("-v", "5"), 5), (("--v=3",), 3), (("-v6",), 6), (("-v=7",), 7)],
+    )
+    def test_verbosity_is_written_as_for_klog(
+        self, agent: StandInAgent, arguments: tuple[str, ...], expected: int
+    ) -> None:
+        assert call("run", "--manifests", "/m", *arguments).exit_code == 0
+        assert agent.settings is not None
+        assert agent.settings.verbosity == expected
+
+    def test_a_switch_can_be_given_a_value_as_in_go(self, agent: StandInAgent) -> None:
+        call("run", "--manifests", "/m", "--masquerade-all=false", "--once")
+
+        assert agent.settings is not None
+        assert not agent.settings.masquerade_all
+        assert agent.called == "run_once"
+
+    @pytest.mark.parametrize("answer", [0, 1])
+    def test_once_exits_with_the_agent_s_answer(self, agent: StandInAgent, answer: int) -> None:
+        agent.answer = answer
+
+        assert call("run", "--manifests", "/m", "--once").exit_code == answer
+
+    def test_nothing_to_follow_is_wrong_usage(self, agent: StandInAgent) -> None:
+        result = call("run")
+
+        assert result.exit_code == 2
+        assert said(result).startswith("Error: nothing to follow: give --manifests DIR")
+        assert agent.called == ""
+
+    def test_in_a_pod_nothing_need_be_given(
+        self, agent: StandInAgent, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
+
+        assert call("run").exit_code == 0
+        assert agent.called == "run"
+
+    @pytest.mark.usefixtures("agent")
+    def test_a_wrong_value_is_one_line_and_2(self) -> None:
+        result = call("run", "--manifests", "/m", "--default-scheduler", "fast")
+
+        assert result.exit_code == 2
+        assert said(result).startswith("Error: flag --default-scheduler: 'fast': one of rr, wrr,")
+
+    @pytest.mark.usefixtures("agent")
+    def test_a_file_that_cannot_be_read_is_wrong_usage(self, tmp_path: Path) -> None:
+        result = call("run", "--config", str(tmp_path / "none.yaml"))
+
+        assert result.exit_code == 2
+        assert "none.yaml: cannot be read (No such file or directory)" in said(result)
+
+    def test_the_file_is_read_and_what_it_asks_in_vain_is_logged(
+        self, agent: StandInAgent, tmp_path: Path
+    ) -> None:
+        path = tmp_path / "config.conf"
+        path.write_text(
+            "kind: KubeProxyConfiguration\nipvs: {scheduler: sh, strictARP: true}\n", "utf-8"
+        )
+
+        result = call("run", "--config", str(path), "--manifests", "/m", "--log-format", "json")
+
+        assert agent.settings is not None
+        assert agent.settings.default_scheduler == "sh"
+        line = json.loads(result.stderr)
+        assert line["level"] == "warning"
+        assert line["node"] == "node-a"
+        assert "ipvs.strictARP" in line["warning"]
+
+    @pytest.mark.parametrize(
+        "error", [DataplaneError("no IPVS: modprobe ip_vs"), AnotherAgentError("stop it first")]
+    )
+    def test_what_an_operator_can_meet_is_one_line_and_1(
+        self, agent: StandInAgent, error: Exception
+    ) -> None:
+        agent.error = error
+
+        result = call("run", "--manifests", "/m")
+
+        assert result.exit_code == 1
+        assert result.stderr == f"Error: {error}\n"
+
+
+class TestPlan:
+    @pytest.mark.usefixtures("agent")
+    def test_nothing_to_change_is_0(self) -> None:
+        result = call("plan", "--manifests", "/m")
+
+        assert (result.exit_code, result.stdout) == (0, "0 changes would be made\n")
+
+    def test_something_to_change_is_2_in_its_order(self, agent: StandInAgent) -> None:
+        agent.plan_report = PlanReport(operations=("b", "a"), problems=("File x: bad",))
+
+        result = call("plan", "--manifests", "/m")
+
+        assert result.exit_code == 2
+        assert result.stdout == "b\na\nproblem: File x: bad\n2 changes would be made\n"
+
+    def test_as_json(self, agent: StandInAgent) -> None:
+        agent.plan_report = PlanReport(operations=("a",))
+
+        result = call("plan", "--manifests", "/m", "--output", "json")
+
+        assert json.loads(result.stdout) == {"operations": ["a"], "problems": []}
+
+    @pytest.mark.parametrize("arguments", [(), ("--nonsense",), ("--manifests", "/m", "-v", "x")])
+    def test_wrong_usage_is_1_as_2_means_changes(
+        self, agent: StandInAgent, arguments: tuple[str, ...]
+    ) -> None:
+        assert call("plan", *arguments).exit_code == 1
+        assert agent.called == ""
+
+
+class TestCleanup:
+    def test_it_tells_what_it_did(self, agent: StandInAgent) -> None:
+        agent.cleanup_report = CleanupReport(operations=("remove x",))
+
+        result = call("cleanup")
+
+        assert agent.called == "cleanup dry_run=False"
+        assert (result.exit_code, result.stdout) == (0, "remove x\n1 change made\n")
+
+    def test_a_dry_run_tells_what_it_would_do(self, agent: StandInAgent) -> None:
+        agent.cleanup_report = CleanupReport(operations=("remove x",))
+
+        result = call("cleanup", "--dry-run")
+
+        assert agent.called == "cleanup dry_run=True"
+        assert result.stdout.endswith("1 change would be made\n")
+
+    def test_what_stays_is_said_and_1(self, agent: StandInAgent) -> None:
+        agent.cleanup_report = CleanupReport(refused=("destroy set A: in use",))
+
+        result = call("cleanup")
+
+        assert result.exit_code == 1
+        assert "refused: destroy set A: in use\n" in result.stdout
+
+    @pytest.mark.usefixtures("agent")
+    def test_a_clean_node_is_said_to_be_one(self) -> None:
+        assert call("cleanup").stdout == "nothing of ours was there\n"
+
+
+TABLE = StatusTable(
+    rows=(
+        StatusRow(
+            service="default/web",
+            port="http",
+            protocol="TCP",
+            address="10.0.0.1:80",
+            scheduler="fo",
+            annotated="dh",
+            persistence=10800,
+            real_servers=(
+                RealServerRow(address="10.1.0.1:8080", weight=1, active=12, inactive=3),
+                RealServerRow(
+                    address="10.1.0.2:8080", weight=0, active=1, inactive=0, draining=True
+                ),
+            ),
+            problems=("annotation is wrong",),
+        ),
+        StatusRow(
+            service="default/web",
+            port="https",
+            protocol="TCP",
+            address="10.0.0.1:443",
+            scheduler="rr",
+            problems=("annotation is wrong",),
+        ),
+    ),
+    problems=("File [x].yaml: bad",),
+    agent="ipvsproxy 1 on node n, in step",
+)
+TEXT = """\
+SERVICE      PORT   PROTOCOL  ADDRESS       SCHEDULER       PERSISTENCE  REAL SERVER    WEIGHT  ACTIVE  INACTIVE  STATE
+default/web  http   TCP       10.0.0.1:80   fo (asked: dh)  10800s       10.1.0.1:8080       1      12         3
+                                                                         10.1.0.2:8080       0       1         0  draining
+default/web  https  TCP       10.0.0.1:443  rr              -            -
+
+problem: File [x].yaml: bad
+problem: default/web: annotation is wrong
+ipvsproxy 1 on node n, in step
+"""  # noqa: E501 - as it is printed
+
+
+class TestStatus:
+    def test_the_table_has_a_line_for_each_real_server_and_problems_below(
+        self, agent: StandInAgent
+    ) -> None:
+        agent.table = TABLE
+
+        result = call("status")
+
+        assert result.stdout == TEXT
+        assert result.exit_code == 1
+
+    @pytest.mark.usefixtures("agent")
+    def test_without_an_agent_it_says_so(self) -> None:
+        result = call("status")
+
+        assert result.exit_code == 0
+        assert result.stdout == f"no virtual server of ours\n\n{render.NO_AGENT}\n"
+
+    def test_on_a_terminal_it_shows_the_same_words(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("COLUMNS", "200")
+        stream = io.StringIO()
+        monkeypatch.setattr(sys, "stdout", stream)
+
+        render.status_on_terminal(TABLE)
+
+        assert stream.getvalue().split() == TEXT.split()
+
+    def test_as_json(self, agent: StandInAgent) -> None:
+        agent.table = TABLE
+
+        shown = json.loads(call("status", "--output", "json").stdout)
+
+        assert shown["rows"][0]["real_servers"][1]["draining"] is True
+        assert shown["problems"] == ["File [x].yaml: bad"]
+
+
+class TestLogs:
+    def test_libraries_lines_have_our_form_and_their_debug_is_not_shown(self) -> None:
+        stream = io.StringIO()
+        logs.configure(LogFormat.AUTO, 4, node="n", stream=stream)
+
+        structlog.get_logger().debug("ours", service="a/b")
+        logging.getLogger("kubernetes_asyncio.client").debug("secret body")
+        logging.getLogger("kubernetes_asyncio.client").warning("theirs %s", 1)
+
+        ours, theirs = map(json.loads, stream.getvalue().splitlines())
+        assert (ours["event"], ours["level"], ours["service"]) == ("ours", "debug", "a/b")
+        assert (theirs["event"], theirs["level"]) == ("theirs 1", "warning")
+        assert theirs["logger"] == "kubernetes_asyncio.client"
+        assert ours.keys() >= {"ts", "node"}
+
+    def test_below_four_debug_is_not_shown(self) -> None:
+        stream = io.StringIO()
+        logs.configure(LogFormat.CONSOLE, 3, node="n", stream=stream)
+
+        structlog.get_logger().debug("hidden")
+        structlog.get_logger().info("shown", at="x")
+
+        assert "hidden" not in stream.getvalue()
+        assert "shown" in stream.getvalue()
+        assert "at=x" in stream.getvalue()
+
+    def test_a_traceback_is_part_of_the_line(self) -> None:
+        stream = io.StringIO()
+        logs.configure(LogFormat.JSON, 2, node="n", stream=stream)
+
+        try:
+            raise ValueError("broken")  # noqa: TRY301
+        except ValueError:
+            structlog.get_logger().exception("internal error")
+
+        assert "ValueError: broken" in json.loads(stream.getvalue())["exception"]

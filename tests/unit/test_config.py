@@ -1,0 +1,300 @@
+"""Settings from flags, environment and files."""
+
+from __future__ import annotations
+
+import typing
+
+import msgspec
+import pytest
+
+from ipvsproxy.config import (
+    ConfigurationError,
+    IptablesBackend,
+    LogFormat,
+    Settings,
+    Source,
+    effective,
+    load,
+)
+from ipvsproxy.config.load import READERS
+from ipvsproxy.config.values import bind_address, seconds, split_bind_address
+from ipvsproxy.model import Network, Scheduler
+
+NAME = {"NODE_NAME": "node-a"}
+
+KUBEADM = """\
+apiVersion: kubeproxy.config.k8s.io/v1alpha1
+bindAddress: 0.0.0.0
+bindAddressHardFail: false
+clientConnection:
+  acceptContentTypes: ""
+  burst: 0
+  contentType: ""
+  kubeconfig: /var/lib/kube-proxy/kubeconfig.conf
+  qps: 0
+clusterCIDR: 10.244.0.0/16,fd00:10:244::/56
+configSyncPeriod: 0s
+conntrack:
+  maxPerCore: null
+  min: null
+  tcpBeLiberal: false
+  tcpCloseWaitTimeout: null
+detectLocal:
+  bridgeInterface: ""
+  interfaceNamePrefix: ""
+detectLocalMode: ""
+enableProfiling: false
+healthzBindAddress: ""
+hostnameOverride: ""
+iptables:
+  localhostNodePorts: null
+  masqueradeAll: false
+  masqueradeBit: null
+  minSyncPeriod: 0s
+  syncPeriod: 0s
+ipvs:
+  excludeCIDRs: null
+  minSyncPeriod: 0s
+  scheduler: ""
+  strictARP: false
+  syncPeriod: 0s
+  tcpTimeout: 0s
+kind: KubeProxyConfiguration
+logging:
+  flushFrequency: 0
+  options:
+    json:
+      infoBufferSize: "0"
+  verbosity: 0
+metricsBindAddress: ""
+mode: ipvs
+nodePortAddresses: null
+oomScoreAdj: null
+portRange: ""
+showHiddenMetricsForVersion: ""
+winkernel:
+  enableDSR: false
+  sourceVip: ""
+"""
+
+
+def settings(
+    file_text: str | None = None, *, flags: dict[str, object] | None = None, **environment: str
+) -> Settings:
+    return load(flags or {}, NAME | environment, file_text).settings
+
+
+def error(file_text: str | None = None, **flags: object) -> str:
+    with pytest.raises(ConfigurationError) as caught:
+        load(flags, NAME, file_text)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+class TestPrecedence:
+    def test_a_flag_goes_before_the_environment_before_the_file_before_the_default(self) -> None:
+        file_text = "syncPeriod: 3s\nminSyncPeriod: 1s\nverbosity: 5\n"
+        environment = NAME | {"IPVSPROXY_SYNC_PERIOD": "2s", "IPVSPROXY_MIN_SYNC_PERIOD": "500ms"}
+
+        resolved = load({"sync_period": "1m"}, environment, file_text)
+
+        assert resolved.settings.sync_period == 60
+        assert resolved.settings.min_sync_period == 0.5
+        assert resolved.settings.verbosity == 5
+        assert resolved.settings.drain_deadline == 900
+        assert resolved.sources["sync_period"] is Source.FLAG
+        assert resolved.sources["min_sync_period"] is Source.ENVIRONMENT
+        assert resolved.sources["verbosity"] is Source.FILE
+        assert resolved.sources["drain_deadline"] is Source.DEFAULT
+        assert resolved.sources.keys() == set(Settings.__struct_fields__)
+
+    def test_an_empty_variable_is_as_if_it_were_not_set_but_for_bind_addresses(self) -> None:
+        read = settings(IPVSPROXY_DEFAULT_SCHEDULER="", IPVSPROXY_METRICS_BIND_ADDRESS="")
+
+        assert read.default_scheduler is Scheduler.RR
+        assert read.metrics_bind_address == ""
+
+    @pytest.mark.parametrize(
+        ("flags", "environment", "expected"),
+        [
+            ({"node_name": "Flag"}, {"IPVSPROXY_NODE_NAME": "x", "NODE_NAME": "y"}, "flag"),
+            ({}, {"IPVSPROXY_NODE_NAME": "own", "NODE_NAME": "y"}, "own"),
+            ({}, {"NODE_NAME": "node-a"}, "node-a"),
+            ({}, {}, "in-file"),
+        ],
+    )
+    def test_the_node_name_comes_from_the_nearest_place(
+        self, flags: dict[str, object], environment: dict[str, str], expected: str
+    ) -> None:
+        read = load(flags, environment, "nodeName: In-File", host_name="host").settings
+
+        assert read.node_name == expected
+
+    def test_without_any_name_it_is_the_host_s(self) -> None:
+        assert load({}, {}, None, host_name="Host-1").settings.node_name == "host-1"
+
+    def test_a_node_without_a_name_is_refused_with_the_mend(self) -> None:
+        with pytest.raises(ConfigurationError, match="--hostname-override NAME"):
+            load({}, {}, None)
+
+
+class TestOwnFile:
+    def of_file_alone(self, file_text: str) -> Settings:
+        return load({}, {}, file_text).settings
+
+    def test_every_setting_can_be_set_and_keeps_its_type(self) -> None:
+        read = self.of_file_alone(
+            "nodeName: n\nmanifests: /m\nkubeconfig: /k\nmaster: https://192.0.2.1:6443/\n"
+            "defaultScheduler: wlc\nclusterCIDRs: [10.0.0.0/8, 'fd00::/8']\nmasqueradeAll: true\n"
+            "masqueradeBit: 0\nexcludeCIDRs: 192.0.2.0/24\nsyncPeriod: 10\nminSyncPeriod: 1s\n"
+            "drainDeadline: 0s\nremovedServiceDrain: 5s\nsetCapacity: 2048\n"
+            "iptablesBackend: nft\nhealthzBindAddress: '[::]:1'\nmetricsBindAddress: ''\n"
+            "logFormat: json\nverbosity: 9\n"
+        )
+
+        assert read.master == "https://192.0.2.1:6443"
+        assert read.cluster_cidrs == (Network.parse("10.0.0.0/8"), Network.parse("fd00::/8"))
+        assert read.masquerade_bit == 0
+        assert read.drain_deadline == 0
+        assert read.healthz_bind_address == "[::]:1"
+        assert read.iptables_backend is IptablesBackend.NFT
+        assert read.log_format is LogFormat.JSON
+        types = typing.get_type_hints(Settings)
+        for name in Settings.__struct_fields__:
+            assert getattr(read, name) != getattr(settings(), name), name
+            if name not in ("cluster_cidrs", "exclude_cidrs"):
+                msgspec.convert(getattr(read, name), types[name], strict=True)
+
+    def test_json_is_read_too(self) -> None:
+        assert settings('{"defaultScheduler": "sh"}').default_scheduler is Scheduler.SH
+
+    def test_an_empty_file_says_nothing(self) -> None:
+        assert settings("# nothing yet\n") == settings()
+
+    @pytest.mark.parametrize(
+        ("file_text", "parts"),
+        [
+            ("verbosity: 1\ndefaultSchedular: rr", ("line 2", "did you mean defaultScheduler")),
+            ("nonsense: rr", ("line 1", "known are nodeName")),
+            ("\ndefaultScheduler: fast", ("line 2", "defaultScheduler", "'fast'", "one of rr,")),
+            ("masqueradeBit: 32", ("masqueradeBit: 32", "from 0 to 31")),
+            ("masqueradeBit: true", ("masqueradeBit: True", "from 0 to 31")),
+            ("masqueradeAll: maybe", ("true or false",)),
+            ("clusterCIDRs: [10.0.0.0/33]", ("'10.0.0.0/33' is no network",)),
+            ("syncPeriod: 0s", ("above 0",)),
+            ("drainDeadline: -1s", ("a duration such as",)),
+            ("setCapacity: 12", ("from 1024",)),
+            ("healthzBindAddress: localhost:1", ("'localhost' is no IP address",)),
+            ("metricsBindAddress: 127.0.0.1:70000", ("'70000' is no port",)),
+            ("master: 192.0.2.1", ("https://",)),
+            ("manifests: ''", ("not empty",)),
+            ("a: [", ("line 1", "YAML or JSON")),
+            ("- a", ("a mapping",)),
+            ("kind: Pod", ("KubeProxyConfiguration is needed",)),
+        ],
+    )
+    def test_what_is_wrong_is_named_with_its_place_and_what_would_be_right(
+        self, file_text: str, parts: tuple[str, ...]
+    ) -> None:
+        message = error(file_text)
+
+        assert message.startswith("configuration file")
+        for part in parts:
+            assert part in message
+
+    def test_a_wrong_flag_is_named(self) -> None:
+        assert error(verbosity="loud").startswith("flag --verbosity: 'loud'")
+
+    def test_a_minimum_above_the_period_is_refused(self) -> None:
+        assert "longer than sync-period" in error(sync_period="5s", min_sync_period="6s")
+
+
+class TestKubeProxyFile:
+    def test_the_file_that_kubeadm_writes_means_the_defaults_and_needs_no_warning(self) -> None:
+        resolved = load({}, NAME, KUBEADM)
+
+        assert resolved.warnings == ()
+        assert resolved.settings == Settings(
+            node_name="node-a",
+            kubeconfig="/var/lib/kube-proxy/kubeconfig.conf",
+            cluster_cidrs=(Network.parse("10.244.0.0/16"), Network.parse("fd00:10:244::/56")),
+        )
+
+    def test_what_has_an_equal_here_is_used(self) -> None:
+        read = load(
+            {},
+            {},
+            "kind: KubeProxyConfiguration\nhostnameOverride: Worker-1\n"
+            "ipvs: {scheduler: mh, excludeCIDRs: [192.0.2.0/24], syncPeriod: 1m30s}\n"
+            "iptables: {masqueradeBit: 0, masqueradeAll: true}\n"
+            "healthzBindAddress: 192.0.2.5\nmetricsBindAddress: '::1'\n"
+            "logging: {format: json, verbosity: 4}\n",
+        ).settings
+
+        assert read.node_name == "worker-1"
+        assert read.default_scheduler is Scheduler.MH
+        assert read.exclude_cidrs == (Network.parse("192.0.2.0/24"),)
+        assert read.sync_period == 90
+        assert (read.masquerade_bit, read.masquerade_all) == (0, True)
+        assert read.healthz_bind_address == "192.0.2.5:10256"
+        assert read.metrics_bind_address == "[::1]:10249"
+        assert (read.log_format, read.verbosity) == (LogFormat.JSON, 4)
+
+    def test_what_is_set_and_has_no_effect_is_named_in_one_warning(self) -> None:
+        file_text = KUBEADM.replace("strictARP: false", "strictARP: true")
+        file_text = file_text.replace("maxPerCore: null", "maxPerCore: 0").replace(
+            "min: null", "min: 5"
+        )
+        file_text = file_text.replace("nodePortAddresses: null", "nodePortAddresses: [10.0.0.0/8]")
+
+        (warning,) = load({}, NAME, file_text).warnings
+
+        assert warning == (
+            "without effect here, from KubeProxyConfiguration: "
+            "conntrack.min, ipvs.strictARP, nodePortAddresses"
+        )
+
+    def test_a_wrong_value_is_named_by_its_path_there(self) -> None:
+        message = error("kind: KubeProxyConfiguration\nipvs:\n  scheduler: fast\n")
+
+        assert message.startswith("configuration file, line 3, ipvs.scheduler: 'fast'")
+
+
+class TestValues:
+    @pytest.mark.parametrize(
+        ("written", "expected"),
+        [
+            ("1m30s", 90),
+            ("1h", 3600),
+            ("1.5h", 5400),
+            ("100ms", 0.1),
+            ("5µs", 5e-6),
+            ("0s", 0),
+            ("0", 0),
+            ("12", 12),
+            (2.5, 2.5),
+        ],
+    )
+    def test_durations_are_go_s_or_seconds(self, written: object, expected: float) -> None:
+        assert seconds(written) == pytest.approx(expected)
+
+    @pytest.mark.parametrize(
+        "written", ["", "s", "1d", "-1s", "1m 30s", "1 m", None, True, -1, "1e3", float("nan")]
+    )
+    def test_anything_else_is_no_duration(self, written: object) -> None:
+        with pytest.raises(ValueError, match="a duration such as"):
+            seconds(written)
+
+    def test_an_address_without_a_port_gets_the_default_one(self) -> None:
+        assert bind_address(10249)("::1") == "[::1]:10249"
+        assert bind_address(10249)("") == ""
+        assert split_bind_address("[::]:10256") == ("::", 10256)
+
+    def test_effective_values_are_plain_and_complete(self) -> None:
+        shown = effective(settings(flags={"cluster_cidrs": "10.0.0.0/8"}))
+
+        assert shown.keys() == READERS.keys() == set(Settings.__struct_fields__)
+        assert shown["cluster_cidrs"] == ["10.0.0.0/8"]
+        assert shown["default_scheduler"] == "rr"
+        assert type(shown["default_scheduler"]) is str
+        assert msgspec.json.encode(shown)

@@ -1,0 +1,256 @@
+"""The two HTTP ports, over loopback."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import aiohttp
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestClient, TestServer
+
+from ipvsproxy import http
+from ipvsproxy.config import Settings
+from ipvsproxy.telemetry import AgentStatus, Conditions, ConditionType, Health, Metrics
+
+WALL = 1_700_000_000.0
+OPENMETRICS = "application/openmetrics-text; version=1.0.0"
+
+
+class StandInAgent:
+    """What the HTTP ports look at."""
+
+    def __init__(self, **settings: str) -> None:
+        self.settings = Settings(node_name="n", **settings)  # type: ignore[arg-type]  # only texts
+        self.conditions = Conditions()
+        self.metrics = Metrics(self.conditions, version="1")
+        self.health = Health(sync_period=30, now=0)
+        self.now = 0.0
+
+    def status(self) -> AgentStatus:
+        return AgentStatus(version="1", node="n", applied_revision=7, writes={"AddRealServer": 2})
+
+    def scrape(self) -> None:
+        self.metrics.services.set(5)
+
+    def clock(self) -> float:
+        return self.now
+
+
+@asynccontextmanager
+async def health_client(
+    agent: StandInAgent,
+) -> AsyncIterator[TestClient[web.Request, web.Application]]:
+    application = http.health_application(
+        agent.health, agent.metrics, clock=agent.clock, wall_clock=lambda: WALL
+    )
+    async with TestClient(TestServer(application)) as client:
+        yield client
+
+
+@asynccontextmanager
+async def metrics_client(
+    agent: StandInAgent,
+) -> AsyncIterator[TestClient[web.Request, web.Application]]:
+    async with TestClient(TestServer(http.metrics_application(agent))) as client:
+        yield client
+
+
+async def status_of(client: TestClient[web.Request, web.Application], path: str) -> int:
+    async with client.get(path) as response:
+        return response.status
+
+
+class TestHealthPort:
+    async def test_a_working_agent_answers_as_kube_proxy_does(self) -> None:
+        async with health_client(StandInAgent()) as client, client.get("/healthz") as response:
+            assert response.status == 200
+            assert response.headers["Content-Type"] == "application/json"
+            assert response.headers["X-Content-Type-Options"] == "nosniff"
+            assert await response.json() == {
+                "lastUpdated": "2023-11-14 22:13:20.000000 +0000 UTC",
+                "currentTime": "2023-11-14 22:13:20.000000 +0000 UTC",
+                "nodeEligible": True,
+            }
+
+    async def test_changes_that_wait_too_long_fail_all_three(self) -> None:
+        agent = StandInAgent()
+        agent.health.queued(0)
+        agent.now = 60
+        async with health_client(agent) as client:
+            assert [
+                await status_of(client, f"/{one}") for one in ("healthz", "livez", "readyz")
+            ] == [
+                503,
+                503,
+                503,
+            ]
+            async with client.get("/livez") as response:
+                body = await response.json()
+        assert body["lastUpdated"] == "2023-11-14 22:12:20.000000 +0000 UTC"
+        assert "nodeEligible" not in body
+
+    async def test_a_leaving_node_fails_healthz_only(self) -> None:
+        agent = StandInAgent()
+        agent.health.cycle_completed(0)
+        agent.health.leaving = True
+        async with health_client(agent) as client:
+            assert await status_of(client, "/healthz") == 503
+            assert await status_of(client, "/livez") == 200
+            assert await status_of(client, "/readyz") == 200
+
+    async def test_it_is_ready_after_the_first_cycle(self) -> None:
+        agent = StandInAgent()
+        async with health_client(agent) as client:
+            assert await status_of(client, "/readyz") == 503
+            agent.health.cycle_completed(1)
+            assert await status_of(client, "/readyz") == 200
+
+    async def test_answers_are_counted_by_status(self) -> None:
+        agent = StandInAgent()
+        async with health_client(agent) as client:
+            await status_of(client, "/healthz")
+            await status_of(client, "/livez")
+        for name in ("healthz", "livez"):
+            value = agent.metrics.registry.get_sample_value(
+                f"kubeproxy_proxy_{name}_total", {"code": "200"}
+            )
+            assert value == 1
+
+
+class TestMetricsPort:
+    async def test_metrics_are_brought_up_to_date_and_come_as_text_by_default(self) -> None:
+        async with metrics_client(StandInAgent()) as client, client.get("/metrics") as response:
+            assert response.headers["Content-Type"].startswith("text/plain")
+            assert "ipvsproxy_services 5.0\n" in await response.text()
+
+    async def test_openmetrics_is_given_where_it_is_asked_for(self) -> None:
+        async with (
+            metrics_client(StandInAgent()) as client,
+            client.get("/metrics", headers={"Accept": OPENMETRICS}) as response,
+        ):
+            assert response.headers["Content-Type"].startswith("application/openmetrics-text")
+            assert (await response.text()).endswith("# EOF\n")
+
+    @pytest.mark.parametrize(("path", "expected"), [("/proxyMode", "ipvs"), ("/healthz", "ok")])
+    async def test_plain_pages(self, path: str, expected: str) -> None:
+        async with metrics_client(StandInAgent()) as client, client.get(path) as response:
+            assert await response.text() == expected
+
+    async def test_configz_shows_the_effective_settings(self) -> None:
+        async with metrics_client(StandInAgent()) as client, client.get("/configz") as response:
+            shown = json.loads(await response.read())
+        assert shown["ipvsproxy"]["node_name"] == "n"
+        assert shown["ipvsproxy"]["default_scheduler"] == "rr"
+
+    async def test_status_is_what_the_agent_knows(self) -> None:
+        async with metrics_client(StandInAgent()) as client, client.get("/status") as response:
+            shown = json.loads(await response.read())
+        assert shown["applied_revision"] == 7
+        assert shown["writes"] == {"AddRealServer": 2}
+
+
+@pytest.fixture
+def taken() -> Iterator[socket.socket]:
+    with socket.create_server(("127.0.0.1", 0)) as holder:
+        yield holder
+
+
+def address_of(holder: socket.socket) -> str:
+    return f"127.0.0.1:{holder.getsockname()[1]}"
+
+
+@dataclass
+class ChangingClock:
+    """Tells that it was asked, which is how the test knows of an attempt."""
+
+    asked: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def __call__(self) -> float:
+        self.asked.set()
+        return WALL
+
+
+class TestServing:
+    async def test_a_taken_port_is_a_condition_until_it_is_free(self, taken: socket.socket) -> None:
+        conditions, clock = Conditions(), ChangingClock()
+        address = address_of(taken)
+        server = http.Server(
+            address,
+            http.metrics_application(StandInAgent()),
+            name="metrics",
+            conditions=conditions,
+            wall_clock=clock,
+            retry_seconds=0.01,
+        )
+        task = asyncio.create_task(server.run())
+        await asyncio.wait_for(clock.asked.wait(), 10)
+
+        (condition,) = conditions
+        assert condition.type is ConditionType.PORT_TAKEN
+        assert condition.message.startswith(
+            f"the metrics server cannot listen on {address} (address already in use)"
+        )
+        assert "--metrics-bind-address" in condition.message
+
+        taken.close()
+        await asyncio.wait_for(server.listening.wait(), 10)
+        assert len(conditions) == 0
+        assert await http.find_neighbour(address) == http.Neighbour("ipvs", is_ours=True)
+
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        assert await http.find_neighbour(address) is None
+
+    async def test_an_empty_address_serves_nothing(self) -> None:
+        agent = StandInAgent(healthz_bind_address="", metrics_bind_address="")
+
+        await asyncio.wait_for(http.serve(agent), 10)
+
+    async def test_serve_answers_on_both_ports_and_the_status_comes_back_whole(self) -> None:
+        ports = []
+        for _ in range(2):
+            with socket.create_server(("127.0.0.1", 0)) as free:
+                ports.append(address_of(free))
+        agent = StandInAgent(healthz_bind_address=ports[0], metrics_bind_address=ports[1])
+        task = asyncio.create_task(http.serve(agent))
+        try:
+            status = None
+            for _ in range(1000):
+                status = await http.ask_agent(ports[1])
+                if status is not None:
+                    break
+            assert status == agent.status()
+            async with (
+                aiohttp.ClientSession() as session,
+                session.get(f"http://{ports[0]}/livez") as response,
+            ):
+                assert response.status == 200
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+
+class TestNeighbour:
+    async def test_another_proxy_is_told_from_ours(self) -> None:
+        async def proxy_mode(_: web.Request) -> web.Response:
+            return web.Response(text="iptables")
+
+        application = web.Application()
+        application.add_routes([web.get("/proxyMode", proxy_mode), web.get("/status", proxy_mode)])
+        async with TestServer(application) as server:
+            address = f"127.0.0.1:{server.port}"
+            assert await http.find_neighbour(address) == http.Neighbour("iptables", is_ours=False)
+            assert await http.ask_agent(address) is None
+
+    async def test_nobody_answers(self) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            address = address_of(free)
+        assert await http.find_neighbour(address) is None
+        assert await http.ask_agent(address) is None
+        assert await http.ask_agent("") is None

@@ -1,0 +1,261 @@
+"""Conditions, metrics, health and the status table."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+from prometheus_client.exposition import generate_latest
+
+from ipvsproxy.core.problem import ProblemKind
+from ipvsproxy.dataplane import Reading, RealServerReading
+from ipvsproxy.model import (
+    Address,
+    Connections,
+    Protocol,
+    RealServer,
+    RealServerKey,
+    VirtualServer,
+    VirtualServerKey,
+)
+from ipvsproxy.telemetry import (
+    AgentStatus,
+    Condition,
+    Conditions,
+    ConditionType,
+    FrontendStatus,
+    Health,
+    Metrics,
+    ServiceStatus,
+    status_table,
+)
+
+WEB, NODE = "Service default/web", "Node"
+REFUSED = ConditionType.OPERATION_REFUSED
+
+
+class TestConditions:
+    def test_it_is_raised_once_however_often_it_is_found_and_keeps_its_beginning(self) -> None:
+        conditions = Conditions()
+        conditions.set(WEB, REFUSED, message="no", now=1)
+        conditions.set(WEB, REFUSED, message="no", now=2)
+
+        assert [one.since for one in conditions.take_raised()] == [1]
+        conditions.set(WEB, REFUSED, message="no", now=3)
+        assert conditions.take_raised() == ()
+        assert [one.since for one in conditions] == [1]
+
+    def test_another_message_is_news_with_the_same_beginning(self) -> None:
+        conditions = Conditions()
+        conditions.set(WEB, REFUSED, message="no", now=1)
+        conditions.take_raised()
+        conditions.set(WEB, REFUSED, message="never", now=2)
+
+        assert [(one.message, one.since) for one in conditions.take_raised()] == [("never", 1)]
+
+    def test_what_is_put_right_is_told_once_and_only_if_it_was_told_as_wrong(self) -> None:
+        conditions = Conditions()
+        conditions.set(WEB, REFUSED, message="no", now=1)
+        conditions.take_raised()
+        conditions.set(NODE, REFUSED, message="no", now=1)
+        for subject in (WEB, NODE, "Service default/never"):
+            conditions.clear(subject, REFUSED)
+
+        assert [one.subject for one in conditions.take_cleared()] == [WEB]
+        assert conditions.take_cleared() == ()
+        assert conditions.take_raised() == ()
+        assert len(conditions) == 0
+
+    def test_cleared_and_set_again_before_anybody_asked_is_no_news(self) -> None:
+        conditions = Conditions()
+        conditions.set(WEB, REFUSED, message="no", now=1)
+        conditions.take_raised()
+        conditions.clear(WEB, REFUSED)
+        conditions.set(WEB, REFUSED, message="no", now=5)
+
+        assert conditions.take_raised() == ()
+        assert conditions.take_cleared() == ()
+        assert [one.since for one in conditions] == [1]
+
+    def test_replace_leaves_other_subjects_alone(self) -> None:
+        conditions = Conditions()
+        conditions.set(NODE, REFUSED, message="n", now=0)
+        conditions.set(WEB, REFUSED, message="a", now=0)
+        conditions.replace(WEB, {ConditionType.INVALID_ANNOTATION: "b"}, now=1)
+
+        assert [one.type for one in conditions.of(WEB)] == [ConditionType.INVALID_ANNOTATION]
+        assert len(conditions.of(NODE)) == 1
+        assert conditions.count()[REFUSED] == 1
+        assert conditions.count()[ConditionType.CONTESTED_ADDRESS] == 0
+
+    def test_every_problem_of_the_core_is_a_condition(self) -> None:
+        assert {kind.value for kind in ProblemKind} <= {type_.value for type_ in ConditionType}
+
+
+class TestHealth:
+    def test_a_change_that_waits_for_twice_the_sync_period_is_unhealthy(self) -> None:
+        health = Health(sync_period=30, now=0)
+        health.queued(100)
+        health.queued(150)
+
+        assert health.is_working(159.9)
+        assert not health.is_working(160)
+
+    def test_nothing_to_do_is_healthy_however_long(self) -> None:
+        health = Health(sync_period=30, now=0)
+
+        assert health.is_working(1e6)
+        assert not health.is_ready(1e6)
+
+    def test_a_change_during_a_cycle_waits_for_the_next_one(self) -> None:
+        health = Health(sync_period=30, now=0)
+        health.queued(100)
+        health.cycle_started()
+        health.queued(110)
+        assert health.pending_since == 100
+        health.cycle_completed(120)
+
+        assert health.pending_since == 110
+        assert health.last_completed == 120
+        assert health.is_ready(120)
+        assert not health.is_ready(170)
+
+    def test_a_cycle_that_does_not_complete_keeps_what_it_took_on(self) -> None:
+        health = Health(sync_period=30, now=0)
+        health.queued(100)
+        health.cycle_started()
+        health.queued(110)
+        health.cycle_started()
+
+        assert health.pending_since == 100
+        assert not health.is_working(160)
+
+    def test_a_leaving_node_works_but_is_not_eligible(self) -> None:
+        health = Health(sync_period=30, now=0)
+        health.leaving = True
+
+        assert health.is_working(1)
+        assert not health.is_eligible(1)
+
+
+class TestMetrics:
+    def test_names_are_those_that_dashboards_know(self) -> None:
+        conditions = Conditions()
+        metrics = Metrics(conditions, version="1.2.3")
+        metrics.operations.labels("AddRealServer", "done").inc(3)
+        metrics.healthz.labels(code="200").inc()
+        metrics.sync_duration.observe(0.0015)
+        conditions.set(WEB, ConditionType.INVALID_ANNOTATION, message="x", now=0)
+
+        text = generate_latest(metrics.registry).decode()
+
+        for line in (
+            'kubeproxy_sync_proxy_rules_duration_seconds_bucket{le="0.001"} 0.0',
+            'kubeproxy_sync_proxy_rules_duration_seconds_bucket{le="0.002"} 1.0',
+            'kubeproxy_sync_proxy_rules_duration_seconds_bucket{le="16.384"} 1.0',
+            "kubeproxy_sync_proxy_rules_last_timestamp_seconds 0.0",
+            "kubeproxy_sync_proxy_rules_last_queued_timestamp_seconds 0.0",
+            'kubeproxy_proxy_healthz_total{code="200"} 1.0',
+            'ipvsproxy_operations_total{kind="AddRealServer",outcome="done"} 3.0',
+            'ipvsproxy_conditions{type="InvalidAnnotation"} 1.0',
+            'ipvsproxy_conditions{type="OperationRefused"} 0.0',
+            "ipvsproxy_invalid_annotations 1.0",
+            'ipvsproxy_build_info{version="1.2.3"} 1.0',
+        ):
+            assert f"{line}\n" in text
+
+    def test_a_condition_that_is_cleared_is_no_longer_counted(self) -> None:
+        conditions = Conditions()
+        metrics = Metrics(conditions, version="1")
+        conditions.set(WEB, REFUSED, message="x", now=0)
+        conditions.clear(WEB, REFUSED)
+
+        value = metrics.registry.get_sample_value(
+            "ipvsproxy_conditions", {"type": "OperationRefused"}
+        )
+        assert value == 0
+
+
+def key(address: str, port: int = 80) -> VirtualServerKey:
+    return VirtualServerKey(Protocol.TCP, Address.parse(address), port)
+
+
+def reading(scheduler: str, *servers: tuple[str, int, int]) -> Reading:
+    return Reading(
+        VirtualServer(scheduler),
+        {
+            RealServerKey(Address.parse(address), 8080): RealServerReading(
+                RealServer(weight), Connections(active=active, inactive=1)
+            )
+            for address, weight, active in servers
+        },
+    )
+
+
+def agent(*services: ServiceStatus, conditions: tuple[Condition, ...] = ()) -> AgentStatus:
+    return AgentStatus(version="1", node="n", services=services, conditions=conditions, synced=True)
+
+
+class TestStatusTable:
+    def test_kernel_and_agent_are_joined_by_virtual_server(self) -> None:
+        found = {key("10.0.0.1"): reading("fo", ("10.1.0.2", 0, 7), ("10.1.0.1", 1, 2))}
+        frontend = FrontendStatus(
+            virtual_server="10.0.0.1:80/TCP",
+            port="http",
+            scheduler="fo",
+            annotated="dh",
+            draining=("10.1.0.2:8080",),
+        )
+
+        table = status_table(
+            found, agent(ServiceStatus(name="a/web", frontends=(frontend,), problems=("bad",)))
+        )
+
+        (row,) = table.rows
+        assert (row.service, row.port, row.protocol) == ("a/web", "http", "TCP")
+        assert (row.address, row.scheduler, row.annotated) == ("10.0.0.1:80", "fo", "dh")
+        assert [
+            (one.address, one.weight, one.active, one.draining) for one in row.real_servers
+        ] == [
+            ("10.1.0.1:8080", 1, 2, False),
+            ("10.1.0.2:8080", 0, 7, True),
+        ]
+        assert row.problems == ("bad",)
+
+    def test_without_an_agent_the_kernel_s_side_is_shown(self) -> None:
+        table = status_table({key("fd00::1"): reading("rr")}, None)
+
+        assert table.agent is None
+        assert [(row.service, row.address, row.port) for row in table.rows] == [
+            ("", "[fd00::1]:80", "80")
+        ]
+
+    def test_a_frontend_that_the_kernel_lacks_is_a_row_with_a_problem(self) -> None:
+        frontend = FrontendStatus(virtual_server="[fd00::1]:80/UDP", port="dns", scheduler="rr")
+
+        (row,) = status_table({}, agent(ServiceStatus(name="a/b", frontends=(frontend,)))).rows
+
+        assert (row.address, row.protocol, row.scheduler) == ("[fd00::1]:80", "UDP", "")
+        assert "not in the kernel" in row.problems[0]
+
+    def test_conditions_of_files_and_the_node_stand_below_the_table(self) -> None:
+        conditions = tuple(
+            Condition(subject=subject, type=REFUSED, message="m", since=0)
+            for subject in ("File a.yaml", "Service a/b")
+        )
+        table = status_table({}, agent(ServiceStatus(name="a/b"), conditions=conditions))
+
+        assert table.problems == ("File a.yaml: m",)
+
+    def test_the_agent_s_status_survives_json(self) -> None:
+        status = agent(
+            ServiceStatus(name="a/b", problems=("x",)),
+            conditions=(Condition(subject="Node", type=REFUSED, message="m", since=1.5),),
+        )
+
+        assert msgspec.json.decode(msgspec.json.encode(status), type=AgentStatus) == status
+
+
+@pytest.mark.parametrize("type_", list(ConditionType))
+def test_a_condition_s_name_is_camel_case(type_: ConditionType) -> None:
+    assert type_.value[0].isupper()
+    assert type_.value.isalpha()
