@@ -7,13 +7,15 @@ for as long as it sends. TCP needs none of this: its connections end by themselv
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import TypeAlias
 
 from ipvsproxy.core.operations import ForgetFlows
 from ipvsproxy.dataplane import DONE, Outcome, Refusal
-from ipvsproxy.kernel.process import ProcessError, Processes
+from ipvsproxy.kernel.process import Completed, ProcessError, Processes
 from ipvsproxy.model import Family
 
+_FAMILIES = {Family.IPV4: "ipv4", Family.IPV6: "ipv6"}
 _NOTHING_FOUND = "0 flow entries"
 """What conntrack says, with exit status 1, when no entry matches."""
 
@@ -26,23 +28,81 @@ _REFUSALS = (
 )
 
 
+Flow: TypeAlias = tuple[str, str, str, str]
+"""Address and port that a client asked for, address and port that answer it."""
+
+LIST_ABOVE = 4
+"""Operations of one family above which the table is listed first: each deletion reads it whole."""
+
+
 def forget(operations: Sequence[ForgetFlows], processes: Processes) -> list[Outcome]:
     """Delete the entries of each operation's frontend that its real server answers.
 
-    One process for each operation; none found is success. Where the program is missing, a flow
-    ends with its own timeout (net.netfilter.nf_conntrack_udp_timeout_stream, 120 s by default,
-    after the client's last packet).
+    One process for each operation; where there are many, one that lists the table and one for each
+    operation that has entries. None found is success. Where the program is missing, a flow ends
+    with its own timeout (net.netfilter.nf_conntrack_udp_timeout_stream, 120 s by default, after the
+    client's last packet).
     """
-    return [_forget(operation, processes) for operation in operations]
+    outcomes: dict[int, Outcome] = {}
+    for family in Family:
+        part = {i: one for i, one in enumerate(operations) if one.key.family is family}
+        outcomes.update(_forget_family(family, part, processes))
+    return [outcomes[index] for index in range(len(operations))]
 
 
 def arguments(operation: ForgetFlows) -> tuple[str, ...]:
     """Command line that deletes the entries: what was asked for, and who answers."""
     key, member = operation
-    family = "ipv4" if key.family is Family.IPV4 else "ipv6"
     asked = ("--orig-dst", str(key.address), "--orig-port-dst", str(key.port))
     answers = ("--reply-src", str(member.address), "--reply-port-src", str(member.port))
-    return ("conntrack", "-D", "-f", family, "-p", key.protocol.name.lower(), *asked, *answers)
+    return (
+        "conntrack",
+        "-D",
+        "-f",
+        _FAMILIES[key.family],
+        "-p",
+        key.protocol.name.lower(),
+        *asked,
+        *answers,
+    )
+
+
+def parse_flows(text: str) -> set[Flow]:
+    """Read what `conntrack -L` prints: the request's words come first, then the answer's."""
+    flows: set[Flow] = set()
+    for line in text.splitlines():
+        fields: dict[str, list[str]] = {"src": [], "dst": [], "sport": [], "dport": []}
+        for word in line.split():
+            name, _, value = word.partition("=")
+            if name in fields:
+                fields[name].append(value)
+        if all(len(values) == 2 for values in fields.values()):  # noqa: PLR2004 - both directions
+            asked = fields["dst"][0], fields["dport"][0]
+            flows.add((*asked, fields["src"][1], fields["sport"][1]))
+    return flows
+
+
+def _forget_family(
+    family: Family, operations: Mapping[int, ForgetFlows], processes: Processes
+) -> dict[int, Outcome]:
+    if len(operations) <= LIST_ABOVE:
+        return {index: _forget(one, processes) for index, one in operations.items()}
+    try:
+        done = processes.run(("conntrack", "-L", "-f", _FAMILIES[family], "-p", "udp"))
+    except ProcessError as error:
+        return dict.fromkeys(operations, error.outcome)
+    if done.returncode:
+        return dict.fromkeys(operations, _refused(done))
+    flows = parse_flows(done.stdout)
+    return {
+        index: _forget(one, processes) if _flow(one) in flows else DONE
+        for index, one in operations.items()
+    }
+
+
+def _flow(operation: ForgetFlows) -> Flow:
+    key, member = operation
+    return str(key.address), str(key.port), str(member.address), str(member.port)
 
 
 def _forget(operation: ForgetFlows, processes: Processes) -> Outcome:
@@ -52,6 +112,10 @@ def _forget(operation: ForgetFlows, processes: Processes) -> Outcome:
         return error.outcome
     if done.returncode == 0 or _NOTHING_FOUND in done.stderr:
         return DONE
+    return _refused(done)
+
+
+def _refused(done: Completed) -> Outcome:
     for text, refusal in _REFUSALS:
         if text in done.stderr:
             return Outcome(refusal, done.complaint)

@@ -61,6 +61,7 @@ _REFUSALS = (
     ("Kernel support protocol version", Refusal.UNSUPPORTED),
     ("Invalid argument", Refusal.INVALID),
     ("is invalid", Refusal.INVALID),
+    ("Null-valued element", Refusal.INVALID),
     ("Syntax error", Refusal.INVALID),
     ("Cannot allocate memory", Refusal.BUSY),
     ("No buffer space", Refusal.BUSY),

@@ -53,9 +53,10 @@ def flows(family: str) -> list[str]:
     return sorted(replies)
 
 
+@pytest.mark.parametrize("others", [0, 20])
 @pytest.mark.parametrize("family", ["v4", "v6"])
 def test_only_the_flows_of_that_frontend_to_that_server_are_forgotten(
-    processes: Processes, family: str
+    processes: Processes, family: str, others: int
 ) -> None:
     frontend, first, second = ADDRESSES[family]
     host = "32" if family == "v4" else "128"
@@ -90,7 +91,13 @@ def test_only_the_flows_of_that_frontend_to_that_server_are_forgotten(
             ForgetFlows(key._replace(port=54), RealServerKey(Address.parse(second), 5353)),
             ForgetFlows(key, RealServerKey(Address.parse(second), 5354)),
         ]
-        assert forget(operations, processes) == [DONE] * 4
+        operations += [
+            ForgetFlows(key._replace(port=1000 + number), operations[0].member)
+            for number in range(others)
+        ]
+        before = processes.launched
+        assert forget(operations, processes) == [DONE] * (4 + others)
+        assert processes.launched - before <= 4
         assert flows(family) == sorted([first] + [second] * 2)
         for client in (*clients, direct):
             client.close()
