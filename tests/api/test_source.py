@@ -1,0 +1,201 @@
+"""The three watches as one stream of the store's events, and what an outage is to it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import structlog
+
+from ipvsproxy.model import Address
+from ipvsproxy.objects import Node, ObjectReference, Service, ServiceName
+from ipvsproxy.sources.kubernetes.client import ApiConnection
+from ipvsproxy.sources.kubernetes.errors import Unavailable
+from ipvsproxy.sources.kubernetes.source import KubernetesSource
+from ipvsproxy.store import Event, Gone, Listed, Put, Refused, Store
+from tests.api.fake_server import FakeApiServer, Fault
+from tests.api.support import VirtualTime, endpoint_slice, following, node, service
+
+KINDS = {"Service", "EndpointSlice", "Node"}
+
+
+@pytest.fixture
+def source(connection: ApiConnection, time: VirtualTime) -> KubernetesSource:
+    return KubernetesSource(connection, "node-1", timing=time.timing)
+
+
+async def fill(server: FakeApiServer) -> None:
+    await server.put(service("web"))
+    await server.put(endpoint_slice("web-1", owner="web", addresses=("10.1.0.1", "10.1.0.2")))
+    await server.put(node("node-1"))
+    await server.put(node("node-2"))
+
+
+def all_listed(seen: list[Event]) -> bool:
+    return {event.kind for event in seen if isinstance(event, Listed)} == KINDS
+
+
+async def test_a_store_has_the_whole_picture_when_every_kind_is_listed(
+    server: FakeApiServer, source: KubernetesSource
+) -> None:
+    await fill(server)
+    store = Store(frozenset(KINDS))
+    async with following(source.events()) as follower:
+        for event in await follower.until(all_listed):
+            store.apply(event)
+    assert store.listed
+    assert store.node == Node(name="node-1")
+    inputs = store.inputs(ServiceName("default", "web"))
+    assert inputs is not None
+    assert [str(one.address) for one in inputs.slices[0].endpoints] == ["10.1.0.1", "10.1.0.2"]
+
+
+async def test_changes_follow_and_a_kind_is_listed_only_once(
+    server: FakeApiServer, source: KubernetesSource
+) -> None:
+    await fill(server)
+    async with following(source.events()) as follower:
+        await follower.until(all_listed)
+        await server.until_watched(3)
+        server.objects.compact()
+        await server.end_watches()
+        await server.until(lambda: len(server.requests) >= 12 and server.watching == 3)
+        await server.delete("Service", "default", "web")
+        assert await follower.take(1) == [Gone(ObjectReference("Service", "default", "web"))]
+
+
+async def test_events_say_where_the_object_was_read(
+    server: FakeApiServer, source: KubernetesSource
+) -> None:
+    await fill(server)
+    async with following(source.events()) as follower:
+        seen = await follower.until(all_listed)
+    assert {event.origin for event in seen if isinstance(event, Put)} == {server.url}
+
+
+async def test_an_object_that_is_nonsense_is_refused_and_holds_up_nothing(
+    server: FakeApiServer, source: KubernetesSource
+) -> None:
+    await server.put(service("bad", address="10.0.0.9", port=70000))
+    await fill(server)
+    async with following(source.events()) as follower:
+        seen = await follower.until(all_listed)
+        (refused,) = [event for event in seen if isinstance(event, Refused)]
+        assert refused.reference == ObjectReference("Service", "default", "bad")
+        assert refused.addresses == {Address.parse("10.0.0.9")}
+        assert "spec.ports[0].port" in refused.reason
+        assert any(isinstance(event, Put) and isinstance(event.object, Service) for event in seen)
+        await server.until_watched(3)
+        await server.delete("Service", "default", "bad")
+        assert await follower.take(1) == [Gone(refused.reference)]
+
+
+async def test_a_slice_that_no_longer_names_a_service_counts_as_gone(
+    server: FakeApiServer, source: KubernetesSource
+) -> None:
+    await fill(server)
+    async with following(source.events()) as follower:
+        await follower.until(all_listed)
+        await server.until_watched(3)
+        orphan = endpoint_slice("web-1", owner="", addresses=("10.1.0.1",))
+        await server.put(orphan)
+        reference = ObjectReference("EndpointSlice", "default", "web-1")
+        assert await follower.take(1) == [Gone(reference)]
+
+
+async def test_an_outage_is_no_event_but_two_log_lines(
+    server: FakeApiServer, source: KubernetesSource, time: VirtualTime
+) -> None:
+    await fill(server)
+    with structlog.testing.capture_logs() as logs:
+        async with following(source.events()) as follower:
+            await follower.until(all_listed)
+            await server.until_watched(3)
+            await server.stop()
+            await lost(source, time)
+            assert follower.seen == []
+            await server.put(service("later"))
+            await server.start()
+            (put,) = await follower.take(1)
+            await server.until_watched(3)
+            await server.delete("Service", "default", "later")
+            await follower.take(1)
+    assert isinstance(put, Put)
+    told = [entry["event"] for entry in logs]
+    assert told == [
+        "Kubernetes API is not available, the kernel's tables stay as they are",
+        "Kubernetes API is back",
+    ]
+    assert logs[0]["error"] == f"cannot reach {server.url}: Connection refused"
+
+
+async def lost(source: KubernetesSource, time: VirtualTime) -> None:
+    """Wait until every watch has failed twice in a row."""
+    watches = source.health.watches.values()
+    await time.until(lambda: all(watch.failures >= 2 for watch in watches))
+
+
+async def test_health_tells_how_each_watch_is_doing(
+    server: FakeApiServer, source: KubernetesSource, time: VirtualTime
+) -> None:
+    await fill(server)
+    async with following(source.events()) as follower:
+        await follower.until(all_listed)
+        await server.until_watched(3)
+        time.now = 5000.0
+        await server.put(service("another"))
+        await follower.take(1)
+        working = replace(source.health.watches["Service"])
+        await server.stop()
+        await lost(source, time)
+        failing = replace(source.health.watches["Service"])
+    assert working.connected
+    assert (working.listed_at, working.objects, working.error) == (1000.0, 2, "")
+    assert not failing.connected
+    assert failing.failing_since is not None
+    assert "Connection refused" in failing.error
+
+
+async def test_a_server_that_is_not_there_yet_is_waited_for(
+    server: FakeApiServer, source: KubernetesSource, time: VirtualTime
+) -> None:
+    await fill(server)
+    await server.stop()
+    with structlog.testing.capture_logs() as logs:
+        async with following(source.events()) as follower:
+            await lost(source, time)
+            await server.start()
+            await follower.until(all_listed)
+    waiting = [one for one in logs if one["event"] == "waiting for the Kubernetes API"]
+    assert [one["error"] for one in waiting] == [f"cannot reach {server.url}: Connection refused"]
+
+
+async def test_once_gives_one_complete_list_of_each_kind(
+    server: FakeApiServer, source: KubernetesSource
+) -> None:
+    await fill(server)
+    seen = [event async for event in source.once()]
+    assert [type(event) for event in seen] == [Put, Listed] * 3
+    assert server.watching == 0
+    assert all("resourceVersion" not in one.parameters for one in server.requests)
+
+
+async def test_once_fails_with_what_went_wrong(
+    server: FakeApiServer, source: KubernetesSource
+) -> None:
+    server.faults.append(Fault(kind="EndpointSlice", status=500))
+    with pytest.raises(Unavailable):
+        _ = [event async for event in source.once()]
+
+
+async def test_a_fault_of_ours_ends_the_stream_instead_of_being_swallowed(
+    server: FakeApiServer, source: KubernetesSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError
+
+    await fill(server)
+    monkeypatch.setattr(source.health, "listed", broken)
+    with pytest.raises(ZeroDivisionError):
+        async for _ in source.events():
+            pass
