@@ -180,13 +180,31 @@ def follow(work: Coroutine[object, object, T]) -> T:
     """Run a command's work to its end; what an operator can meet becomes one line and status 1."""
     from ipvsproxy.agent import AnotherAgentError  # noqa: PLC0415 - as above
     from ipvsproxy.dataplane import DataplaneError  # noqa: PLC0415
+    from ipvsproxy.sources.kubernetes.errors import AccessError  # noqa: PLC0415
 
+    known = (AccessError, AnotherAgentError, ConfigurationError, DataplaneError)
     try:
         return asyncio.run(work)
-    except (DataplaneError, ConfigurationError, AnotherAgentError) as error:
+    except known as error:
         raise click.ClickException(str(error)) from None
+    except BaseExceptionGroup as group:
+        told = _only(group, known)
+        if told is None:
+            raise
+        raise click.ClickException(str(told)) from None
     except KeyboardInterrupt:
         raise click.Abort from None
+
+
+def _only(group: BaseExceptionGroup, known: tuple[type[Exception], ...]) -> BaseException | None:
+    """Return the first error of a task group, None when not all of them are known ones."""
+    matched, rest = group.split(known)
+    if matched is None or rest is not None:
+        return None
+    error: BaseException = matched
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
 
 
 def _read(path: Path) -> str:

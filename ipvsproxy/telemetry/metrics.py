@@ -10,7 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    Info,
+    disable_created_metrics,
+)
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.gc_collector import GCCollector
 from prometheus_client.platform_collector import PlatformCollector
@@ -18,6 +25,9 @@ from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
 from ipvsproxy.telemetry.conditions import Conditions, ConditionType
+
+# One series more for each counter, which kube-proxy's dashboards do not know, and nobody reads.
+disable_created_metrics()  # type: ignore[no-untyped-call]
 
 SYNC_BUCKETS = tuple(0.001 * 2**power for power in range(15))
 """Seconds: 1 ms to 16.4 s, kube-proxy's."""
@@ -61,7 +71,10 @@ class Metrics:
         self.sync_duration = Histogram(
             "kubeproxy_sync_proxy_rules_duration_seconds",
             "Seconds that a cycle took, from the first changed object to the last acknowledgement",
-            buckets=SYNC_BUCKETS,
+            buckets=# One series more for each counter, which kube-proxy's dashboards do not know, and nobody reads.
+disable_created_metrics()  # type: ignore[no-untyped-call]
+
+SYNC_BUCKETS,
             registry=self.registry,
         )
         self.sync_last = self._gauge(

@@ -222,6 +222,16 @@ class TestRun:
         assert result.exit_code == 1
         assert result.stderr == f"Error: {error}\n"
 
+    def test_an_error_of_a_task_is_told_like_any_other(self, agent: StandInAgent) -> None:
+        agent.error = ExceptionGroup("", [ExceptionGroup("", [DataplaneError("no IPVS")])])
+
+        assert call("run", "--manifests", "/m").stderr == "Error: no IPVS\n"
+
+    def test_a_mistake_of_ours_is_not_made_one_line(self, agent: StandInAgent) -> None:
+        agent.error = ExceptionGroup("", [DataplaneError("no IPVS"), TypeError("mistake")])
+
+        assert call("run", "--manifests", "/m").exception is agent.error
+
 
 class TestPlan:
     @pytest.mark.usefixtures("agent")

@@ -162,6 +162,7 @@ class TestMetrics:
             'ipvsproxy_build_info{version="1.2.3"} 1.0',
         ):
             assert f"{line}\n" in text
+        assert "_created" not in text
 
     def test_a_condition_that_is_cleared_is_no_longer_counted(self) -> None:
         conditions = Conditions()
