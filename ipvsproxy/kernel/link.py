@@ -160,7 +160,9 @@ class Link:
                 return await question(route)
 
         try:
-            return asyncio.run(ask())
+            # A loop for this question only, never the thread's current one.
+            with asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:
+                return runner.run(ask())
         except NetlinkError as error:
             raise OSError(error.code, str(error)) from error
 

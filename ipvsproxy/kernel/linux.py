@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, TypeVar, assert_never
 
 from ipvsproxy.core.operations import (
@@ -39,12 +39,14 @@ from ipvsproxy.kernel import conntrack, link, sysctl
 from ipvsproxy.kernel.ipset import Ipsets
 from ipvsproxy.kernel.iptables import Iptables
 from ipvsproxy.kernel.ipvs import Ipvs
+from ipvsproxy.kernel.process import Processes
 from ipvsproxy.model import State
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 
     from ipvsproxy.dataplane import Change, Outcome, Reading
+    from ipvsproxy.kernel.ipset import SetOperation
     from ipvsproxy.kernel.ipvs import IpvsOperation
     from ipvsproxy.kernel.link import LinkOperation
     from ipvsproxy.model import Address, VirtualServerKey
@@ -52,7 +54,7 @@ if TYPE_CHECKING:
 __all__ = ["LinuxDataplane"]
 
 _Result = TypeVar("_Result")
-_SetOperation = CreateSet | DestroySet | AddMember | RemoveMember
+_Operation = TypeVar("_Operation")
 
 
 class LinuxDataplane:
@@ -63,12 +65,20 @@ class LinuxDataplane:
         self._sysctls = tuple(sysctls)
         self._ipvs = Ipvs()
         self._link = link.Link()
-        self._ipsets = Ipsets(None)
-        self._iptables = Iptables(iptables_backend)
+        self._processes = Processes()
+        self._ipsets = Ipsets(self._processes)
+        self._iptables = Iptables(self._processes, iptables_backend)
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="dataplane")
         self._closed = False
-        self.counts: dict[str, int] = dict.fromkeys(_Partition.__slots__, 0)
-        """Operations that were handed to the kernel since the start, by kind."""
+        self._writes = dict.fromkeys(_KINDS, 0)
+
+    @property
+    def counts(self) -> Mapping[str, int]:
+        """Operations handed to the kernel since the start, by kind, and `processes` launched.
+
+        The kinds are there from the start: sysctl, link, ipvs, set, chain, conntrack.
+        """
+        return {**self._writes, "processes": self._processes.launched}
 
     async def dump(self) -> State:
         """Read everything that we look at. Raises DataplaneError when that is not possible."""
@@ -137,16 +147,19 @@ class LinuxDataplane:
         parts = _Partition()
         for index, operation in enumerate(operations):
             parts.put(index, operation)
-        for kind in self.counts:
-            self.counts[kind] += len(getattr(parts, kind))
+        for kind in _KINDS:
+            self._writes[kind] += len(getattr(parts, kind))
         outcomes: dict[int, Outcome] = {}
         outcomes.update((index, sysctl.apply(one)) for index, one in parts.sysctl.items())
         outcomes.update(_answered(parts.link, self._link.apply))
         outcomes.update(_answered(parts.ipvs, self._ipvs.apply))
         outcomes.update(_answered(parts.set, self._ipsets.apply))
         outcomes.update((index, self._iptables.apply(one)) for index, one in parts.chain.items())
-        outcomes.update(_answered(parts.conntrack, conntrack.forget))
+        outcomes.update(_answered(parts.conntrack, self._forget))
         return [outcomes[index] for index in range(len(operations))]
+
+    def _forget(self, operations: Sequence[ForgetFlows]) -> Sequence[Outcome]:
+        return conntrack.forget(operations, self._processes)
 
 
 @dataclass(slots=True)
@@ -156,7 +169,7 @@ class _Partition:
     sysctl: dict[int, SetSysctl] = field(default_factory=dict)
     link: dict[int, LinkOperation] = field(default_factory=dict)
     ipvs: dict[int, IpvsOperation] = field(default_factory=dict)
-    set: dict[int, _SetOperation] = field(default_factory=dict)
+    set: dict[int, SetOperation] = field(default_factory=dict)
     chain: dict[int, ReplaceChains] = field(default_factory=dict)
     conntrack: dict[int, ForgetFlows] = field(default_factory=dict)
 
@@ -181,11 +194,11 @@ class _Partition:
                 assert_never(operation)
 
 
-_Kind = TypeVar("_Kind")
+_KINDS = tuple(one.name for one in fields(_Partition))
 
 
 def _answered(
-    part: Mapping[int, _Kind], adapter: Callable[[Sequence[_Kind]], Sequence[Outcome]]
+    part: Mapping[int, _Operation], adapter: Callable[[Sequence[_Operation]], Sequence[Outcome]]
 ) -> dict[int, Outcome]:
     if not part:
         return {}
