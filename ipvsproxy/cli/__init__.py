@@ -45,7 +45,7 @@ def main() -> None:
       ipvsproxy run --manifests ./services --once  do it, then leave
       ipvsproxy run --kubeconfig /etc/kubernetes/kubelet.conf
       ipvsproxy status                             what is balanced, how, and what is wrong
-    """  # noqa: D301 - click's mark \b keeps the lines below it as they are
+    """  # noqa: D301 - \b keeps lines as they are
 
 
 for _command in (run, status, plan, preflight, cleanup, version):

@@ -21,7 +21,7 @@ exit status:
 @output_option
 @setting_options("config", "node_name", "exclude_cidrs", "iptables_backend", "metrics_bind_address")
 def cleanup(*, dry_run: bool, output: str, **flags: object) -> None:
-    r"""Remove what is ours from the kernel, and nothing else.
+    """Remove what is ours from the kernel, and nothing else.
 
     Ours are the virtual servers in the ledger (the ipsets IPVSPROXY-OWN) or with an address on
     kube-ipvs0, that interface, our ipsets and our iptables chains. Virtual servers of others stay,
@@ -31,7 +31,7 @@ def cleanup(*, dry_run: bool, output: str, **flags: object) -> None:
     Examples:
       ipvsproxy cleanup --dry-run
       ipvsproxy cleanup
-    """
+    """  # noqa: D301 - \b keeps lines as they are
     settings = resolve(flags).settings
 
     from ipvsproxy import agent  # noqa: PLC0415 - costs time that --help need not take

@@ -11,7 +11,7 @@ import os
 import socket
 from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import IO, TYPE_CHECKING, TypeVar
 
 import click
 
@@ -32,6 +32,14 @@ output_option = click.option(
     default="text",
     help="How the answer is written (default text).",
 )
+
+
+class WrongSettingError(click.UsageError):
+    """A setting is wrong or missing; shown as the one line that says it, without the usage."""
+
+    def show(self, file: IO[str] | None = None) -> None:
+        """Write the line on standard error, or on `file`."""
+        click.echo(f"Error: {self.format_message()}", file=file, err=file is None)
 
 
 def _option(*names: str, help: str, metavar: str = "TEXT") -> Decorator:  # noqa: A002 - click's word
@@ -163,7 +171,7 @@ def setting_options(*names: str) -> Decorator:
 def resolve(flags: Mapping[str, object]) -> Resolved:
     """Make the settings of flags (with `config_file`), environment and file.
 
-    Raises click.UsageError with the one line that says what is wrong.
+    Raises WrongSettingError.
     """
     from ipvsproxy.config import load  # noqa: PLC0415 - costs time that --help need not take
 
@@ -173,7 +181,7 @@ def resolve(flags: Mapping[str, object]) -> Resolved:
         text = _read(Path(str(config_file))) if config_file is not None else None
         return load(given, os.environ, text, host_name=socket.gethostname())
     except ConfigurationError as error:
-        raise click.UsageError(str(error)) from None
+        raise WrongSettingError(str(error)) from None
 
 
 def follow(work: Coroutine[object, object, T]) -> T:

@@ -52,15 +52,15 @@ class _PlanCommand(click.Command):
 @output_option
 @setting_options()
 def plan(*, output: str, **flags: object) -> None:
-    r"""Show what `run` would change in the kernel's tables, in its order, and change nothing.
+    """Show what `run` would change in the kernel's tables, in its order, and change nothing.
 
     \b
     Examples:
       ipvsproxy plan --manifests ./services
       ipvsproxy plan --kubeconfig ~/.kube/config --output json
-    """
+    """  # noqa: D301 - \b keeps lines as they are
     resolved = resolve(flags)
-    require_source(resolved.settings)
+    require_source(resolved)
 
     from ipvsproxy import agent  # noqa: PLC0415 - costs time that --help need not take
     from ipvsproxy.cli import logs, render  # noqa: PLC0415

@@ -29,7 +29,7 @@ exit status:
     "config", "node_name", "default_scheduler", "iptables_backend", "metrics_bind_address"
 )
 def preflight(*, output: str, **flags: object) -> None:
-    r"""Check whether this node can run the agent: kernel, modules, schedulers, programs, rights.
+    """Check whether this node can run the agent: kernel, modules, schedulers, programs, rights.
 
     Schedulers, ipsets, rules and the dummy interface are tried in a network namespace that is
     thrown away, so nothing of the node is changed, but that the kernel may load modules.
@@ -38,7 +38,7 @@ def preflight(*, output: str, **flags: object) -> None:
     Examples:
       ipvsproxy preflight
       ipvsproxy preflight --default-scheduler mh --output json
-    """
+    """  # noqa: D301 - \b keeps lines as they are
     settings = resolve(flags).settings
 
     from ipvsproxy.cli import logs, render  # noqa: PLC0415 - costs time that --help need not take

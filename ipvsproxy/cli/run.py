@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ipvsproxy.cli.options import follow, resolve, setting_options
+from ipvsproxy.cli.options import WrongSettingError, follow, resolve, setting_options
 
 if TYPE_CHECKING:
-    from ipvsproxy.config import Settings
+    from ipvsproxy.config import Resolved
 
 EPILOG = """\b
 Every setting can also come from the environment (IPVSPROXY_SYNC_PERIOD=1m) or from --config;
@@ -25,15 +25,18 @@ exit status:
 The kernel's tables stay as they are when the agent ends, and traffic flows on.
 """
 
+_WEAKER = ("flag", "environment", "file", "default")
+"""Where a setting can come from, each weaker than the one before it."""
+
 
 @click.command(short_help="Keep the kernel's tables as the Services ask for.", epilog=EPILOG)
 @click.option("--once", is_flag=True, help="One complete synchronisation, then exit.")
 @setting_options()
 def run(*, once: bool, **flags: object) -> None:
-    r"""Keep the kernel's tables as the Services ask for, until a signal comes.
+    """Keep the kernel's tables as the Services ask for, until a signal comes.
 
-    Services come from a folder of manifests, from the Kubernetes API, or from both. Without
-    --manifests, --kubeconfig and --master the ServiceAccount of the pod is used.
+    Services come from a folder of manifests or from the Kubernetes API; without --manifests,
+    --kubeconfig and --master from the API, by the ServiceAccount of the pod.
 
     \b
     Examples:
@@ -41,9 +44,9 @@ def run(*, once: bool, **flags: object) -> None:
       ipvsproxy run --kubeconfig /etc/kubernetes/kubelet.conf --cluster-cidr 10.244.0.0/16
       ipvsproxy run --config /var/lib/kube-proxy/config.conf
       ipvsproxy run --manifests ./services --once
-    """
+    """  # noqa: D301 - \b keeps lines as they are
     resolved = resolve(flags)
-    require_source(resolved.settings)
+    require_source(resolved)
 
     import structlog  # noqa: PLC0415 - costs time that --help need not take
 
@@ -57,12 +60,21 @@ def run(*, once: bool, **flags: object) -> None:
     sys.exit(follow(agent.run_once(settings) if once else agent.run(settings)))
 
 
-def require_source(settings: Settings) -> None:
-    """Raise click.UsageError when nothing says where Services come from."""
-    if settings.manifests or settings.kubeconfig or settings.master:
-        return
-    if not os.environ.get("KUBERNETES_SERVICE_HOST"):
-        raise click.UsageError(
+def require_source(resolved: Resolved) -> None:
+    """Raise WrongSettingError when nothing says where Services come from, or two things do.
+
+    A folder goes before an API server that was named in a weaker place: kube-proxy's file always
+    names one.
+    """
+    settings, sources = resolved.settings, resolved.sources
+    if settings.manifests:
+        others = [sources[name] for name in ("kubeconfig", "master") if getattr(settings, name)]
+        if any(_WEAKER.index(sources["manifests"]) >= _WEAKER.index(other) for other in others):
+            raise WrongSettingError(
+                "two sources: give either --manifests, or --kubeconfig and --master"
+            )
+    elif not (settings.kubeconfig or settings.master or os.environ.get("KUBERNETES_SERVICE_HOST")):
+        raise WrongSettingError(
             "nothing to follow: give --manifests DIR, --kubeconfig FILE or --master URL "
             "(only in a pod can all three be left out)"
         )

@@ -20,7 +20,7 @@ exit status:
 @output_option
 @setting_options("config", "node_name", "metrics_bind_address")
 def status(*, output: str, **flags: object) -> None:
-    r"""Show what the kernel balances: Services, schedulers, real servers with their connections.
+    """Show what the kernel balances: Services, schedulers, real servers with their connections.
 
     The kernel is read (which needs root, or CAP_NET_ADMIN); the running agent is asked, on its
     metrics address, which Service is whose and what is wrong. Without an agent the kernel's side
@@ -30,7 +30,7 @@ def status(*, output: str, **flags: object) -> None:
     Examples:
       ipvsproxy status
       ipvsproxy status --output json
-    """
+    """  # noqa: D301 - \b keeps lines as they are
     settings = resolve(flags).settings
 
     from ipvsproxy import agent  # noqa: PLC0415 - costs time that --help need not take

@@ -43,6 +43,9 @@ READERS: Mapping[str, Reader] = {
 }
 """How each field of `Settings` is read, in the order in which they are shown."""
 
+_FLAGS = {"node_name": "--hostname-override", "cluster_cidrs": "--cluster-cidr", "verbosity": "-v"}
+"""Flags that are not named as their field is."""
+
 _EMPTY_MEANS_NONE = frozenset({"healthz_bind_address", "metrics_bind_address"})
 
 
@@ -111,7 +114,8 @@ def _candidate(
     from_file: Mapping[str, FileValue],
 ) -> _Candidate | None:
     if (flag := flags.get(field)) is not None:
-        return _Candidate(Source.FLAG, f"flag --{field.replace('_', '-')}", flag)
+        name = _FLAGS.get(field, f"--{field.replace('_', '-')}")
+        return _Candidate(Source.FLAG, f"flag {name}", flag)
     names = [PREFIX + field.upper()]
     if field == "node_name":
         names.append("NODE_NAME")

@@ -71,10 +71,7 @@ class Metrics:
         self.sync_duration = Histogram(
             "kubeproxy_sync_proxy_rules_duration_seconds",
             "Seconds that a cycle took, from the first changed object to the last acknowledgement",
-            buckets=# One series more for each counter, which kube-proxy's dashboards do not know, and nobody reads.
-disable_created_metrics()  # type: ignore[no-untyped-call]
-
-SYNC_BUCKETS,
+            buckets=SYNC_BUCKETS,
             registry=self.registry,
         )
         self.sync_last = self._gauge(

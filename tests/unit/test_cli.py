@@ -103,7 +103,8 @@ class TestHelp:
 
         assert result.exit_code == 0
         if command != "version":
-            assert "Examples:" in result.stdout
+            assert f"\n  Examples:\n    ipvsproxy {command}" in result.stdout
+            assert "\\b" not in result.stdout
             assert "exit status" in result.stdout
 
     def test_no_command_lists_all_of_them(self) -> None:
@@ -121,7 +122,7 @@ class TestRun:
     def test_flags_become_settings(self, agent: StandInAgent) -> None:
         result = call(
             "run",
-            *("--manifests", "/m", "--kubeconfig", "/k", "--master", "https://192.0.2.1"),
+            *("--kubeconfig", "/k", "--master", "https://192.0.2.1"),
             *("--hostname-override", "Node-B", "--cluster-cidr", "10.0.0.0/8"),
             *("--ipvs-scheduler", "lc", "--ipvs-exclude-cidrs", "192.0.2.0/24"),
             *("--ipvs-sync-period", "1m", "--masquerade-all", "--iptables-backend=legacy"),
@@ -133,7 +134,7 @@ class TestRun:
         assert agent.called == "run"
         read = agent.settings
         assert read is not None
-        assert (read.manifests, read.kubeconfig) == ("/m", "/k")
+        assert (read.kubeconfig, read.master) == ("/k", "https://192.0.2.1")
         assert (read.node_name, read.default_scheduler, read.verbosity) == ("node-b", "lc", 4)
         assert (read.masquerade_all, read.sync_period) == (True, 60)
         assert (read.healthz_bind_address, read.metrics_bind_address) == ("", "[::1]:1")
@@ -170,6 +171,39 @@ class TestRun:
         assert said(result).startswith("Error: nothing to follow: give --manifests DIR")
         assert agent.called == ""
 
+    def test_a_folder_by_flag_goes_before_the_api_server_of_the_file(
+        self, agent: StandInAgent, tmp_path: Path
+    ) -> None:
+        path = tmp_path / "config.conf"
+        path.write_text("kubeconfig: /k\n", "utf-8")
+
+        assert call("run", "--config", str(path), "--manifests", "/m").exit_code == 0
+        assert agent.called == "run"
+
+    @pytest.mark.parametrize(
+        ("flags", "environment"),
+        [
+            (("--manifests", "/m", "--kubeconfig", "/k"), {}),
+            (("--kubeconfig", "/k"), {"IPVSPROXY_MANIFESTS": "/m"}),
+            (("--master", "https://192.0.2.1"), {"IPVSPROXY_MANIFESTS": "/m"}),
+        ],
+    )
+    def test_two_sources_are_wrong_usage(
+        self,
+        agent: StandInAgent,
+        monkeypatch: pytest.MonkeyPatch,
+        flags: tuple[str, ...],
+        environment: dict[str, str],
+    ) -> None:
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+
+        result = call("run", *flags)
+
+        assert result.exit_code == 2
+        assert result.stderr.startswith("Error: two sources: give either --manifests")
+        assert agent.called == ""
+
     def test_in_a_pod_nothing_need_be_given(
         self, agent: StandInAgent, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -183,7 +217,8 @@ class TestRun:
         result = call("run", "--manifests", "/m", "--default-scheduler", "fast")
 
         assert result.exit_code == 2
-        assert said(result).startswith("Error: flag --default-scheduler: 'fast': one of rr, wrr,")
+        assert result.stderr.startswith("Error: flag --default-scheduler: 'fast': one of rr, wrr,")
+        assert result.stderr.count("\n") == 1
 
     @pytest.mark.usefixtures("agent")
     def test_a_file_that_cannot_be_read_is_wrong_usage(self, tmp_path: Path) -> None:

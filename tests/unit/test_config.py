@@ -203,7 +203,7 @@ class TestOwnFile:
             assert part in message
 
     def test_a_wrong_flag_is_named(self) -> None:
-        assert error(verbosity="loud").startswith("flag --verbosity: 'loud'")
+        assert error(verbosity="loud").startswith("flag -v: 'loud'")
 
     def test_a_minimum_above_the_period_is_refused(self) -> None:
         assert "longer than sync-period" in error(sync_period="5s", min_sync_period="6s")
