@@ -125,6 +125,14 @@ _OPTIONS: Mapping[str, Decorator] = {
         metavar="DURATION",
         help="How long an endpoint that has left keeps its open connections (default 15m).",
     ),
+    "removed_service_drain": _option(
+        "--removed-service-drain",
+        metavar="DURATION",
+        help="How long a deleted Service keeps its open connections (default 60s).",
+    ),
+    "set_capacity": _option(
+        "--set-capacity", metavar="NUMBER", help="Most members of each ipset (default 65536)."
+    ),
     "iptables_backend": _option(
         "--iptables-backend",
         metavar="auto|nft|legacy",

@@ -119,6 +119,11 @@ class TestHelp:
 
 
 class TestRun:
+    def test_every_setting_has_a_flag(self) -> None:
+        run = main.commands["run"]
+
+        assert {parameter.name for parameter in run.params} >= set(Settings.__struct_fields__)
+
     def test_flags_become_settings(self, agent: StandInAgent) -> None:
         result = call(
             "run",
