@@ -48,3 +48,8 @@ _NEW_KEY = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes
 
 def _openssl(*words: str) -> None:
     subprocess.run(["openssl", *words], check=True, capture_output=True)
+
+
+def rsa_key(path: Path) -> Path:
+    _openssl("genrsa", "-out", str(path), "2048")
+    return path

@@ -112,13 +112,18 @@ def test_without_any_way_the_flags_are_named() -> None:
         ("- a list", "not a kubeconfig"),
         ("apiVersion: v1", "has no current-context"),
         ("{current-context: a, contexts: []}", "current-context a is none of its contexts"),
+        (NAMING_ALL.format(cluster="", user=""), "context a: cluster c has no server"),
         (
-            "{current-context: a, contexts: [{name: a, context: {cluster: c}}], clusters: []}",
-            "Expected object with name c",
+            NAMING_ALL.format(cluster="server: 'https://h'", user="").replace("user: u", "user: x"),
+            "context a: user x is not in the file",
+        ),
+        (
+            NAMING_ALL.format(cluster="server: 'https://h', certificate-authority: x.crt", user=""),
+            "/x.crt",
         ),
         (
             NAMING_ALL.format(cluster="server: 'http://h'", user="tokenFile: nowhere"),
-            "No such file or directory.*nowhere",
+            "nowhere: No such file or directory",
         ),
         (
             NAMING_ALL.format(

@@ -81,6 +81,15 @@ class _Context(msgspec.Struct):
     user: str | None = None
 
 
+class _Cluster(msgspec.Struct):
+    server: str = ""
+
+
+class _NamedCluster(msgspec.Struct):
+    name: str
+    cluster: _Cluster
+
+
 class _NamedContext(msgspec.Struct):
     name: str
     context: _Context
@@ -97,6 +106,7 @@ class _NamedUser(msgspec.Struct):
 
 class _File(msgspec.Struct, rename="kebab"):
     current_context: str = ""
+    clusters: list[_NamedCluster] | None = None
     contexts: list[_NamedContext] | None = None
     users: list[_NamedUser] | None = None
 
@@ -105,7 +115,7 @@ def token_file(kubeconfig: Path) -> Path | None:
     """Find the `tokenFile` of the current context's user; None: its credentials are of other kinds.
 
     A relative path is relative to the kubeconfig. Raises AccessError for a file that is missing,
-    is no kubeconfig, or has no current context.
+    is no kubeconfig, or whose current context leads nowhere.
     """
     try:
         content = msgspec.yaml.decode(kubeconfig.read_bytes(), type=_File)
@@ -114,18 +124,28 @@ def token_file(kubeconfig: Path) -> Path | None:
     except (ValueError, msgspec.DecodeError) as error:
         reason = " ".join(str(error).split())
         raise AccessError(f"kubeconfig {kubeconfig}: not a kubeconfig: {reason}") from None
-    if not content.current_context:
-        raise AccessError(
-            f"kubeconfig {kubeconfig}: has no current-context; "
-            "set one with `kubectl config use-context NAME`"
-        )
-    contexts = {entry.name: entry.context for entry in content.contexts or ()}
-    context = contexts.get(content.current_context)
-    if context is None:
-        raise AccessError(
-            f"kubeconfig {kubeconfig}: current-context {content.current_context} "
-            f"is none of its contexts ({', '.join(contexts) or 'it has none'})"
-        )
-    users = {entry.name: entry.user for entry in content.users or ()}
-    user = users.get(context.user) if context.user else None
+    try:
+        user = _current_user(content)
+    except LookupError as error:
+        raise AccessError(f"kubeconfig {kubeconfig}: {error.args[0]}") from None
     return kubeconfig.parent / user.token_file if user and user.token_file else None
+
+
+def _current_user(content: _File) -> _User | None:
+    """Follow the current context to its user. Raises LookupError, whose text is the reason."""
+    chosen = content.current_context
+    if not chosen:
+        raise LookupError("has no current-context; set one with `kubectl config use-context NAME`")
+    contexts = {entry.name: entry.context for entry in content.contexts or ()}
+    context = contexts.get(chosen)
+    if context is None:
+        others = ", ".join(contexts) or "it has none"
+        raise LookupError(f"current-context {chosen} is none of its contexts ({others})")
+    clusters = {entry.name: entry.cluster for entry in content.clusters or ()}
+    cluster = clusters.get(context.cluster)
+    if cluster is None or not cluster.server:
+        raise LookupError(f"context {chosen}: cluster {context.cluster} has no server")
+    users = {entry.name: entry.user for entry in content.users or ()}
+    if context.user not in users:
+        raise LookupError(f"context {chosen}: user {context.user or '(none)'} is not in the file")
+    return users[context.user]

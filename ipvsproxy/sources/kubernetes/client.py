@@ -274,7 +274,10 @@ async def _use_kubeconfig(access: Kubeconfig, configuration: Configuration) -> N
             client_configuration=configuration,
             persist_config=False,
         )
-    except (library.ConfigException, LookupError, OSError, TypeError, ValueError) as error:
+    except OSError as error:
+        reason = f"{error.filename}: {error.strerror}"
+        raise AccessError(f"kubeconfig {access.path}: {reason}") from None
+    except (library.ConfigException, LookupError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split()).removeprefix("Invalid kube-config file. ")
         raise AccessError(f"kubeconfig {access.path}: {reason}") from None
     if access.server is not None:
