@@ -74,7 +74,7 @@ _MEMBER_TYPES: Final = {
 }
 _NOT_UNICAST = tuple(
     Network.parse(text)
-    for text in ("0.0.0.0/8", "224.0.0.0/4", "255.255.255.255", "::", "ff00::/8", "fe80::/10")
+    for text in ("0.0.0.0/32", "224.0.0.0/4", "255.255.255.255", "::", "ff00::/8", "fe80::/10")
 )
 _OWN_CHAIN_PREFIX = "KUBE-"
 _READ_ONLY = frozenset({"kernel/osrelease"})
@@ -204,6 +204,8 @@ def _destruction(state: State, name: str) -> Iterator[Outcome]:
 
 def _addition(state: State, operation: AddMember) -> Iterator[Outcome]:
     name, member = operation
+    if isinstance(member, IpPortNetMember) and member.network.prefix_length == 0:
+        yield _invalid(f"set {name} cannot hold {member.network}: halve the network")
     spec = state.sets.get(name)
     if spec is None:
         yield _contradicted(f"set {name} does not exist")
@@ -244,12 +246,19 @@ def _chains(state: State, operation: ReplaceChains) -> Iterator[Outcome]:
 
 
 def _replaced(present: Ruleset, operation: ReplaceChains) -> Ruleset:
-    """Give what stands afterwards: what was not known to stand there stays."""
+    """Give what stands afterwards: what was not known to stand there stays as it is.
+
+    A jump that was believed to stand is neither looked for nor inserted, one that was not known is
+    inserted a second time.
+    """
     _, wanted, found = operation
     named = {chain[:2] for chain in (*wanted.chains, *found.chains)}
     chains = [*wanted.chains, *(chain for chain in present.chains if chain[:2] not in named)]
-    jumps = [*wanted.jumps, *(jump for jump in present.jumps if jump not in found.jumps)]
-    return Ruleset(tuple(sorted(chains)), tuple(sorted(jumps, key=lambda jump: jump[:2])))
+    inserted = [jump for jump in wanted.jumps if jump not in found.jumps]
+    kept = [jump for jump in present.jumps if jump not in found.jumps or jump in wanted.jumps]
+    return Ruleset(
+        tuple(sorted(chains)), tuple(sorted([*inserted, *kept], key=lambda jump: jump[:2]))
+    )
 
 
 def _setting(state: State, name: str) -> Iterator[Outcome]:
