@@ -186,7 +186,7 @@ class Load:
 
     host: Host
     target: Target
-    pause: float = 0.01
+    pause: float = 0.02
     """Seconds between two requests of one worker: on one CPU the agents must get their share."""
     replies: list[Reply] = field(default_factory=list)
     _tasks: list[asyncio.Task[None]] = field(default_factory=list)

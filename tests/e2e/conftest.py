@@ -14,12 +14,14 @@ import pytest
 
 from testbed.cluster import Cluster
 from testbed.layout import lay_out
-from testbed.manifests import Service, endpoints_of
+from testbed.manifests import PROTOCOLS, Service, endpoints_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from testbed.layout import Pod
+    from testbed.layout import Layout, Pod
+
+    Own = Callable[..., list[Service]]
 
 SCHEDULERS = (
     *("rr", "wrr", "lc", "wlc", "lblc", "lblcr", "sh", "dh", "sed", "nq", "fo", "ovf", "mh"),
@@ -41,25 +43,23 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def bare_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """The cluster before its agents have started."""
-    layout = lay_out(
+def layout() -> Layout:
+    """Two nodes with four pods to begin with, four to replace them, and a client each."""
+    return lay_out(
         {"node1": ("a1", "b1", "n1", "m1", "c1"), "node2": ("a2", "b2", "n2", "m2", "c2")}
     )
-    with Cluster(layout, tmp_path_factory.mktemp("cluster")) as cluster:
-        yield cluster
 
 
 @pytest.fixture(scope="session")
-def old(bare_cluster: Cluster) -> tuple[Pod, ...]:
+def old(layout: Layout) -> tuple[Pod, ...]:
     """The pods that every Service starts with."""
-    return tuple(map(bare_cluster.layout.pod, OLD))
+    return tuple(map(layout.pod, OLD))
 
 
 @pytest.fixture(scope="session")
-def new(bare_cluster: Cluster) -> tuple[Pod, ...]:
+def new(layout: Layout) -> tuple[Pod, ...]:
     """The pods that replace them."""
-    return tuple(map(bare_cluster.layout.pod, NEW))
+    return tuple(map(layout.pod, NEW))
 
 
 @pytest.fixture(scope="session")
@@ -71,31 +71,44 @@ def services(old: tuple[Pod, ...]) -> dict[str, Service]:
             number,
             endpoints_of(old, weights=WEIGHTS_OF.get(scheduler)),
             scheduler,
+            protocols=PROTOCOLS if scheduler == "rr" else ("TCP",),
         )
         for number, scheduler in enumerate(SCHEDULERS, start=10)
     }
 
 
 @pytest.fixture(scope="session")
-def cluster(bare_cluster: Cluster, services: dict[str, Service]) -> Cluster:
+def cluster(
+    layout: Layout, services: dict[str, Service], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Cluster]:
     """The cluster with both agents running and the Services of `services` applied."""
-    bare_cluster.publish(*services.values())
-    bare_cluster.start_agents()
-    bare_cluster.wait_applied(*services.values())
-    return bare_cluster
+    with Cluster(layout, tmp_path_factory.mktemp("cluster")) as cluster:
+        cluster.publish(*services.values())
+        cluster.start_agents()
+        cluster.wait_applied(*services.values())
+        yield cluster
 
 
 @pytest.fixture
-def own(cluster: Cluster, old: tuple[Pod, ...]) -> Iterator[Callable[..., Service]]:
-    """Make Services for one test, applied: `own(scheduler, pods=..., weights=...)`."""
+def own(cluster: Cluster, old: tuple[Pod, ...]) -> Iterator[Own]:
+    """Make Services for one test, applied: `own(scheduler, ...)`."""
     made: list[Service] = []
 
-    def make(scheduler: str | None = None, *, pods: tuple[Pod, ...] = old) -> Service:
-        number = next(OWN)
-        service = Service(f"own-{number}", number, endpoints_of(pods), scheduler)
-        made.append(service)
-        cluster.apply(service)
-        return service
+    def make(*schedulers: str, protocol: str = "TCP") -> list[Service]:
+        services = [
+            Service(
+                f"own-{number}",
+                number,
+                endpoints_of(old),
+                scheduler,
+                protocols=(protocol,),
+                families=(4,),
+            )
+            for number, scheduler in zip(OWN, schedulers, strict=False)
+        ]
+        made.extend(services)
+        cluster.apply(*services)
+        return services
 
     yield make
     for service in made:

@@ -9,20 +9,44 @@ import pytest
 
 from testbed import namespaces, witness
 from testbed.client import failures
-from testbed.cluster import target
+from testbed.cluster import Cluster, target
+from testbed.layout import lay_out
 from testbed.manifests import Service, documents, endpoints_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from testbed.agent import Agent
-    from testbed.cluster import Cluster
-    from testbed.layout import Pod
+    from testbed.layout import Layout
 
 MANY = 60
-"""Services of six virtual servers each: enough that an agent can be caught in the middle."""
+"""Services: enough that an agent can be caught in the middle."""
 FIRST_NUMBER = 1000
-POLLS = 20_000
+POLLS = 50_000
+
+
+@pytest.fixture(scope="module")
+def layout() -> Layout:
+    """A cluster of this module's own: in it nothing drains but what these tests leave."""
+    return lay_out({"node1": ("a1", "c1"), "node2": ("a2",)}, prefix="restart-")
+
+
+@pytest.fixture(scope="module")
+def service(layout: Layout) -> Service:
+    """A Service that is served all the time."""
+    return Service("served", 10, endpoints_of([layout.pod("a1"), layout.pod("a2")]), "rr")
+
+
+@pytest.fixture(scope="module")
+def cluster(
+    layout: Layout, service: Service, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Cluster]:
+    """The cluster with both agents running and the Service applied."""
+    with Cluster(layout, tmp_path_factory.mktemp("restart")) as cluster:
+        cluster.publish(service)
+        cluster.start_agents()
+        cluster.wait_applied(service)
+        yield cluster
 
 
 @pytest.fixture
@@ -57,64 +81,67 @@ def cycles_missing(agent: Agent) -> str | None:
 
 
 def test_a_restart_with_nothing_changed_writes_nothing(
-    cluster: Cluster, services: dict[str, Service], agent: Agent
+    cluster: Cluster, service: Service, agent: Agent
 ) -> None:
+    cluster.wait_for(agent.node, lambda: cycles_missing(agent))
     before = witness.everything(agent.node.namespace)
     agent.kill()
     agent.start()
     cluster.wait_for(agent.node, lambda: cycles_missing(agent))
-    cluster.wait_applied(*services.values())
+    cluster.wait_applied(service)
     assert operations(agent) == 0
     assert witness.everything(agent.node.namespace) == before
 
 
-def test_traffic_goes_on_without_an_agent(
-    cluster: Cluster, services: dict[str, Service], agent: Agent
-) -> None:
-    client, where = cluster.layout.pod("c1"), target(services["rr"])
+def test_traffic_goes_on_without_an_agent(cluster: Cluster, service: Service, agent: Agent) -> None:
+    client, where = cluster.layout.pod("c1"), target(service)
     with cluster.traffic.hold(client, where, 4) as held:
         agent.kill()
         assert not failures(cluster.traffic.ask(client, where, 40))
         assert not failures([one.talk() for one in held])
 
 
-def bound_addresses(namespace: str) -> int:
-    """Count the IPv6 addresses of kube-ipvs0, by a read of one file: no process."""
+def count_lines(namespace: str, name: str, word: str) -> int:
+    """Count lines with a word in a file of /proc/net: a read, and no process."""
     with namespaces.inside(namespace):
-        lines = Path("/proc/thread-self/net/if_inet6").read_text().splitlines()
-    return sum(line.endswith("kube-ipvs0") and line.startswith("fd00") for line in lines)
+        text = (Path("/proc/thread-self/net") / name).read_text()
+    return sum(word in line for line in text.splitlines())
 
 
-def kill_in_the_middle(agent: Agent, before: int) -> int:
-    """Kill an agent while it binds addresses; return how many it had bound of those to come."""
+def bound(agent: Agent) -> int:
+    """Count the IPv6 service addresses that a node has bound."""
+    return count_lines(agent.node.namespace, "if_inet6", "kube-ipvs0")
+
+
+def kill_in_the_middle(agent: Agent) -> None:
+    """Kill an agent as soon as it has created one of the virtual servers that use wlc."""
     for _ in range(POLLS):
-        bound = bound_addresses(agent.node.namespace) - before
-        if bound > 0:
+        if count_lines(agent.node.namespace, "ip_vs", "wlc"):
             agent.kill()
-            return bound_addresses(agent.node.namespace) - before
+            return
     pytest.fail("the agent began nothing")
 
 
 def test_an_agent_killed_in_the_middle_is_continued_without_a_loss(
-    cluster: Cluster, services: dict[str, Service], old: tuple[Pod, ...], agent: Agent
+    cluster: Cluster, service: Service, agent: Agent
 ) -> None:
-    client, where = cluster.layout.pod("c1"), target(services["rr"])
+    client, where = cluster.layout.pod("c1"), target(service)
     many = [
-        Service(f"many-{number}", number, endpoints_of(old), "wlc")
+        Service(f"many-{number}", number, service.endpoints, "wlc", protocols=("TCP",))
         for number in range(FIRST_NUMBER, FIRST_NUMBER + MANY)
     ]
-    before = bound_addresses(agent.node.namespace)
+    before = bound(agent)
     with (
         cluster.traffic.hold(client, where, 4) as held,
         cluster.traffic.load(client, where, workers=1) as load,
     ):
-        cluster.folder.write("many", [one for service in many for one in documents(service)])
-        assert 0 < kill_in_the_middle(agent, before) < MANY
+        cluster.folder.write("many", [one for other in many for one in documents(other)])
+        kill_in_the_middle(agent)
+        assert bound(agent) - before < MANY
         agent.start()
-        cluster.wait_applied(*services.values(), *many)
+        cluster.wait_applied(service, *many)
         assert not failures([one.talk() for one in held])
     assert not failures(load.replies)
     here, there = (witness.everything(node.namespace) for node in cluster.layout.nodes)
     assert here["ipvs"] == there["ipvs"]
     assert not failures(cluster.traffic.ask(client, target(many[-1], family=6), 4))
-    (cluster.folder.path / "many.yaml").unlink()
