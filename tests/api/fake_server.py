@@ -47,6 +47,7 @@ class Fault:
     status: int = 200
     """Answer with this status instead; 200: answer, but badly."""
     body: str = ""
+    """Answer with this instead, if it is not empty."""
     headers: dict[str, str] = field(default_factory=dict)
     cut_after: int | None = None
     """Reset the connection after so many bytes of the body."""
@@ -190,7 +191,7 @@ class FakeApiServer:
         fault = self._take_fault(verb, kind)
         if fault.gate is not None:
             await fault.gate.wait()
-        if fault.status != 200:
+        if fault.status != 200 or fault.body:
             return web.Response(status=fault.status, text=fault.body, headers=fault.headers)
         try:
             selects = collection.selector(

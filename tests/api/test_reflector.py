@@ -300,12 +300,26 @@ async def test_the_pause_is_as_long_as_a_busy_server_asks_for(
     assert time.slept == [17.4]
 
 
-async def test_a_server_that_sends_something_else_is_no_source_of_objects(
-    server: FakeApiServer, follower: Follower[Item], time: VirtualTime
+@pytest.mark.parametrize(
+    "body",
+    [
+        "welcome to the hotel's network",
+        "{}",
+        '{"metadata": {"resourceVersion": "9"}, "items": []}',
+        '{"kind": "ServiceList", "metadata": {}, "items": null}',
+        '{"kind": "NodeList", "metadata": {"resourceVersion": "9"}, "items": []}',
+    ],
+)
+async def test_what_is_no_list_does_not_pass_for_an_empty_one(
+    server: FakeApiServer, follower: Follower[Item], body: str
 ) -> None:
-    server.faults.append(Fault(verb="list", status=203, body="welcome to the hotel's network"))
     await started(server, follower)
-    assert len(time.slept) == 1
+    gate = await held_up(server)
+    server.objects.compact()
+    server.faults.append(Fault(verb="list", body=body))
+    gate.set()
+    assert names(await follower.take(1)) == ["="]
+    assert len(server.asked("list", "Service")) == 3
 
 
 @pytest.mark.parametrize("code", [500, 429])

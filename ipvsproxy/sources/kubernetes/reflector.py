@@ -158,13 +158,13 @@ class Reflector:
 
         Raises ApiError; what was passed on until then is true, and nothing counts as missing.
         """
-        missing = set(self._known)
+        missing = dict.fromkeys(self._known)
         continuation = ""
         while True:
             page = await self._page(continuation)
             for count, raw in enumerate(page.items or (), start=1):
                 name, version = _head(raw)
-                missing.discard(name)
+                missing.pop(name, None)
                 if self._known.get(name) != version:
                     self._known[name] = version
                     yield Changed(name, raw)
@@ -190,7 +190,7 @@ class Reflector:
             parameters["resourceVersion"] = "0"
         path = self._resource.path
         try:
-            return _decode_page(await self._connection.get(path, self._selectors() | parameters))
+            return self._read_page(await self._connection.get(path, self._selectors() | parameters))
         except BadRequest:
             if not self._optional_selector:
                 raise
@@ -200,7 +200,18 @@ class Reflector:
             selector=self._optional_selector,
         )
         self._optional_selector = ""
-        return _decode_page(await self._connection.get(path, self._selectors() | parameters))
+        return self._read_page(await self._connection.get(path, self._selectors() | parameters))
+
+    def _read_page(self, body: bytes) -> _Page:
+        """Read a page; what else a proxy in between may send must not pass for an empty list."""
+        expected = f"{self._resource.kind}List"
+        try:
+            page = _pages.decode(body)
+        except ValueError:
+            raise Unavailable(f"the API server sent no {expected}: {_start(body)}") from None
+        if page.kind != expected or not page.metadata.resource_version:
+            raise Unavailable(f"the API server sent no {expected}: {_start(body)}")
+        return page
 
     async def _watch(self, version: str) -> AsyncGenerator[Item, None]:
         """Pass on what one watch says. Raises ApiError."""
@@ -288,19 +299,21 @@ class Reflector:
 
 
 class _ListMeta(msgspec.Struct):
-    resource_version: str = msgspec.field(default="", name="resourceVersion")
+    resource_version: str = msgspec.field(name="resourceVersion")
     continuation: str = msgspec.field(default="", name="continue")
 
 
 class _Page(msgspec.Struct):
+    kind: str
     metadata: _ListMeta
     items: list[msgspec.Raw] | None = None
 
 
 class _ObjectMeta(msgspec.Struct):
+    resource_version: str = msgspec.field(name="resourceVersion")
     name: str = ""
+    """Empty in a bookmark."""
     namespace: str = ""
-    resource_version: str = msgspec.field(default="", name="resourceVersion")
 
 
 class _Object(msgspec.Struct):
@@ -315,13 +328,6 @@ class _Event(msgspec.Struct):
 _pages = msgspec.json.Decoder(_Page)
 _objects = msgspec.json.Decoder(_Object)
 _events = msgspec.json.Decoder(_Event)
-
-
-def _decode_page(body: bytes) -> _Page:
-    try:
-        return _pages.decode(body)
-    except ValueError:
-        raise Unavailable(f"the API server sent no list: {_start(body)}") from None
 
 
 def _decode_event(line: bytes) -> _Event:
