@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 
 import structlog
 
-from ipvsproxy.agent.lock import only_agent
+from ipvsproxy.agent.lock import only_agent, refuse_beside_kube_proxy
 from ipvsproxy.agent.sources import open_source
 from ipvsproxy.agent.wiring import Wiring, wire
 from ipvsproxy.config import Settings
@@ -31,6 +31,7 @@ _MOST_CYCLES = 20
 async def run_once(settings: Settings) -> int:
     """Synchronise once; returns 0 when everything is as asked for, 1 when something is not."""
     with only_agent():
+        await refuse_beside_kube_proxy(settings)
         async with _kernel(settings) as dataplane:
             wiring = wire(settings, dataplane)
             await _synchronise(wiring, settings)

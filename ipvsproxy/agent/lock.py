@@ -1,7 +1,8 @@
-"""One writer in a network namespace: a lock that dies with its holder.
+"""One writer in a network namespace: no second agent, and no start beside a live kube-proxy.
 
-An abstract Unix socket belongs to a network namespace, as the tables do, and is gone with the
-process that bound it, however that ended (unix(7)).
+The lock is an abstract Unix socket: it belongs to a network namespace, as the tables do, and is
+gone with the process that bound it, however that ended (unix(7)). kube-proxy has none; it is known
+by its answer on /proxyMode.
 """
 
 from __future__ import annotations
@@ -10,11 +11,15 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from ipvsproxy.config import Settings
+from ipvsproxy.config.settings import METRICS_BIND_ADDRESS
+from ipvsproxy.http import find_neighbour
+
 _NAME = "\0ipvsproxy"
 
 
 class AnotherAgentError(Exception):
-    """Another agent runs in this network namespace; the message says what to do."""
+    """Another agent, or a kube-proxy, runs on this node; the message says what to do."""
 
 
 @contextmanager
@@ -29,3 +34,15 @@ def only_agent() -> Iterator[None]:
                 "stop it first (its status: ipvsproxy status)"
             ) from None
         yield
+
+
+async def refuse_beside_kube_proxy(settings: Settings) -> None:
+    """Raise AnotherAgentError when a kube-proxy answers here, unless it is to be taken over."""
+    if settings.take_over:
+        return
+    neighbour = await find_neighbour(settings.metrics_bind_address or METRICS_BIND_ADDRESS)
+    if neighbour is not None and not neighbour.is_ours:
+        raise AnotherAgentError(
+            f"a kube-proxy in {neighbour.mode} mode runs on this node and two proxies would undo "
+            "each other's work; stop it first, or start with --take-over"
+        )

@@ -7,7 +7,7 @@ import signal
 
 import structlog
 
-from ipvsproxy.agent.lock import only_agent
+from ipvsproxy.agent.lock import only_agent, refuse_beside_kube_proxy
 from ipvsproxy.agent.sources import open_source
 from ipvsproxy.agent.wiring import Wiring, wire
 from ipvsproxy.config import Settings
@@ -25,6 +25,7 @@ async def run(settings: Settings) -> int:
     Raises AnotherAgentError, DataplaneError, or what a source raises that cannot be used at all.
     """
     with only_agent():
+        await refuse_beside_kube_proxy(settings)
         dataplane = LinuxDataplane(WATCHED_SYSCTLS, settings.iptables_backend)
         try:
             async with open_source(settings) as source:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from ipvsproxy import __version__
@@ -88,26 +89,32 @@ class Wiring:
         )
 
 
-def wire(settings: Settings, dataplane: Dataplane) -> Wiring:
-    """Put an agent together around a dataplane."""
+def wire(
+    settings: Settings,
+    dataplane: Dataplane,
+    *,
+    clock: Callable[[], float] = time.monotonic,
+    wall_clock: Callable[[], float] = time.time,
+) -> Wiring:
+    """Put an agent together around a dataplane; the clocks are as in `Reconciler`."""
     store = Store()
     conditions = Conditions()
     metrics = Metrics(conditions, version=__version__)
-    health = Health(sync_period=settings.sync_period, now=time.monotonic())
+    health = Health(sync_period=settings.sync_period, now=clock())
     observer = Observer(
         store=store,
         metrics=metrics,
         health=health,
-        clock=time.monotonic,
-        wall_clock=time.time,
+        clock=clock,
+        wall_clock=wall_clock,
     )
     reconciler = Reconciler(
         store=store,
         dataplane=dataplane,
         settings=settings,
         conditions=conditions,
-        clock=time.monotonic,
-        wall_clock=time.time,
+        clock=clock,
+        wall_clock=wall_clock,
         observer=observer,
     )
     return Wiring(settings, store, conditions, metrics, health, observer, reconciler)

@@ -80,5 +80,5 @@ def neighbour_check(neighbour: Neighbour | None, address: str) -> Check:
         name,
         Verdict.WARN,
         f"kube-proxy runs in mode {neighbour.mode} (it answers on {address})",
-        "take kube-proxy off this node before the agent is started: two would fight",
+        "take kube-proxy off this node before the agent is started, or start it with --take-over",
     )

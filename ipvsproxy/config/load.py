@@ -30,6 +30,7 @@ READERS: Mapping[str, Reader] = {
     "masquerade_all": values.boolean,
     "masquerade_bit": values.whole_number(0, 31),
     "exclude_cidrs": values.networks,
+    "take_over": values.boolean,
     "sync_period": values.seconds_above_zero,
     "min_sync_period": values.seconds,
     "drain_deadline": values.seconds,

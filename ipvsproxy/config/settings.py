@@ -63,6 +63,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     exclude_cidrs: tuple[Network, ...] = ()
     """Virtual servers with addresses in these networks are never touched, whoever made them."""
 
+    take_over: bool = False
+    """Start although a kube-proxy answers on this node's metrics port. False: refuse to, because
+    two proxies undo each other's work."""
+
     sync_period: float = 30.0
     """Seconds between two audits, which read the kernel's tables and mend what others changed;
     above 0. The health endpoints fail when changes have waited for twice as long."""

@@ -147,7 +147,7 @@ class TestOwnFile:
             "nodeName: n\nmanifests: /m\nkubeconfig: /k\nmaster: https://192.0.2.1:6443/\n"
             "defaultScheduler: wlc\nclusterCIDRs: [10.0.0.0/8, 'fd00::/8']\nmasqueradeAll: true\n"
             "masqueradeBit: 0\nexcludeCIDRs: 192.0.2.0/24\nsyncPeriod: 10\nminSyncPeriod: 1s\n"
-            "drainDeadline: 0s\nremovedServiceDrain: 5s\nsetCapacity: 2048\n"
+            "takeOver: true\ndrainDeadline: 0s\nremovedServiceDrain: 5s\nsetCapacity: 2048\n"
             "iptablesBackend: nft\nhealthzBindAddress: '[::]:1'\nmetricsBindAddress: ''\n"
             "logFormat: json\nverbosity: 9\n"
         )

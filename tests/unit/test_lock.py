@@ -1,0 +1,49 @@
+from collections.abc import AsyncIterator
+
+import pytest
+from aiohttp import web
+
+from ipvsproxy.agent import AnotherAgentError
+from ipvsproxy.agent.lock import only_agent, refuse_beside_kube_proxy
+from ipvsproxy.config import Settings
+
+
+@pytest.fixture
+async def kube_proxy() -> AsyncIterator[str]:
+    """Something that answers /proxyMode as kube-proxy does; gives its address."""
+
+    async def mode(_: web.Request) -> web.Response:
+        return web.Response(text="iptables")
+
+    application = web.Application()
+    application.add_routes([web.get("/proxyMode", mode)])
+    runner = web.AppRunner(application)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    yield "{}:{}".format(*runner.addresses[0][:2])
+    await runner.cleanup()
+
+
+def test_a_second_agent_is_refused_until_the_first_has_ended() -> None:
+    with only_agent():
+        with pytest.raises(AnotherAgentError, match="stop it first"), only_agent():
+            pass
+    with only_agent():
+        pass
+
+
+async def test_a_start_beside_a_live_kube_proxy_is_refused(kube_proxy: str) -> None:
+    settings = Settings(node_name="n", metrics_bind_address=kube_proxy)
+    with pytest.raises(AnotherAgentError, match=r"kube-proxy in iptables mode .*--take-over"):
+        await refuse_beside_kube_proxy(settings)
+
+
+async def test_a_kube_proxy_can_be_taken_over_by_an_explicit_word(kube_proxy: str) -> None:
+    await refuse_beside_kube_proxy(
+        Settings(node_name="n", metrics_bind_address=kube_proxy, take_over=True)
+    )
+
+
+async def test_a_node_without_a_proxy_is_free() -> None:
+    await refuse_beside_kube_proxy(Settings(node_name="n", metrics_bind_address="127.0.0.1:1"))
