@@ -59,7 +59,8 @@ class Conditions:
     __slots__ = ("_cleared", "_raised", "_standing")
 
     def __init__(self) -> None:
-        self._standing: dict[tuple[str, ConditionType], Condition] = {}
+        self._standing: dict[str, dict[ConditionType, Condition]] = {}
+        """By subject, and there by type; no subject stands without a condition."""
         self._raised: dict[tuple[str, ConditionType], Condition] = {}
         self._cleared: dict[tuple[str, ConditionType], Condition] = {}
 
@@ -70,28 +71,30 @@ class Conditions:
         anybody asked is as if it had stood all along.
         """
         key = (subject, type_)
-        before = self._standing.get(key) or self._cleared.pop(key, None)
+        standing = self._standing.setdefault(subject, {})
+        before = standing.get(type_) or self._cleared.pop(key, None)
         if before is not None and before.message == message:
-            self._standing[key] = before
+            standing[type_] = before
             return
         since = before.since if before is not None else now
         condition = Condition(subject=subject, type=type_, message=message, since=since)
-        self._standing[key] = self._raised[key] = condition
+        standing[type_] = self._raised[key] = condition
 
     def clear(self, subject: str, type_: ConditionType) -> None:
         """Say that something is no longer wrong; nothing happens when it was not."""
-        key = (subject, type_)
-        condition = self._standing.pop(key, None)
+        standing = self._standing.get(subject, {})
+        condition = standing.pop(type_, None)
         if condition is None:
             return
-        if self._raised.pop(key, None) is None:
-            self._cleared[key] = condition
+        if not standing:
+            del self._standing[subject]
+        if self._raised.pop((subject, type_), None) is None:
+            self._cleared[subject, type_] = condition
 
     def replace(self, subject: str, messages: Mapping[ConditionType, str], *, now: float) -> None:
         """Make these all the conditions of a subject."""
-        for type_ in [type_ for name, type_ in self._standing if name == subject]:
-            if type_ not in messages:
-                self.clear(subject, type_)
+        for type_ in self._standing.get(subject, {}).keys() - messages.keys():
+            self.clear(subject, type_)
         for type_, message in messages.items():
             self.set(subject, type_, message=message, now=now)
 
@@ -108,17 +111,17 @@ class Conditions:
         return cleared
 
     def of(self, subject: str) -> tuple[Condition, ...]:
-        """Return the conditions of one subject."""
-        return tuple(condition for condition in self if condition.subject == subject)
+        """Return the conditions of one subject, by type."""
+        return tuple(one for _, one in sorted(self._standing.get(subject, {}).items()))
 
     def count(self) -> Mapping[ConditionType, int]:
         """Count by type; every type has a number."""
-        counted = Counter(type_ for _, type_ in self._standing)
+        counted = Counter(type_ for standing in self._standing.values() for type_ in standing)
         return {type_: counted[type_] for type_ in ConditionType}
 
     def __iter__(self) -> Iterator[Condition]:
         """Iterate by subject, then type."""
-        return iter([self._standing[key] for key in sorted(self._standing)])
+        return iter([one for subject in sorted(self._standing) for one in self.of(subject)])
 
     def __len__(self) -> int:
-        return len(self._standing)
+        return sum(map(len, self._standing.values()))
