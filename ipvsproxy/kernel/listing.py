@@ -22,7 +22,7 @@ from ipvsproxy.model import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
 __all__ = ["ipvsadm_text"]
 
@@ -35,9 +35,9 @@ _METHOD_OPTIONS = {
     ForwardingMethod.BYPASS: "-g",
 }
 _SCHEDULER_FLAGS = (Flags.SCHED_1, Flags.SCHED_2, Flags.SCHED_3)
-_FLAG_NAMES = {
-    "sh": ("sh-fallback", "sh-port", "flag-3"),
-    "mh": ("mh-fallback", "mh-port", "flag-3"),
+_FLAG_NAMES: Mapping[str, tuple[str, ...]] = {
+    "sh": ("sh-fallback", "sh-port"),  # a third flag means nothing to them, and is not printed
+    "mh": ("mh-fallback", "mh-port"),
 }
 _OTHER_FLAG_NAMES = ("flag-1", "flag-2", "flag-3")
 
@@ -70,7 +70,7 @@ def _options(key: VirtualServerKey, server: VirtualServer) -> str:
         text += " -o"
     names = _FLAG_NAMES.get(server.scheduler, _OTHER_FLAG_NAMES)
     chosen = [
-        name for name, flag in zip(names, _SCHEDULER_FLAGS, strict=True) if server.flags & flag
+        name for name, flag in zip(names, _SCHEDULER_FLAGS, strict=False) if server.flags & flag
     ]
     return f"{text} -b {','.join(chosen)}" if chosen else text
 

@@ -28,11 +28,11 @@ TABLE: list[Operation] = [
     AddVirtualServer(WEB, VirtualServer("sh", ALL, 300, 24)),
     AddRealServer(WEB, POD, RealServer(0, upper_threshold=9)),
     AddRealServer(WEB, OTHER_POD, RealServer(65535, ForwardingMethod.TUNNEL)),
-    AddVirtualServer(WEB6, VirtualServer("mh", Flags.SCHED_1, 60, 64)),
+    AddVirtualServer(WEB6, VirtualServer("mh", ALL, 60, 64)),
     AddRealServer(WEB6, POD6, RealServer(2, ForwardingMethod.DIRECT_ROUTE)),
     AddVirtualServer(
         VirtualServerKey(Protocol.UDP, OTHER, 53),
-        VirtualServer("rr", Flags.ONE_PACKET | Flags.SCHED_2),
+        VirtualServer("rr", Flags.ONE_PACKET | ALL),
     ),
     AddVirtualServer(
         VirtualServerKey(Protocol.SCTP, OTHER, 80), VirtualServer("wlc", persistence=5)
