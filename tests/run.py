@@ -37,7 +37,7 @@ NO_TESTS_COLLECTED = 5
 
 @dataclasses.dataclass(frozen=True)
 class Tier:
-    """A part of the tests: programs to run one after the other, or folders for one pytest run."""
+    """A part of the tests: programs to run one after the other, or paths for one pytest run."""
 
     name: str
     programs: tuple[tuple[str, ...], ...] = ()
@@ -47,8 +47,12 @@ class Tier:
     options: tuple[str, ...] = ()
 
     def present(self) -> list[str]:
-        """Return the folders that exist and hold tests."""
-        return [folder for folder in self.folders if any((ROOT / folder).rglob("test_*.py"))]
+        """Return the folders that exist and hold tests, and the files that exist."""
+        return [
+            folder
+            for folder in self.folders
+            if (ROOT / folder).is_file() or any((ROOT / folder).rglob("test_*.py"))
+        ]
 
 
 @dataclasses.dataclass
@@ -79,7 +83,7 @@ def code() -> list[str]:
 
 
 IN_RIG = ("-v", "--timeout=180", "-p", "no:cacheprovider")
-UNIT = ("unit", "properties", "scenarios", "parity", "rig")
+UNIT = ("unit", "properties", "scenarios", "parity", "rig", "test_architecture.py")
 
 LANES = (
     (
