@@ -279,7 +279,6 @@ class Reflector:
                 _log.info("watch is behind the API server's history, listing again", watch=kind)
                 self._health.ended(kind)
                 self._version = None
-                self._next_list = Freshness.LATEST
             case BadRequest() | Rejected():
                 self._version = None
                 self._health.failed(kind, str(error))
