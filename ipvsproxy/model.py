@@ -354,6 +354,8 @@ class State:
     rulesets: dict[Family, Ruleset] = field(default_factory=dict)
     sysctls: dict[str, str] = field(default_factory=dict)
     """By path below /proc/sys, as in `net/ipv4/vs/conntrack`."""
+    lacks: dict[str, str] = field(default_factory=dict)
+    """What of it all could not be read, with the reason: a family's chains, a set."""
 
 
 def _host(address: Address) -> str:

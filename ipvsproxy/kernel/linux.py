@@ -141,7 +141,21 @@ class LinuxDataplane:
                 family: ruleset for family, ruleset in rulesets.items() if ruleset is not None
             },
             sysctls=sysctl.read(self._sysctls),
+            lacks=self._lacks(),
         )
+
+    def _lacks(self) -> dict[str, str]:
+        """Say what the last dump could not read."""
+        return {
+            **{
+                f"IPv{family} chains": reason
+                for family, reason in sorted(self._iptables.unusable.items())
+            },
+            **{
+                f"set {name}": f"it is made otherwise ({how}); remove it with ipset destroy"
+                for name, how in sorted(self._ipsets.ignored.items())
+            },
+        }
 
     def _apply(self, operations: Sequence[Operation]) -> list[Outcome]:
         parts = _Partition()
