@@ -40,6 +40,8 @@ def main() -> int:
     except (AgentError, CommandError, NotAppliedError) as error:
         sys.stderr.write(f"demo: {error}\n")
         return 1
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
 
 
 def _run(folder: Path, *, interactive: bool) -> int:

@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 HINTS = """\
 You are on node1. Everything runs; `exit` ends it all.
 
-  ipvsadm -Ln                    what the kernel holds
-  ipvsproxy status               what the agent says of it
-  ask {example}               who answers a client: ask ADDRESS [TIMES [CLIENT]]
-  $EDITOR $MANIFESTS/web-rr.yaml another scheduler takes effect at once, as in
-  sed -i s,scheduler:.rr,scheduler:\\ sh, $MANIFESTS/web-rr.yaml
-  tail $LOGS/node1.log           what the agent did
-  ip netns exec node2 ipvsadm -Ln    the other node; also: client-1, client-2, red-1 ... blue-4
+  ipvsadm -Ln                       what the kernel holds
+  ipvsproxy status                  what the agent says of it
+  ask {example:<29} who answers a client: ask ADDRESS [TIMES [CLIENT]]
+  sed -i 's/scheduler: rr/scheduler: sh/' $MANIFESTS/web-rr.yaml
+                                    another scheduler: a change takes effect at once
+  tail $LOGS/node1.log              what the agent did
+  ip netns exec node2 ipvsadm -Ln   the other node; also client-1, client-2, red-1 ... blue-4
 """
 
 START = """\
@@ -56,7 +56,6 @@ def run(cluster: Cluster, folder: Path) -> int:
         **os.environ,
         "MANIFESTS": str(cluster.folder.path),
         "LOGS": str(folder),
-        "EDITOR": os.environ.get("EDITOR", "vi"),
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
     }
     node = LAYOUT.node("node1").namespace
