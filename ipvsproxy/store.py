@@ -198,14 +198,14 @@ class Store:
         match event:
             case Put(changed):
                 reference = reference_of(changed)
-                changes = self._put(changed) | (self._refused.pop(reference, None) is not None)
+                changes = self._put(changed) | self._forget_refusals(reference)
             case Gone(reference):
-                changes = self._remove(reference)
-                changes |= self._refused.pop(reference, None) is not None
+                changes = self._remove(reference) | self._forget_refusals(reference)
             case Refused(reference, origin):
                 places = self._refused.setdefault(reference, {})
                 changes = places.get(origin) != event
                 places[origin] = event
+                self._mark_owner(event)
             case Unreadable(origin):
                 changes = self._unreadable.get(origin) != event
                 self._unreadable[origin] = event
@@ -218,6 +218,17 @@ class Store:
             case _:
                 assert_never(event)
         self.revision += changes
+
+    def _forget_refusals(self, reference: ObjectReference) -> bool:
+        places = self._refused.pop(reference, {})
+        for refused in places.values():
+            self._mark_owner(refused)
+        return bool(places)
+
+    def _mark_owner(self, refused: Refused) -> None:
+        """Have the Service of a slice translated again: its endpoints may be known no longer."""
+        if refused.reference.kind == "EndpointSlice" and refused.service in self._services:
+            self._dirty[refused.service] = None
 
     def _put(self, changed: KubernetesObject) -> bool:
         match changed:
@@ -269,7 +280,8 @@ class Store:
     def _sound(self, name: ServiceName) -> bool:
         """Whether no slice of a Service is nonsense without a good state that stands for it."""
         return not any(
-            refused.service == name
+            refused.reference.kind == "EndpointSlice"
+            and refused.service == name
             and (refused.reference.namespace, refused.reference.name) not in self._slice_owner
             for refused in self.refused
         )

@@ -88,6 +88,10 @@ class Desired:
         claimants = self._claims.get(key)
         return claimants[0] if claimants else None
 
+    def claimants(self, key: VirtualServerKey) -> tuple[ServiceName, ...]:
+        """Give the Services that want a virtual server, its owner first."""
+        return self._claims.get(key, ())
+
     def binds(self, address: Address) -> bool:
         """Whether an address must be on the dummy interface."""
         return address in self._bound

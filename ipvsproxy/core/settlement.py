@@ -24,6 +24,8 @@ from ipvsproxy.core.translate import Frontend, SetMember
 from ipvsproxy.model import (
     Address,
     IpMember,
+    IpPortMember,
+    Member,
     RealServerKey,
     State,
     VirtualServerKey,
@@ -88,7 +90,7 @@ class Settlement:
             foundation=foundation(self._settings, state),
             virtual_servers=wanted,
             addresses={address: self._desired.binds(address) for address in addresses},
-            members={member: self._desired.needs(member) for member in members},
+            members={member: self._desired.needs(member) for member in sorted(members)},
         )
 
     def sweep(self, state: State, holds: Holds, now: float) -> Touched:
@@ -106,7 +108,7 @@ class Settlement:
         touched.addresses.update(
             address
             for address in state.addresses
-            if self._desired.binds(address) or not holds.hold(address)
+            if self._desired.binds(address) or not (holds.hold(address) or self._excluded(address))
         )
         return touched
 
@@ -160,9 +162,13 @@ class Settlement:
             and key not in self._desired.foreign
             and key.family in state.families
             and not holds.hold(key.address)
-            and not any(key.address in cidr for cidr in self._settings.exclude_cidrs)
+            and not self._excluded(key.address)
             and owns(state, key)
         )
+
+    def _excluded(self, address: Address) -> bool:
+        """Whether an operator has put what stands at an address out of bounds."""
+        return any(address in cidr for cidr in self._settings.exclude_cidrs)
 
     def _leftover(self, key: VirtualServerKey, state: State) -> Frontend:
         """Describe a virtual server of ours that nobody claims, as if a Service had had it."""
@@ -188,5 +194,12 @@ class Settlement:
     def _stale_members(self, state: State) -> Iterator[SetMember]:
         for name in foundation(self._settings, state).sets:
             for member in state.members.get(name, ()):
-                if not self._desired.needs((name, member)):
+                if not self._desired.needs((name, member)) and not self._out_of_bounds(member):
                     yield name, member
+
+    def _out_of_bounds(self, member: Member) -> bool:
+        match member:
+            case IpMember(address) | IpPortMember(address):
+                return self._excluded(address)
+            case _:
+                return False

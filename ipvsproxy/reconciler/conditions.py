@@ -52,8 +52,8 @@ class ConditionWriter:
         now: float,
     ) -> None:
         """Tell what a cycle has found; `names` were translated, `keys` settled; log what is new."""
-        owners = {owner for key in keys if (owner := self._desired.owner(key)) is not None}
-        for name in owners.union(names):
+        claimants = {name for key in keys for name in self._desired.claimants(key)}
+        for name in claimants.union(names):
             self._translated(name, now)
         self._refusals(refusals, now)
         if self._store.revision != self._revision:

@@ -266,7 +266,7 @@ class Reconciler:
 
     async def _adopt(self, report: CycleReport) -> None:
         """Fill the ledger from what a predecessor left, before anything else is written."""
-        members = dict.fromkeys(adopt(self._writer.state), True)
+        members = dict.fromkeys(sorted(adopt(self._writer.state)), True)
         if members:
             log.info("adopting a predecessor's virtual servers", count=len(members))
             target = self._settlement.target(
@@ -353,12 +353,18 @@ class Reconciler:
         return await self._writer.read([key for key, (due, _) in self._polls.items() if due <= now])
 
     def _schedule_polls(self, keys: Iterable[VirtualServerKey]) -> None:
-        """Say when those that were settled are looked at next; a new one at once."""
+        """Say when those that were settled are looked at next; a new one at once.
+
+        One that was settled for another reason, and not looked at, is still due when it was: a
+        Service that never rests would never be looked at.
+        """
+        now = self._clock()
         draining = self._settlement.draining
         for key in keys:
             if key not in draining:
                 self._polls.pop(key, None)
                 continue
-            _, pause = self._polls.get(key, (0.0, 0.0))
-            longer = min(max(pause * 2, _FIRST_POLL), _LONGEST_POLL)
-            self._polls[key] = (self._clock() + pause, longer)
+            due, pause = self._polls.get(key, (now, 0.0))
+            if due <= now:
+                longer = min(max(pause * 2, _FIRST_POLL), _LONGEST_POLL)
+                self._polls[key] = (now + pause, longer)
