@@ -7,11 +7,15 @@ how; `ipvsproxy.kernel` knows how, and core.plan knows when.
 Verbs have preconditions: add, bind and create must not find their object; set must find it;
 remove, unbind and destroy must find it. An adapter turns "already gone" into success; "already
 there" and "not there to be set" mean that our picture was wrong (`dataplane.Refusal.CONTRADICTED`).
+
+Structs and not named tuples: two operations of equal contents but different kinds are not equal.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple, TypeAlias, assert_never
+from typing import TypeAlias, assert_never
+
+import msgspec
 
 from ipvsproxy.model import (
     Address,
@@ -32,27 +36,27 @@ from ipvsproxy.model import (
 )
 
 
-class AddVirtualServer(NamedTuple):
+class AddVirtualServer(msgspec.Struct, frozen=True):
     """Create a virtual server, without real servers."""
 
     key: VirtualServerKey
     server: VirtualServer
 
 
-class SetVirtualServer(NamedTuple):
+class SetVirtualServer(msgspec.Struct, frozen=True):
     """Change scheduler, flags and persistence in place; no connection is lost."""
 
     key: VirtualServerKey
     server: VirtualServer
 
 
-class RemoveVirtualServer(NamedTuple):
+class RemoveVirtualServer(msgspec.Struct, frozen=True):
     """Remove a virtual server; the kernel drops its real servers with it."""
 
     key: VirtualServerKey
 
 
-class AddRealServer(NamedTuple):
+class AddRealServer(msgspec.Struct, frozen=True):
     """Create a real server within an existing virtual server."""
 
     key: VirtualServerKey
@@ -60,7 +64,7 @@ class AddRealServer(NamedTuple):
     server: RealServer
 
 
-class SetRealServer(NamedTuple):
+class SetRealServer(msgspec.Struct, frozen=True):
     """Change weight and thresholds in place; weight 0 keeps open connections."""
 
     key: VirtualServerKey
@@ -68,61 +72,61 @@ class SetRealServer(NamedTuple):
     server: RealServer
 
 
-class RemoveRealServer(NamedTuple):
+class RemoveRealServer(msgspec.Struct, frozen=True):
     """Remove a real server; its open connections end with the next packet."""
 
     key: VirtualServerKey
     member: RealServerKey
 
 
-class CreateLink(NamedTuple):
+class CreateLink(msgspec.Struct, frozen=True):
     """Create the dummy interface; it stays down, which is enough for its addresses to be local."""
 
 
-class RemoveLink(NamedTuple):
+class RemoveLink(msgspec.Struct, frozen=True):
     """Remove the dummy interface, and with it all its addresses."""
 
 
-class BindAddress(NamedTuple):
+class BindAddress(msgspec.Struct, frozen=True):
     """Put a service address on the dummy interface, as a host address."""
 
     address: Address
 
 
-class UnbindAddress(NamedTuple):
+class UnbindAddress(msgspec.Struct, frozen=True):
     """Take a service address off the dummy interface."""
 
     address: Address
 
 
-class CreateSet(NamedTuple):
+class CreateSet(msgspec.Struct, frozen=True):
     """Create an ipset, empty."""
 
     name: str
     spec: SetSpec
 
 
-class DestroySet(NamedTuple):
+class DestroySet(msgspec.Struct, frozen=True):
     """Destroy an ipset and its members; the kernel refuses while a rule uses it."""
 
     name: str
 
 
-class AddMember(NamedTuple):
+class AddMember(msgspec.Struct, frozen=True):
     """Add a member to an ipset."""
 
     name: str
     member: Member
 
 
-class RemoveMember(NamedTuple):
+class RemoveMember(msgspec.Struct, frozen=True):
     """Remove a member from an ipset."""
 
     name: str
     member: Member
 
 
-class ReplaceChains(NamedTuple):
+class ReplaceChains(msgspec.Struct, frozen=True):
     """Make our chains and jumps of one family `wanted`, atomically for each table.
 
     `found` is what is there now, so that jumps are inserted and deleted one by one and chains that
@@ -134,14 +138,14 @@ class ReplaceChains(NamedTuple):
     found: Ruleset
 
 
-class SetSysctl(NamedTuple):
+class SetSysctl(msgspec.Struct, frozen=True):
     """Write a kernel setting, by its path below /proc/sys."""
 
     name: str
     value: str
 
 
-class ForgetFlows(NamedTuple):
+class ForgetFlows(msgspec.Struct, frozen=True):
     """Delete the conntrack entries of a UDP frontend that lead to a real server that has left.
 
     Changes no table that is compared: a flow that was missed ends with its own timeout.
@@ -186,7 +190,7 @@ def advance(state: State, operation: Operation) -> None:  # noqa: C901, PLR0912,
         case AddRealServer(key, member, real) | SetRealServer(key, member, real):
             state.real_servers[key][member] = real
         case RemoveRealServer(key, member):
-            state.real_servers[key].pop(member, None)
+            state.real_servers.get(key, {}).pop(member, None)
         case CreateLink():
             state.link = True
         case RemoveLink():
@@ -205,7 +209,7 @@ def advance(state: State, operation: Operation) -> None:  # noqa: C901, PLR0912,
         case AddMember(name, member):
             state.members[name].add(member)
         case RemoveMember(name, member):
-            state.members[name].discard(member)
+            state.members.get(name, set()).discard(member)
         case ReplaceChains(family, wanted, _):
             state.rulesets[family] = wanted
         case SetSysctl(name, value):

@@ -7,6 +7,7 @@ scheduler that was mended, say) is a different one and has none.
 
 from __future__ import annotations
 
+from collections.abc import Container
 from typing import NamedTuple, assert_never
 
 from ipvsproxy.core.desired import Touched
@@ -45,30 +46,29 @@ class Retries:
     """The pauses of refused operations; times are seconds of the caller's clock."""
 
     def __init__(self) -> None:
-        # By type too: named tuples of equal shape compare equal.
-        self._pauses: dict[tuple[type[Operation], Operation], _Pause] = {}
+        self._pauses: dict[Operation, _Pause] = {}
 
     def refused(self, operation: Operation, now: float) -> None:
         """Begin, or lengthen, the pause of an operation."""
-        before = self._pauses.get((type(operation), operation))
+        before = self._pauses.get(operation)
         length = min(before.length * 2, LONGEST_PAUSE) if before else FIRST_PAUSE
-        self._pauses[type(operation), operation] = _Pause(now + length, length)
+        self._pauses[operation] = _Pause(now + length, length)
 
     def acknowledged(self, operation: Operation) -> None:
         """Forget the pause of an operation that has succeeded."""
         if self._pauses:
-            self._pauses.pop((type(operation), operation), None)
+            self._pauses.pop(operation, None)
 
     def withheld(self, operation: Operation, now: float) -> bool:
         """Whether an operation is in its pause."""
         if not self._pauses:
             return False
-        pause = self._pauses.get((type(operation), operation))
+        pause = self._pauses.get(operation)
         return pause is not None and now < pause.until
 
-    def forget_unless(self, wanted: set[tuple[type[Operation], Operation]]) -> None:
+    def forget_unless(self, wanted: Container[Operation]) -> None:
         """Forget the pauses of operations that are no longer wanted."""
-        self._pauses = {key: pause for key, pause in self._pauses.items() if key in wanted}
+        self._pauses = {one: pause for one, pause in self._pauses.items() if one in wanted}
 
     def next_due(self) -> float | None:
         """When the first pause ends; None when there is none."""

@@ -52,7 +52,7 @@ def forget(operations: Sequence[ForgetFlows], processes: Processes) -> list[Outc
 
 def arguments(operation: ForgetFlows) -> tuple[str, ...]:
     """Command line that deletes the entries: what was asked for, and who answers."""
-    key, member = operation
+    key, member = operation.key, operation.member
     asked = ("--orig-dst", str(key.address), "--orig-port-dst", str(key.port))
     answers = ("--reply-src", str(member.address), "--reply-port-src", str(member.port))
     return (
@@ -101,7 +101,7 @@ def _forget_family(
 
 
 def _flow(operation: ForgetFlows) -> Flow:
-    key, member = operation
+    key, member = operation.key, operation.member
     return str(key.address), str(key.port), str(member.address), str(member.port)
 
 

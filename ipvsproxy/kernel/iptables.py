@@ -175,7 +175,7 @@ def restore_text(operation: ReplaceChains) -> str:
 
     Empty when nothing is wanted and nothing is found.
     """
-    _, wanted, found = operation
+    wanted, found = operation.wanted, operation.found
     chains = {(chain.table, chain.name): chain for chain in wanted.chains}
     surplus = [chain for chain in found.chains if chain[:2] not in chains]
     lines: list[str] = []

@@ -140,7 +140,7 @@ def _advance(state: State, operation: Operation) -> None:
 def _virtual_server(
     state: State, operation: AddVirtualServer | SetVirtualServer, schedulers: Collection[str]
 ) -> Iterator[Outcome]:
-    key, server = operation
+    key, server = operation.key, operation.server
     exists = key in state.virtual_servers
     longest = key.family.host_prefix
     if not 0 <= key.port < _PORT_END or not 0 <= server.persistence < _NUMBER_END:
@@ -160,7 +160,7 @@ def _virtual_server(
 
 
 def _real_server(state: State, operation: AddRealServer | SetRealServer) -> Iterator[Outcome]:
-    key, member, server = operation
+    key, member, server = operation.key, operation.member, operation.server
     numbers = (server.weight, server.upper_threshold, server.lower_threshold)
     exists = member in state.real_servers.get(key, {})
     if not 0 <= member.port < _PORT_END or any(not 0 <= one < _NUMBER_END for one in numbers):
@@ -203,7 +203,7 @@ def _destruction(state: State, name: str) -> Iterator[Outcome]:
 
 
 def _addition(state: State, operation: AddMember) -> Iterator[Outcome]:
-    name, member = operation
+    name, member = operation.name, operation.member
     if isinstance(member, IpPortNetMember) and member.network.prefix_length == 0:
         yield _invalid(f"set {name} cannot hold {member.network}: halve the network")
     spec = state.sets.get(name)
@@ -229,7 +229,7 @@ def _unfit(name: str, spec: SetSpec, member: Member) -> Iterator[Outcome]:
 
 
 def _chains(state: State, operation: ReplaceChains) -> Iterator[Outcome]:
-    family, wanted, found = operation
+    family, wanted, found = operation.family, operation.wanted, operation.found
     present = state.rulesets.get(family)
     if present is None:
         yield Outcome(Refusal.UNSUPPORTED, f"iptables does not work for IPv{family} here")
@@ -251,7 +251,7 @@ def _replaced(present: Ruleset, operation: ReplaceChains) -> Ruleset:
     A jump that was believed to stand is neither looked for nor inserted, one that was not known is
     inserted a second time.
     """
-    _, wanted, found = operation
+    wanted, found = operation.wanted, operation.found
     named = {chain[:2] for chain in (*wanted.chains, *found.chains)}
     chains = [*wanted.chains, *(chain for chain in present.chains if chain[:2] not in named)]
     inserted = [jump for jump in wanted.jumps if jump not in found.jumps]

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple, TypeAlias, TypeVar
+from typing import NamedTuple, TypeVar
 
 from ipvsproxy.core.desired import Touched
 from ipvsproxy.core.execution import Execution
@@ -33,9 +33,6 @@ from ipvsproxy.model import RealServerKey, State, VirtualServerKey
 
 _Key = TypeVar("_Key")
 _Value = TypeVar("_Value")
-
-OperationId: TypeAlias = tuple[type[Operation], Operation]
-"""An operation as a key; by type too, since named tuples of equal shape compare equal."""
 
 
 class Refused(NamedTuple):
@@ -66,7 +63,7 @@ class Writer:
         self._dataplane = dataplane
         self._clock = clock
         self._retries = Retries()
-        self._refusals: dict[OperationId, Outcome] = {}
+        self._refusals: dict[Operation, Outcome] = {}
         self._state: State | None = None
         self.unfinished = Touched()
         """What must be planned again, for something of it was not carried out."""
@@ -85,7 +82,7 @@ class Writer:
     @property
     def refusals(self) -> list[Refused]:
         """What is refused now, tried in this cycle or waiting for its next try."""
-        return [Refused(key[1], outcome) for key, outcome in self._refusals.items()]
+        return [Refused(operation, outcome) for operation, outcome in self._refusals.items()]
 
     def next_due(self) -> float | None:
         """When the first refused operation may be tried again; None: nothing is refused."""
@@ -147,7 +144,7 @@ class Writer:
             written.done[type(operation).__name__] += 1
             return
         self._retries.refused(operation, self._clock())
-        self._refusals[type(operation), operation] = outcome
+        self._refusals[operation] = outcome
         written.refused.append(Refused(operation, outcome))
         match operation:
             case AddVirtualServer(_, server) | SetVirtualServer(_, server):
@@ -172,7 +169,7 @@ class Writer:
 
     def _remember(self, undone: list[Operation]) -> None:
         """Keep reasons and pauses of what is still wanted, forget those of what is not."""
-        wanted = {(type(operation), operation) for operation in undone}
+        wanted = frozenset(undone)
         self._retries.forget_unless(wanted)
         self._refusals = {key: outcome for key, outcome in self._refusals.items() if key in wanted}
         self.unfinished = Touched()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 
+import msgspec
 import pytest
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
@@ -83,7 +84,7 @@ def informed(operation: Operation, state: State) -> Operation:
     fake does not imitate; the cases that can be relied on are in test_surroundings.
     """
     if isinstance(operation, ReplaceChains):
-        return operation._replace(found=state.rulesets[operation.family])
+        return msgspec.structs.replace(operation, found=state.rulesets[operation.family])
     return operation
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -38,7 +39,7 @@ def test_a_shadow_that_advances_by_outcomes_is_the_kernel(drawn: list[Operation]
     for one in drawn:
         operation = one
         if isinstance(operation, ReplaceChains):
-            operation = operation._replace(found=shadow.rulesets[operation.family])
+            operation = msgspec.structs.replace(operation, found=shadow.rulesets[operation.family])
         existed = copy_state(shadow)
         if carry_out(kernel, operation, KNOWN).refusal is None and kernel != existed:
             advance(shadow, operation)
