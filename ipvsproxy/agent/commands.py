@@ -1,4 +1,8 @@
-"""The commands that end by themselves: one synchronisation, a plan, a clean-up, a status."""
+"""The commands that end by themselves: one synchronisation, a plan, a clean-up, a status.
+
+Each opens the kernel, does its work with the parts that `run` uses too, and closes the kernel; what
+it returns is a value that `cli` prints. None but `run_once` and `cleanup` writes anything.
+"""
 
 from __future__ import annotations
 

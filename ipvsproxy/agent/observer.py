@@ -1,4 +1,8 @@
-"""What happens in the reconciler, written into metrics and health."""
+"""What happens in the reconciler, written into metrics and health.
+
+The reconciler tells it of cycles, the feeder of events; it decides nothing and is asked by nobody
+but the HTTP ports.
+"""
 
 from __future__ import annotations
 

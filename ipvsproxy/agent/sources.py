@@ -1,4 +1,7 @@
-"""Which source the settings ask for."""
+"""Which source the settings ask for.
+
+Knows what each source needs to be made; everything else in the agent knows `store.Source` only.
+"""
 
 from __future__ import annotations
 

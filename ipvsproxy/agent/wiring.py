@@ -1,4 +1,8 @@
-"""A store, a reconciler and what they report to, put together; the same for every command."""
+"""A store, a reconciler and what they report to, put together; the same for every command.
+
+Knows every part and no part's work. It also says what the agent knows of its Services (`status`),
+for that is spread over the parts.
+"""
 
 from __future__ import annotations
 

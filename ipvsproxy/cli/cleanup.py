@@ -1,4 +1,7 @@
-"""`ipvsproxy cleanup`: takes away what is ours."""
+"""`ipvsproxy cleanup`: takes away what is ours.
+
+Knows its flags and how the answer looks; what is ours is for `core.cleanup` to say.
+"""
 
 from __future__ import annotations
 

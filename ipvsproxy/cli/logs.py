@@ -1,4 +1,8 @@
-"""Sets up logging: one form for our lines and for those of the libraries, on standard error."""
+"""Sets up logging: one form for our lines and for those of the libraries, on standard error.
+
+Knows formats and levels; who logs what is not its affair. Lines go to standard error, for standard
+output belongs to the answers of commands.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""`ipvsproxy plan`: what `run` would change."""
+"""`ipvsproxy plan`: what `run` would change.
+
+Knows its flags, its exit statuses and how the answer looks; planning is `agent.plan`.
+"""
 
 from __future__ import annotations
 

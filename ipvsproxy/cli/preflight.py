@@ -1,4 +1,7 @@
-"""`ipvsproxy preflight`: whether this node is able to run the agent."""
+"""`ipvsproxy preflight`: whether this node is able to run the agent.
+
+Knows how the checks are shown; the node is examined by `kernel.preflight`, its neighbours by `http`.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""How the commands' answers look: plain text, a table on a terminal, JSON."""
+"""How the commands' answers look: plain text, a table on a terminal, JSON.
+
+Knows widths, columns and colours, and the values of `telemetry` that are shown; decides nothing.
+"""
 
 from __future__ import annotations
 

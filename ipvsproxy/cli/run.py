@@ -1,4 +1,7 @@
-"""`ipvsproxy run`: the agent."""
+"""`ipvsproxy run`: the agent.
+
+Knows its flags and which of them contradict each other; running is `agent.run`.
+"""
 
 from __future__ import annotations
 

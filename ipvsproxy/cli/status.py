@@ -1,4 +1,7 @@
-"""`ipvsproxy status`: what is balanced now, and what is wrong."""
+"""`ipvsproxy status`: what is balanced now, and what is wrong.
+
+Knows its flags and how the table looks; the values come from `agent.status`.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""`ipvsproxy version`."""
+"""`ipvsproxy version`.
+
+Answers without settings, source or kernel, so that it works wherever the program does.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""The settings and what each means. Values only: how they are read is `load`'s affair."""
+"""The settings and what each means. Values only: how they are read is `load`'s affair.
+
+To add one: a field here with its docstring (unit, effect, range, what 0 means), a reader in `load`,
+a flag in `cli.options`, and its line in the README.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""What a cycle did, as counts, and as the one sentence that is logged of it."""
+"""What a cycle did, as counts, and as the one sentence that is logged of it.
+
+Values only: the loop fills it, the observer counts it, the log prints its sentence.
+"""
 
 from __future__ import annotations
 
