@@ -1,4 +1,5 @@
-"""What the demonstration prints, and which of its claims held. Coloured on a terminal only."""
+"""What the demonstration prints, and which of its claims held. Coloured on a terminal only
+(or where FORCE_COLOR says that there is one behind the pipe of a rig)."""
 
 from __future__ import annotations
 
@@ -17,7 +18,8 @@ BOLD, DIM, RED, GREEN, BLUE = "\x1b[1m", "\x1b[2m", "\x1b[31m", "\x1b[32m", "\x1
 
 
 def _coloured() -> bool:
-    return sys.stdout.isatty() and "NO_COLOR" not in os.environ
+    wanted = sys.stdout.isatty() or "FORCE_COLOR" in os.environ
+    return wanted and "NO_COLOR" not in os.environ
 
 
 @dataclass(slots=True)

@@ -27,7 +27,10 @@ def test_a_claim_that_does_not_hold_is_named_and_fails(capsys: pytest.CaptureFix
     assert "1 of 2 claims did not hold:\n    no request failed" in capsys.readouterr().out
 
 
-def test_what_is_no_terminal_gets_no_colour(capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_is_no_terminal_gets_no_colour(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("FORCE_COLOR", raising=False)
     screen = Screen()
     screen.section("Title")
     screen.bars({"red-1": 3}, OLD_NAMES)
