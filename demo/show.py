@@ -1,5 +1,7 @@
-"""What the demonstration prints, and which of its claims held. Coloured on a terminal only
-(or where FORCE_COLOR says that there is one behind the pipe of a rig)."""
+"""What the demonstration prints, and which of its claims held.
+
+Coloured on a terminal only, or where FORCE_COLOR says that one is behind the pipe of a rig.
+"""
 
 from __future__ import annotations
 
