@@ -157,7 +157,7 @@ class Desired:
         if key in self._foreign:
             return Touched()
         self._foreign.add(key)
-        return self._settle_claim(key, 0.0)
+        return self._hold(key, None)
 
     def clear_foreign(self, key: VirtualServerKey) -> Touched:
         """Claim a virtual server again whose foreign namesake is gone."""

@@ -178,21 +178,22 @@ class _Planner:
         actual = self._state.real_servers.get(key, {})
         if found is not None:
             self._standing.add(key.address)
-        early: list[int] = []
+        created: list[int] = []
+        switched: list[int] = []
         if found is None:
             needs = self._members_of[key] + self._chain_of(key.family)
-            created = self._add(AddVirtualServer(key, wanted.server), needs=needs)
-            self._created[key.address].append(created)
-            early = [created]
+            created = [self._add(AddVirtualServer(key, wanted.server), needs=needs)]
+            self._created[key.address] += created
         elif found != wanted.server and not refuses_at_weight_zero(wanted.server):
             step = self._add(SetVirtualServer(key, wanted.server))
-            early = [step] if refuses_at_weight_zero(found) else []
-        raised = self._add_and_raise(key, wanted, actual, early if found is None else [])
-        shrunk = self._lower_and_remove(key, wanted, actual, raised, early)
+            switched = [step] if refuses_at_weight_zero(found) else []
+        raised = self._add_and_raise(key, wanted, actual, created, switched)
+        shrunk = self._lower_and_remove(key, wanted, actual, raised, switched)
         if found is not None and found != wanted.server and refuses_at_weight_zero(wanted.server):
-            # A scheduler that turns clients away at weight 0 comes back when no server is there.
-            self._add(SetVirtualServer(key, wanted.server), needs=[*raised, *shrunk])
-        self._behind[key.address] += [*early, *raised]
+            # A scheduler that turns clients away at weight 0 comes when none would be.
+            mixing = self._mixing([*raised, *shrunk], wanted, actual)
+            self._add(SetVirtualServer(key, wanted.server), needs=mixing)
+        self._behind[key.address] += [*created, *switched, *raised]
 
     def bind_and_unbind(self) -> None:
         """Plan the addresses of the dummy interface."""
@@ -237,17 +238,24 @@ class _Planner:
         key: VirtualServerKey,
         wanted: Wanted,
         actual: Mapping[RealServerKey, RealServer],
-        needs: Sequence[int],
+        created: Sequence[int],
+        switched: Sequence[int],
     ) -> list[int]:
-        """Plan the real servers that come, and those whose weight does not fall to 0."""
+        """Plan the real servers that come, and those whose weight does not fall to 0.
+
+        They come after the switch away from a scheduler that turns clients away at weight 0, but
+        only one that comes with weight 0 would do harm without it.
+        """
         raised = []
         missing = [member for member in wanted.real_servers if member not in actual]
         for member in self._insertion_order(key, missing, wanted.server.scheduler):
-            operation = AddRealServer(key, member, wanted.real_servers[member])
-            raised.append(self._add(operation, needs=needs))
+            real = wanted.real_servers[member]
+            needs = created if real.weight else [*created, *switched]
+            operation = AddRealServer(key, member, real)
+            raised.append(self._add(operation, needs=needs, follows=switched))
         for member, real in wanted.real_servers.items():
             if member in actual and actual[member] != real and not _lowers(actual[member], real):
-                raised.append(self._add(SetRealServer(key, member, real)))
+                raised.append(self._add(SetRealServer(key, member, real), follows=switched))
         return raised
 
     def _lower_and_remove(
@@ -284,6 +292,24 @@ class _Planner:
                 if key.protocol is Protocol.UDP:
                     self._add(ForgetFlows(key, member), needs=[step])
         return shrunk
+
+    def _mixing(
+        self,
+        steps: Iterable[int],
+        wanted: Wanted,
+        actual: Mapping[RealServerKey, RealServer],
+    ) -> list[int]:
+        """Give the steps before which some real servers are at weight 0 and others are not."""
+        serving = any(real.weight for real in wanted.real_servers.values())
+        mixing = []
+        for step in steps:
+            match self.steps[step].operation:
+                case SetRealServer(_, member) | RemoveRealServer(_, member):
+                    if (actual[member].weight > 0) != serving:
+                        mixing.append(step)
+                case _:
+                    pass
+        return mixing
 
     def _insertion_order(
         self, key: VirtualServerKey, members: Iterable[RealServerKey], scheduler: str

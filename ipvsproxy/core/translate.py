@@ -214,7 +214,7 @@ class _Weighing:
         self, slices: Sequence[EndpointSlice], previous: Fragment | None, kernel: State
     ) -> None:
         self.problems: list[Problem] = []
-        self.weights: dict[str, Mapping[Address, int]] = {}
+        self.weights: dict[str, dict[Address, int]] = {}
         self._kernel = kernel
         self._from_kernel: set[str] = set()
         """Slices whose annotation is wrong and whose last good weights nobody remembers."""
@@ -227,7 +227,8 @@ class _Weighing:
         if slice_name in self._from_kernel:
             found = self._kernel.real_servers.get(key, {}).get(member)
             # A weight of 0 may be that of a server that was draining: not a choice to go on with.
-            return found.weight if found and found.weight else DEFAULT_WEIGHT
+            if found and found.weight:
+                self.weights.setdefault(slice_name, {})[member.address] = found.weight
         return self.weights.get(slice_name, {}).get(member.address, DEFAULT_WEIGHT)
 
     def _read(self, slice_name: str, text: str, previous: Fragment | None) -> None:
@@ -242,4 +243,4 @@ class _Weighing:
             if previous is None:
                 self._from_kernel.add(slice_name)
             elif slice_name in previous.weights:
-                self.weights[slice_name] = previous.weights[slice_name]
+                self.weights[slice_name] = dict(previous.weights[slice_name])

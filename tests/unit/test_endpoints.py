@@ -1,0 +1,124 @@
+"""Endpoint conditions and policies: the table of who serves."""
+
+from __future__ import annotations
+
+import pytest
+
+from ipvsproxy.core.endpoints import Policy, gather, select
+from ipvsproxy.model import Address, Family, Protocol, RealServerKey
+from ipvsproxy.objects import Endpoint, EndpointSlice, ServiceName, SlicePort
+
+HTTP = SlicePort("http", Protocol.TCP, 8080)
+READY = (True, True, False)
+STARTING = (False, False, False)
+TERMINATING = (False, True, True)
+GONE = (False, False, True)
+
+
+def pod(index: int) -> Address:
+    return Address.parse(f"10.1.0.{index}")
+
+
+def endpoint(index: int, conditions: tuple[bool, bool, bool], node: str = "here") -> Endpoint:
+    ready, serving, terminating = conditions
+    return Endpoint(pod(index), ready, serving, terminating, node)
+
+
+def a_slice(
+    *endpoints: Endpoint,
+    name: str = "s1",
+    ports: tuple[SlicePort, ...] = (HTTP,),
+    family: Family | None = Family.IPV4,
+) -> EndpointSlice:
+    return EndpointSlice("a", name, ServiceName("a", "web"), family, endpoints, ports)
+
+
+def members(indices: str) -> set[RealServerKey]:
+    return {RealServerKey(pod(int(index)), 8080) for index in indices}
+
+
+@pytest.mark.parametrize(
+    ("policy", "endpoints", "serving", "displaced", "retiring"),
+    [
+        pytest.param("Cluster", [], "", "", "", id="none"),
+        pytest.param("Cluster", [(READY, "here"), (READY, "far")], "12", "", "", id="all ready"),
+        pytest.param(
+            "Cluster", [(READY, "far"), (TERMINATING, "here")], "1", "", "2", id="one terminates"
+        ),
+        pytest.param(
+            "Cluster",
+            [(STARTING, "here"), (TERMINATING, "far"), (GONE, "far")],
+            "2",
+            "",
+            "13",
+            id="no ready one: those that serve and terminate",
+        ),
+        pytest.param("Cluster", [(STARTING, "here"), (GONE, "here")], "", "", "12", id="no one"),
+        pytest.param(
+            "Local", [(READY, "here"), (READY, "far")], "1", "2", "", id="local: others displaced"
+        ),
+        pytest.param("Local", [(READY, "far")], "", "1", "", id="local: nobody here"),
+        pytest.param(
+            "Local",
+            [(TERMINATING, "here"), (READY, "far"), (TERMINATING, "far")],
+            "1",
+            "2",
+            "3",
+            id="local: a terminating one here goes before a ready one elsewhere",
+        ),
+    ],
+)
+def test_who_serves(
+    policy: str,
+    endpoints: list[tuple[tuple[bool, bool, bool], str]],
+    serving: str,
+    displaced: str,
+    retiring: str,
+) -> None:
+    found = [endpoint(index, one, node) for index, (one, node) in enumerate(endpoints, 1)]
+    gathered = gather(
+        [a_slice(*found)], port_name="http", protocol=Protocol.TCP, family=Family.IPV4
+    )
+    selection = select(gathered, Policy(policy), "here")
+    assert selection.serving == members(serving)
+    assert selection.displaced == members(displaced)
+    assert selection.retiring == members(retiring)
+
+
+@pytest.mark.parametrize(
+    ("ports", "family", "found"),
+    [
+        pytest.param((HTTP,), Family.IPV4, 1, id="fits"),
+        pytest.param((SlicePort("web", Protocol.TCP, 8080),), Family.IPV4, 0, id="other name"),
+        pytest.param((SlicePort("http", Protocol.UDP, 8080),), Family.IPV4, 0, id="other protocol"),
+        pytest.param((HTTP, SlicePort("http", Protocol.TCP, 81)), Family.IPV4, 2, id="two numbers"),
+        pytest.param((HTTP,), Family.IPV6, 0, id="other family"),
+        pytest.param((HTTP,), None, 0, id="names, not addresses"),
+    ],
+)
+def test_ports_are_matched_by_name_protocol_and_family(
+    ports: tuple[SlicePort, ...], family: Family | None, found: int
+) -> None:
+    part = a_slice(endpoint(1, READY), ports=ports, family=family)
+    gathered = gather([part], port_name="http", protocol=Protocol.TCP, family=Family.IPV4)
+    assert len(gathered) == found
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "wins"),
+    [
+        pytest.param(READY, TERMINATING, "s1", id="ready before serving"),
+        pytest.param(TERMINATING, READY, "s2", id="whichever slice it is in"),
+        pytest.param(GONE, TERMINATING, "s2", id="serving before neither"),
+        pytest.param(READY, READY, "s1", id="alike: the first slice by name"),
+    ],
+)
+def test_one_endpoint_in_two_slices_is_one(
+    first: tuple[bool, bool, bool], second: tuple[bool, bool, bool], wins: str
+) -> None:
+    parts = [
+        a_slice(endpoint(1, second), name="s2"),
+        a_slice(endpoint(1, first), name="s1"),
+    ]
+    gathered = gather(parts, port_name="http", protocol=Protocol.TCP, family=Family.IPV4)
+    assert [placed.slice_name for placed in gathered.values()] == [wins]
