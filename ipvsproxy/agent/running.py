@@ -1,7 +1,7 @@
 """`ipvsproxy run`: follow the source until told to stop. The kernel's tables outlive the agent.
 
-Knows which tasks run side by side and what ends them. One that fails ends all, and the process: what
-is left half done is only different from what is wanted, and the next start sees that.
+Knows which tasks run side by side and what ends them. One that fails ends all, and the process:
+what is left half done is only different from what is wanted, and the next start sees that.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """`ipvsproxy preflight`: whether this node is able to run the agent.
 
-Knows how the checks are shown; the node is examined by `kernel.preflight`, its neighbours by `http`.
+Knows how the checks are shown; `kernel.preflight` examines the node, and `http` finds neighbours.
 """
 
 from __future__ import annotations
