@@ -14,7 +14,7 @@ picture is known to be missing - without which nothing counts as deleted that no
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Collection, Iterable, Iterator
+from collections.abc import AsyncIterator, Collection, Iterable
 from typing import NamedTuple, Protocol, TypeAlias, assert_never
 
 from ipvsproxy.core.translate import Inputs
@@ -46,6 +46,7 @@ class Gone(NamedTuple):
 class Refused(NamedTuple):
     """An object that is there but is nonsense; its last good state is kept.
 
+    Takes the place of what was said before of what is wrong with the same object.
     `addresses` and `service` are what could be read of it in spite of that: they keep what the
     kernel has of an object that was already nonsense when the agent started.
     """
@@ -106,8 +107,7 @@ class Store:
         self._services: dict[ServiceName, Service] = {}
         self._slices: dict[ServiceName, dict[str, EndpointSlice]] = {}
         self._slice_owner: dict[tuple[str, str], ServiceName] = {}
-        self._refused: dict[ObjectReference, dict[str, Refused]] = {}
-        """By object and origin; the same name may be wrong in several places."""
+        self._refused: dict[ObjectReference, Refused] = {}
         self._unreadable: dict[str, Unreadable] = {}
         self._dirty: dict[ServiceName, None] = {}
         self.node: Node | None = None
@@ -141,9 +141,9 @@ class Store:
         return self._services.keys()
 
     @property
-    def refused(self) -> Iterator[Refused]:
+    def refused(self) -> Collection[Refused]:
         """Objects that are nonsense now."""
-        return (one for places in self._refused.values() for one in places.values())
+        return self._refused.values()
 
     @property
     def unreadable(self) -> Collection[Unreadable]:
@@ -201,10 +201,9 @@ class Store:
                 changes = self._put(changed) | self._forget_refusals(reference)
             case Gone(reference):
                 changes = self._remove(reference) | self._forget_refusals(reference)
-            case Refused(reference, origin):
-                places = self._refused.setdefault(reference, {})
-                changes = places.get(origin) != event
-                places[origin] = event
+            case Refused(reference):
+                changes = self._refused.get(reference) != event
+                self._refused[reference] = event
                 self._mark_owner(event)
             case Unreadable(origin):
                 changes = self._unreadable.get(origin) != event
@@ -220,10 +219,11 @@ class Store:
         self.revision += changes
 
     def _forget_refusals(self, reference: ObjectReference) -> bool:
-        places = self._refused.pop(reference, {})
-        for refused in places.values():
-            self._mark_owner(refused)
-        return bool(places)
+        refused = self._refused.pop(reference, None)
+        if refused is None:
+            return False
+        self._mark_owner(refused)
+        return True
 
     def _mark_owner(self, refused: Refused) -> None:
         """Have the Service of a slice translated again: its endpoints may be known no longer."""

@@ -143,8 +143,7 @@ class ConditionWriter:
         found: dict[tuple[str, ConditionType], str] = {}
         for refused in self._store.refused:
             place = (str(refused.reference), ConditionType.INVALID_OBJECT)
-            line = f"{refused.origin}: {refused.reason}; its last good state stays"
-            found[place] = f"{found[place]}; {line}" if place in found else line
+            found[place] = f"{refused.origin}: {refused.reason}; its last good state stays"
         for unreadable in self._store.unreadable:
             place = (f"Source {unreadable.origin}", ConditionType.UNREADABLE_SOURCE)
             found[place] = f"{unreadable.reason}; until it can be read nothing counts as deleted"

@@ -69,7 +69,7 @@ def advance(picture: Picture, reading: Reading) -> tuple[Picture, list[Event]]:
     ]
     for reference, statements in said.items():
         if picture.sent.get(reference) != statements:
-            events += statements
+            events += _told(statements)
     events += (Readable(path) for path in picture.problems if path not in problems)
     missing = {ref: was for ref, was in picture.sent.items() if ref not in said}
     if not problems:
@@ -100,6 +100,17 @@ def _by_object(manifests: Mapping[str, Manifest]) -> dict[ObjectReference, tuple
             if first[0] is not statement:
                 said[reference] = (*first, _duplicate(reference, statement, first[0]))
     return said
+
+
+def _told(statements: tuple[Statement, ...]) -> Iterator[Event]:
+    """Tell what is said of one object: what is sound, and in one refusal all that is wrong."""
+    wrong = [one for one in statements if isinstance(one, Refused)]
+    if wrong != list(statements):
+        yield statements[0]
+    if wrong:
+        first, *others = wrong
+        more = [f"{one.origin}: {one.reason}" for one in others]
+        yield first._replace(reason="; ".join([first.reason, *more]))
 
 
 def _reference(statement: Statement) -> ObjectReference:

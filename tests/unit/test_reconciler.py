@@ -1,0 +1,457 @@
+"""When the reconciler does something, and what it makes of failures."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+
+import pytest
+
+from ipvsproxy.config import Settings
+from ipvsproxy.core.operations import (
+    AddRealServer,
+    AddVirtualServer,
+    BindAddress,
+    Operation,
+    SetRealServer,
+)
+from ipvsproxy.core.translate import Fragment, Inputs, Surroundings, translate
+from ipvsproxy.dataplane import DataplaneError, Outcome, Refusal
+from ipvsproxy.kernel.fake import FakeDataplane, FaultyDataplane, copy_state
+from ipvsproxy.model import Address, RealServer, State, VirtualServer
+from ipvsproxy.objects import ServiceName
+from ipvsproxy.reconciler import CycleReport, Reconciler, loop
+from ipvsproxy.store import Gone, Put, Store
+from ipvsproxy.telemetry import Conditions, ConditionType
+from tests.unit.builders import (
+    Agent,
+    Clock,
+    frontend,
+    member,
+    named,
+    part,
+    service,
+    service_reference,
+)
+
+WEB = frontend()
+CLIENT = Address.parse("10.244.9.9")
+
+
+async def settled(fake: FakeDataplane, *addresses: str) -> Agent:
+    """Give an agent whose Service `web` has these endpoints."""
+    agent = Agent(fake)
+    agent.list_all([service(), part("web", *addresses)])
+    await agent.settle()
+    return agent
+
+
+# ------------------------------------------------------------------------------ when
+
+
+class TestBeginning:
+    async def test_nothing_is_read_or_written_before_all_lists_are_complete(self) -> None:
+        fake = FakeDataplane()
+        agent = Agent(fake)
+        agent.put(service(), part("web", "10.244.1.5"))
+        report = await agent.reconciler.cycle()
+        assert (fake.dumps, fake.writes, report.result) == (0, 0, "unchanged")
+        assert agent.reconciler.state is None
+        assert not agent.reconciler.busy
+
+    async def test_what_everything_else_waits_for_comes_first(self) -> None:
+        fake = FakeDataplane()
+        agent = Agent(fake)
+        kubernetes = service("kubernetes", "10.96.0.1")
+        agent.list_all([service("a", "10.96.0.11"), service("b", "10.96.0.12"), kubernetes])
+        await agent.reconciler.cycle()
+        assert fake.state.addresses == {Address.parse("10.96.0.1")}
+        assert agent.reconciler.busy
+        await agent.reconciler.cycle()
+        assert len(fake.state.addresses) == 3
+
+    async def test_a_kernel_that_cannot_be_read_at_the_start_ends_the_agent(self) -> None:
+        agent = Agent(Unreadable())
+        agent.list_all()
+        with pytest.raises(DataplaneError, match="no netlink"):
+            await agent.reconciler.cycle()
+
+    async def test_a_kernel_that_cannot_be_read_later_leaves_the_last_picture(self) -> None:
+        fake = Unreadable()
+        fake.unreadable = False
+        agent = await settled(fake, "10.244.1.5")
+        fake.unreadable = True
+        agent.clock.now += 31
+        agent.put(part("web", "10.244.1.6"))
+        await agent.settle()
+        assert fake.state.real_servers[WEB].keys() == {member("10.244.1.6")}
+
+
+class Unreadable(FakeDataplane):
+    unreadable = True
+
+    async def dump(self) -> State:
+        if self.unreadable:
+            raise DataplaneError("no netlink")
+        return await super().dump()
+
+
+class TestPace:
+    async def test_cycles_keep_their_distance_and_changes_are_not_lost(self) -> None:
+        agent = RunningAgent(min_sync_period=0.05)
+        async with agent:
+            await agent.says(Put(part("web", "10.244.1.5"), "a.yaml"))
+            await agent.says(Put(part("web", "10.244.1.6"), "a.yaml"))
+        assert len(agent.starts) >= 3
+        assert all(later - earlier >= 0.049 for earlier, later in pairwise(agent.starts))
+        servers = agent.fake.state.real_servers[WEB]
+        assert {one for one, real in servers.items() if real.weight} == {member("10.244.1.6")}
+
+    async def test_a_change_is_waited_for_until_it_is_in_the_kernel(self) -> None:
+        agent = RunningAgent()
+        async with agent:
+            await agent.says(Put(part("web", "10.244.1.5"), "a.yaml"))
+            assert agent.fake.state.real_servers[WEB].keys() == {member("10.244.1.5")}
+            revision = agent.reconciler.applied_revision
+            await agent.reconciler.wait_until_applied(revision)
+            assert revision == agent.store.revision
+
+    async def test_an_agent_at_rest_runs_no_cycles(self) -> None:
+        agent = RunningAgent()
+        async with agent:
+            await agent.says(Put(part("web", "10.244.1.5"), "a.yaml"))
+            before = len(agent.starts)
+            for _ in range(50):
+                await asyncio.sleep(0)
+            assert len(agent.starts) == before
+
+
+class RunningAgent:
+    """A reconciler that runs by itself, by the event loop's time."""
+
+    def __init__(self, *, min_sync_period: float = 0) -> None:
+        self.fake = FakeDataplane()
+        self.store = Store()
+        self.starts: list[float] = []
+        clock = asyncio.get_running_loop().time
+        self.reconciler = Reconciler(
+            store=self.store,
+            dataplane=self.fake,
+            settings=Settings(node_name="node-a", min_sync_period=min_sync_period),
+            conditions=Conditions(),
+            clock=clock,
+            wall_clock=clock,
+            observer=self,
+        )
+        self._task: asyncio.Task[None] | None = None
+
+    def cycle_started(self) -> None:
+        self.starts.append(asyncio.get_running_loop().time())
+
+    def cycle_finished(self, report: CycleReport) -> None:
+        assert not report.refused
+
+    async def says(self, event: Put) -> None:
+        """Take in an event, and wait until it has been carried out."""
+        self.store.apply(event)
+        self.reconciler.wake()
+        async with asyncio.timeout(10):
+            await self.reconciler.wait_until_applied(self.store.revision)
+
+    async def __aenter__(self) -> None:
+        agent = Agent(self.fake)
+        agent.store = self.store
+        agent.list_all([service()])
+        self._task = asyncio.create_task(self.reconciler.run())
+
+    async def __aexit__(self, *_: object) -> None:
+        assert self._task is not None
+        self._task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await self._task
+
+
+class Gate(FakeDataplane):
+    """Holds up the operations of one type until it is opened."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reached = asyncio.Event()
+        self.opened = asyncio.Event()
+
+    async def apply(self, operations: Sequence[Operation]) -> Sequence[Outcome]:
+        if any(isinstance(one, BindAddress) for one in operations):
+            self.reached.set()
+            await self.opened.wait()
+        return await super().apply(operations)
+
+
+async def test_a_cancelled_cycle_still_learns_what_was_written() -> None:
+    gate = Gate()
+    agent = Agent(gate)
+    agent.list_all([service("kubernetes", "10.96.0.10")])
+    task = asyncio.create_task(agent.reconciler.cycle())
+    await gate.reached.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    gate.opened.set()
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert gate.state.addresses
+    assert agent.reconciler.state == gate.state
+
+
+# -------------------------------------------------------------------------- failures
+
+
+class TestRefusals:
+    async def test_it_is_tried_again_after_pauses_that_double_and_others_go_on(self) -> None:
+        fake = FakeDataplane()
+        faulty = FaultyDataplane(fake, refuse_real_servers_of("10.96.0.10"))
+        agent = Agent(faulty)
+        agent.list_all(
+            [
+                service(),
+                part("web", "10.244.1.5"),
+                service("other", "10.96.0.11"),
+                part("other", "10.244.2.5"),
+            ]
+        )
+        await agent.settle()
+        assert fake.state.real_servers[frontend("10.96.0.11")]
+        assert agent.said() == ["Service default/web OperationRefused"]
+        assert agent.reconciler.pending == 1
+
+        tries = [0.0]
+        while agent.clock.now < 1100:
+            agent.clock.now += 0.5
+            before = len(faulty.refused)
+            if agent.reconciler.busy:
+                await agent.settle()
+            if len(faulty.refused) > before:
+                tries.append(agent.clock.now - 1000)
+        assert tries == [0, 1, 3, 7, 15, 31, 63]
+
+        faulty.refuse = lambda _: None
+        agent.clock.now += 60
+        await agent.settle()
+        assert fake.state.real_servers[WEB]
+        assert agent.said() == []
+        assert agent.reconciler.pending == 0
+
+    async def test_a_refused_virtual_server_is_not_bound_and_its_neighbour_port_is(self) -> None:
+        fake = FakeDataplane()
+        faulty = FaultyDataplane(fake, refuse_virtual_server(port=443))
+        agent = Agent(faulty)
+        agent.list_all([service("web", "10.96.0.10", 80, 443), service("alone", "10.96.0.11", 443)])
+        await agent.settle()
+        assert fake.state.addresses == {Address.parse("10.96.0.10")}
+        assert agent.said() == [
+            "Service default/alone OperationRefused",
+            "Service default/web OperationRefused",
+        ]
+
+    async def test_a_contradiction_is_read_anew_and_mended_in_the_next_cycle(self) -> None:
+        fake = FakeDataplane()
+        agent = await settled(fake, "10.244.1.5", "10.244.2.5")
+        fake.state.real_servers[WEB].clear()
+        dumps = fake.dumps
+        agent.put(part("web", "10.244.1.5"))
+        await agent.reconciler.cycle()
+        agent.clock.now += 1
+        await agent.settle()
+        assert fake.dumps == dumps, "what is read anew needs no audit"
+        assert fake.state.real_servers[WEB] == {member("10.244.1.5"): RealServer(1)}
+        assert agent.said() == []
+
+    async def test_a_contradicted_address_has_everything_read_anew(self) -> None:
+        fake = FakeDataplane()
+        agent = await settled(fake)
+        fake.state.addresses.add(Address.parse("10.96.0.11"))
+        dumps = fake.dumps
+        agent.put(service("other", "10.96.0.11"))
+        await agent.settle()
+        assert fake.dumps == dumps + 1
+        assert agent.said() == []
+
+
+def refuse_real_servers_of(address: str) -> Callable[[Operation], Refusal | None]:
+    return lambda one: (
+        Refusal.BUSY if isinstance(one, AddRealServer) and str(one.key.address) == address else None
+    )
+
+
+def refuse_virtual_server(*, port: int) -> Callable[[Operation], Refusal | None]:
+    return lambda one: (
+        Refusal.FAILED if isinstance(one, AddVirtualServer) and one.key.port == port else None
+    )
+
+
+class TestAudit:
+    async def test_it_mends_what_others_changed_and_counts_it(self) -> None:
+        fake = FakeDataplane()
+        agent = await settled(fake, "10.244.1.5")
+        before = copy_state(fake.state)
+        fake.state.real_servers[WEB] = {member("10.244.1.9"): RealServer(1)}
+        fake.state.virtual_servers[WEB] = VirtualServer("wlc")
+        fake.state.addresses.clear()
+        fake.state.members["KUBE-CLUSTER-IP"].clear()
+        fake.state.sysctls["net/ipv4/vs/conntrack"] = "0"
+
+        agent.clock.now += 29
+        assert not agent.reconciler.busy
+        agent.clock.now += 1
+        report = await agent.reconciler.cycle()
+        assert report.audited
+        assert report.drift == {
+            "virtual_servers": 1,
+            "real_servers": 1,
+            "addresses": 1,
+            "sets": 1,
+            "sysctls": 1,
+        }
+        await agent.settle()
+        assert fake.state == before
+        assert "found 1 addresses" in report.sentence()
+
+    async def test_with_nothing_changed_it_writes_nothing_and_says_nothing(self) -> None:
+        fake = FakeDataplane()
+        agent = await settled(fake, "10.244.1.5")
+        writes = fake.writes
+        agent.reconciler.audit_soon()
+        report = await agent.reconciler.cycle()
+        assert report.audited
+        assert (fake.writes, report.result, report.sentence()) == (writes, "unchanged", "")
+
+
+class TestDraining:
+    async def test_a_service_that_never_rests_is_looked_at_all_the_same(self) -> None:
+        fake = FakeDataplane()
+        agent = await settled(fake, "10.244.1.1", "10.244.1.2")
+        old = fake.connect(WEB, CLIENT)
+        assert old is not None
+        leaving, staying = old.member, ({member("10.244.1.1"), member("10.244.1.2")} - {old.member})
+        agent.put(part("web", *(str(one.address) for one in staying)))
+        for second in range(20):
+            agent.clock.now += 1
+            agent.put(part("web", *(str(one.address) for one in staying), f"10.244.3.{second}"))
+            await agent.settle()
+        assert leaving in fake.state.real_servers[WEB]
+        fake.disconnect(old)
+        for second in range(6):
+            agent.clock.now += 1
+            agent.put(part("web", *(str(one.address) for one in staying), f"10.244.4.{second}"))
+            await agent.settle()
+        assert leaving not in fake.state.real_servers[WEB]
+
+    async def test_an_idle_server_is_looked_at_once_after_it_was_lowered(self) -> None:
+        fake = FakeDataplane()
+        agent = await settled(fake, "10.244.1.1", "10.244.1.2")
+        fake.applied.clear()
+        agent.put(part("web", "10.244.1.2"))
+        await agent.settle()
+        assert fake.applied[0] == SetRealServer(WEB, member("10.244.1.1"), RealServer(0))
+        assert fake.state.real_servers[WEB].keys() == {member("10.244.1.2")}
+        assert agent.reconciler.draining == {}
+
+
+class TestOurOwnMistakes:
+    """A Service whose translation raises, which nothing in the world should make it do."""
+
+    BAD = ServiceName("default", "bad")
+
+    @pytest.fixture
+    def mistake(self, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+        """Make the translation of `BAD` raise for as long as the list is not empty."""
+        wrong = ["it divides by zero"]
+
+        def translation(
+            inputs: Inputs, around: Surroundings, previous: Fragment | None
+        ) -> Fragment:
+            if wrong and inputs.service.name == self.BAD:
+                raise ZeroDivisionError(wrong[0])
+            return translate(inputs, around, previous)
+
+        monkeypatch.setattr(loop, "translate", translation)
+        return wrong
+
+    async def test_it_stays_with_that_service_and_is_said(
+        self, mistake: list[str], capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        fake = FakeDataplane()
+        agent = Agent(fake)
+        agent.list_all([service("bad", "10.96.0.66"), service(), part("web", "10.244.1.5")])
+        await agent.settle()
+        assert fake.state.virtual_servers.keys() == {WEB}
+        (condition,) = agent.conditions
+        assert condition.subject == "Service default/bad"
+        assert condition.type is ConditionType.INTERNAL_ERROR
+        assert condition.message.startswith(f"ZeroDivisionError: {mistake[0]}; ")
+        agent.put(part("bad", "10.244.6.6"))
+        await agent.settle()
+        assert capsys.readouterr().out.count("Traceback") == 1
+
+    async def test_what_the_service_had_stays(self, mistake: list[str]) -> None:
+        fake, agent = await self._served(mistake)
+        before = copy_state(fake.state)
+        mistake.append("it does it again")
+        agent.put(service("bad", "10.96.0.67"), part("bad", "10.244.6.7"))
+        await agent.settle()
+        agent.clock.now += 100
+        await agent.settle()
+        assert fake.state == before
+
+    async def test_what_the_service_had_stays_after_a_restart_too(self, mistake: list[str]) -> None:
+        fake, _ = await self._served(mistake)
+        before = copy_state(fake.state)
+        mistake.append("it does it again")
+        agent = Agent(fake, Clock())
+        agent.list_all([service("bad", "10.96.0.66"), part("bad", "10.244.6.6")])
+        await agent.settle()
+        agent.clock.now += 100
+        await agent.settle()
+        assert fake.state == before
+
+    async def test_the_condition_ends_when_it_is_translated_and_when_it_is_gone(
+        self, mistake: list[str]
+    ) -> None:
+        agent = Agent(FakeDataplane())
+        agent.list_all([service("bad", "10.96.0.66")])
+        await agent.settle()
+        agent.store.apply(Gone(service_reference("bad")))
+        await agent.settle()
+        assert agent.said() == []
+
+        agent.put(service("bad", "10.96.0.66"))
+        await agent.settle()
+        assert agent.said() == ["Service default/bad InternalError"]
+        mistake.clear()
+        agent.store.mark_dirty([named("bad")])
+        await agent.settle()
+        assert agent.said() == []
+
+    async def test_what_it_left_behind_goes_when_the_service_is_gone(
+        self, mistake: list[str]
+    ) -> None:
+        fake, _ = await self._served(mistake)
+        mistake.append("it does it again")
+        agent = Agent(fake, Clock())
+        agent.list_all([service("bad", "10.96.0.66"), part("bad", "10.244.6.6")])
+        await agent.settle()
+        agent.store.apply(Gone(service_reference("bad")))
+        await agent.settle()
+        agent.clock.now += 31
+        await agent.settle()
+        assert fake.state.virtual_servers == {}
+        assert fake.state.addresses == set()
+        assert not any(fake.state.members.values())
+
+    async def _served(self, mistake: list[str]) -> tuple[FakeDataplane, Agent]:
+        mistake.clear()
+        fake = FakeDataplane()
+        agent = Agent(fake)
+        agent.list_all([service("bad", "10.96.0.66"), part("bad", "10.244.6.6")])
+        await agent.settle()
+        return fake, agent
