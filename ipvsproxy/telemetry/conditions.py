@@ -56,13 +56,17 @@ class Condition(msgspec.Struct, frozen=True, kw_only=True):
 class Conditions:
     """The conditions that hold now; at most one for each subject and type."""
 
-    __slots__ = ("_cleared", "_raised", "_standing")
+    __slots__ = ("_cleared", "_raised", "_standing", "_told")
 
     def __init__(self) -> None:
         self._standing: dict[str, dict[ConditionType, Condition]] = {}
         """By subject, and there by type; no subject stands without a condition."""
+        self._told: dict[tuple[str, ConditionType], Condition] = {}
+        """What stands of what `take_raised` returned, as it was then."""
         self._raised: dict[tuple[str, ConditionType], Condition] = {}
+        """What stands and was not told, or not with this message."""
         self._cleared: dict[tuple[str, ConditionType], Condition] = {}
+        """What was told and stands no more."""
 
     def set(self, subject: str, type_: ConditionType, *, message: str, now: float) -> None:
         """Say that something is wrong; again with another message counts as newly raised.
@@ -71,10 +75,16 @@ class Conditions:
         anybody asked is as if it had stood all along.
         """
         key = (subject, type_)
+        if key in self._cleared:
+            self._told[key] = self._cleared.pop(key)
         standing = self._standing.setdefault(subject, {})
-        before = standing.get(type_) or self._cleared.pop(key, None)
+        told = self._told.get(key)
+        before = standing.get(type_, told)
+        if told is not None and told.message == message:
+            self._raised.pop(key, None)
+            standing[type_] = told
+            return
         if before is not None and before.message == message:
-            standing[type_] = before
             return
         since = before.since if before is not None else now
         condition = Condition(subject=subject, type=type_, message=message, since=since)
@@ -83,13 +93,14 @@ class Conditions:
     def clear(self, subject: str, type_: ConditionType) -> None:
         """Say that something is no longer wrong; nothing happens when it was not."""
         standing = self._standing.get(subject, {})
-        condition = standing.pop(type_, None)
-        if condition is None:
+        if standing.pop(type_, None) is None:
             return
         if not standing:
             del self._standing[subject]
-        if self._raised.pop((subject, type_), None) is None:
-            self._cleared[subject, type_] = condition
+        key = (subject, type_)
+        self._raised.pop(key, None)
+        if key in self._told:
+            self._cleared[key] = self._told.pop(key)
 
     def replace(self, subject: str, messages: Mapping[ConditionType, str], *, now: float) -> None:
         """Make these all the conditions of a subject."""
@@ -101,6 +112,7 @@ class Conditions:
     def take_raised(self) -> tuple[Condition, ...]:
         """Return what was raised or has another message since the last call, and still stands."""
         raised = tuple(self._raised.values())
+        self._told |= self._raised
         self._raised.clear()
         return raised
 

@@ -76,6 +76,28 @@ class TestConditions:
         assert conditions.take_cleared() == ()
         assert [one.since for one in conditions] == [1]
 
+    def test_what_was_told_is_told_as_put_right_whatever_message_it_had_meanwhile(self) -> None:
+        conditions = Conditions()
+        conditions.set(WEB, REFUSED, message="no", now=1)
+        conditions.take_raised()
+        conditions.set(WEB, REFUSED, message="never", now=2)
+        conditions.clear(WEB, REFUSED)
+
+        assert conditions.take_raised() == ()
+        assert [(one.subject, one.message) for one in conditions.take_cleared()] == [(WEB, "no")]
+        conditions.set(WEB, REFUSED, message="no", now=3)
+        assert [one.since for one in conditions.take_raised()] == [3]
+
+    def test_another_message_and_back_before_anybody_asked_is_no_news(self) -> None:
+        conditions = Conditions()
+        conditions.set(WEB, REFUSED, message="no", now=1)
+        conditions.take_raised()
+        for message in ("never", "no"):
+            conditions.set(WEB, REFUSED, message=message, now=2)
+
+        assert conditions.take_raised() == ()
+        assert [(one.message, one.since) for one in conditions] == [("no", 1)]
+
     def test_replace_leaves_other_subjects_alone(self) -> None:
         conditions = Conditions()
         conditions.set(NODE, REFUSED, message="n", now=0)
