@@ -52,6 +52,8 @@ class Service:
     """The value of the annotation; None: no annotation."""
     protocols: tuple[str, ...] = PROTOCOLS
     families: tuple[int, ...] = (4, 6)
+    affinity_seconds: int = 0
+    """ClientIP affinity; 0: none."""
 
     def address(self, family: int) -> str:
         """Its cluster address in a family, 4 or 6."""
@@ -108,6 +110,7 @@ def documents(service: Service) -> list[Document]:
                 "clusterIPs": list(service.addresses),
                 "ipFamilies": names,
                 "ipFamilyPolicy": "SingleStack" if len(names) == 1 else "RequireDualStack",
+                **_affinity(service),
                 "ports": [
                     {
                         "name": protocol.lower(),
@@ -121,6 +124,15 @@ def documents(service: Service) -> list[Document]:
         },
         *(_slice(service, family) for family in service.families),
     ]
+
+
+def _affinity(service: Service) -> Document:
+    if not service.affinity_seconds:
+        return {"sessionAffinity": "None"}
+    return {
+        "sessionAffinity": "ClientIP",
+        "sessionAffinityConfig": {"clientIP": {"timeoutSeconds": service.affinity_seconds}},
+    }
 
 
 def _slice(service: Service, family: int) -> Document:
