@@ -28,6 +28,7 @@ from ipvsproxy.telemetry import CleanupReport, PlanReport, StatusTable, status_t
 
 log = structlog.get_logger(__name__)
 
+_WAITS = "not tried, because what has to go before it is still there"
 _MOST_CYCLES = 20
 """Of one synchronisation: it takes two, and one more for each fall-back that the kernel forces."""
 
@@ -66,13 +67,16 @@ async def cleanup(settings: Settings, *, dry_run: bool = False) -> CleanupReport
             writer = Writer(dataplane, time.monotonic)
             await writer.dump()
             batch = core_cleanup.cleanup(writer.state, settings.exclude_cidrs)
-            await writer.carry_out(batch)
-    refused = {refused.operation: refused.outcome.reason for refused in writer.refusals}
+            written = await writer.carry_out(batch)
+    reasons = {refused.operation: refused.outcome.reason for refused in written.refused}
+    undone = dict.fromkeys(written.undone)
     return CleanupReport(
         operations=tuple(
-            describe(step.operation) for step in batch.steps if step.operation not in refused
+            describe(step.operation) for step in batch.steps if step.operation not in undone
         ),
-        refused=tuple(f"{describe(operation)}: {why}" for operation, why in refused.items()),
+        refused=tuple(
+            f"{describe(operation)}: {reasons.get(operation, _WAITS)}" for operation in undone
+        ),
     )
 
 

@@ -26,7 +26,8 @@ log = structlog.get_logger(__name__)
 async def run(settings: Settings) -> int:
     """Keep the kernel equal to what the source says until SIGTERM or SIGINT; returns 0.
 
-    Raises AnotherAgentError, DataplaneError, or what a source raises that cannot be used at all.
+    Raises AnotherAgentError, what a source raises that cannot be opened, or a group of what ended
+    its tasks: DataplaneError when the kernel cannot be read at the start.
     """
     with only_agent():
         await refuse_beside_kube_proxy(settings)

@@ -50,6 +50,8 @@ class Written:
     """Acknowledged operations, by the name of their type."""
     refused: list[Refused] = field(default_factory=list)
     """Refused ones; those that were withheld or given up are not among them."""
+    undone: list[Operation] = field(default_factory=list)
+    """All that was not acknowledged: refused, withheld, or given up for another's sake."""
     contradicted: bool = False
     """The kernel is not what we thought, beyond what could be read anew at once."""
     unsupported: set[str] = field(default_factory=set)
@@ -131,7 +133,8 @@ class Writer:
                 execution.answer(position, acknowledged=outcome.refusal is None)
                 self._note(operation, outcome, written)
             await self._read_contradicted(operations, outcomes)
-        self._remember(list(execution.unfinished()))
+        written.undone += execution.unfinished()
+        self._remember(written.undone)
         return written
 
     def _withheld(self, operation: Operation) -> bool:
@@ -167,7 +170,7 @@ class Writer:
         }
         await self.read(keys)
 
-    def _remember(self, undone: list[Operation]) -> None:
+    def _remember(self, undone: Collection[Operation]) -> None:
         """Keep reasons and pauses of what is still wanted, forget those of what is not."""
         wanted = frozenset(undone)
         self._retries.forget_unless(wanted)
