@@ -19,6 +19,7 @@ from typing import NamedTuple, Protocol
 
 import aiohttp
 import msgspec
+import structlog
 from aiohttp import web
 from prometheus_client import Counter
 from prometheus_client.exposition import choose_encoder
@@ -27,6 +28,8 @@ from ipvsproxy import __version__
 from ipvsproxy.config import Settings, effective
 from ipvsproxy.config.values import split_bind_address
 from ipvsproxy.telemetry import AgentStatus, Conditions, ConditionType, Health, Metrics
+
+log = structlog.get_logger(__name__)
 
 PROXY_MODE = "ipvs"
 RETRY_SECONDS = 5.0
@@ -114,6 +117,8 @@ class Server:
         self._conditions = conditions
         self._wall_clock = wall_clock
         self._retry_seconds = retry_seconds
+        self._said = ""
+        """The last complaint that was logged."""
         self.listening = asyncio.Event()
 
     async def run(self) -> None:
@@ -145,16 +150,18 @@ class Server:
             await asyncio.sleep(self._retry_seconds)
 
     def _report(self, error: OSError) -> None:
+        """Make it a condition, and log it once: the next cycle that logs conditions may be far."""
         reason = (error.strerror or str(error)).rpartition(": ")[2]
-        self._conditions.set(
-            self._subject,
-            ConditionType.PORT_TAKEN,
-            message=(
-                f"the {self._name} server cannot listen on {self._bind_address} ({reason}): stop "
-                f"what listens there or set --{self._name}-bind-address; traffic is not affected"
-            ),
-            now=self._wall_clock(),
+        message = (
+            f"the {self._name} server cannot listen on {self._bind_address} ({reason}): stop "
+            f"what listens there or set --{self._name}-bind-address; traffic is not affected"
         )
+        self._conditions.set(
+            self._subject, ConditionType.PORT_TAKEN, message=message, now=self._wall_clock()
+        )
+        if message != self._said:
+            self._said = message
+            log.warning("port taken", problem=message)
 
 
 def health_application(

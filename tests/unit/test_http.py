@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 import aiohttp
 import pytest
+import structlog
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
@@ -206,6 +207,29 @@ class TestServing:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
         assert await http.find_neighbour(address) is None
+
+    async def test_a_taken_port_is_logged_at_once_and_not_at_each_attempt(
+        self, taken: socket.socket
+    ) -> None:
+        clock, attempts = ChangingClock(), 5
+        server = http.Server(
+            address_of(taken),
+            http.metrics_application(StandInAgent()),
+            name="metrics",
+            conditions=Conditions(),
+            wall_clock=clock,
+            retry_seconds=0.001,
+        )
+        with structlog.testing.capture_logs() as logged:
+            task = asyncio.create_task(server.run())
+            for _ in range(attempts):
+                await asyncio.wait_for(clock.asked.wait(), 10)
+                clock.asked.clear()
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+        assert [(one["event"], one["log_level"]) for one in logged] == [("port taken", "warning")]
+        assert "cannot listen on" in logged[0]["problem"]
 
     async def test_an_empty_address_serves_nothing(self) -> None:
         agent = StandInAgent(healthz_bind_address="", metrics_bind_address="")
