@@ -153,18 +153,19 @@ class Reconciler:
         """
         while True:
             await self._rest()
-            if self._store.listed:
-                await self.cycle()
-                await asyncio.sleep(self._settings.min_sync_period)
+            await self.cycle()
+            await asyncio.sleep(self._settings.min_sync_period)
 
     async def cycle(self) -> CycleReport:
         """Carry out what is due now, once; report what was done.
 
-        Nothing is read or written before every kind's initial list is complete.
+        Nothing is read or written before every kind's initial list is complete; only what may keep
+        them from it is told.
         """
         self._woken.clear()
         report = CycleReport(started=self._clock())
         if not self._store.listed:
+            self._conditions.update((), (), (), self._wall_clock())
             return report
         if self._observer is not None:
             self._observer.cycle_started()
@@ -202,8 +203,6 @@ class Reconciler:
                 await self._woken.wait()
         except TimeoutError:
             pass
-        if not self._store.listed:
-            self._woken.clear()
 
     def _next_due(self) -> float:
         dues = [self._audit_due, *(due for due, _ in self._polls.values())]

@@ -97,7 +97,9 @@ class TestRunOnce:
         assert await run_once(node.settings) == 0
         assert node.fake.writes == writes
 
-    async def test_an_empty_folder_is_an_answer_and_a_missing_one_is_not(self, node: Node) -> None:
+    async def test_an_empty_folder_is_an_answer_and_a_missing_one_is_not(
+        self, node: Node, capsys: pytest.CaptureFixture[str]
+    ) -> None:
         node.write("web.yaml", WEB)
         await run_once(node.settings)
         served, writes = copy_state(node.fake.state), node.fake.writes
@@ -105,6 +107,7 @@ class TestRunOnce:
         node.folder.rename(node.folder.with_name("elsewhere"))
         assert await run_once(node.settings) == 1
         assert (node.fake.state, node.fake.writes) == (served, writes)
+        assert f"Source {node.folder}" in capsys.readouterr().out
         node.folder.with_name("elsewhere").rename(node.folder)
         assert await run_once(node.settings) == 0
         assert node.fake.state.virtual_servers == {}

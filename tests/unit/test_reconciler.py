@@ -22,7 +22,7 @@ from ipvsproxy.kernel.fake import FakeDataplane, FaultyDataplane, copy_state
 from ipvsproxy.model import Address, RealServer, State, VirtualServer
 from ipvsproxy.objects import ServiceName
 from ipvsproxy.reconciler import CycleReport, Reconciler, loop
-from ipvsproxy.store import Gone, Put, Store
+from ipvsproxy.store import Gone, Listed, Put, Store, Unreadable
 from ipvsproxy.telemetry import Conditions, ConditionType
 from tests.unit.builders import (
     Agent,
@@ -60,6 +60,16 @@ class TestBeginning:
         assert agent.reconciler.state is None
         assert not agent.reconciler.busy
 
+    async def test_what_keeps_the_lists_from_being_complete_is_said(self) -> None:
+        agent = RunningAgent()
+        async with agent:
+            agent.store.apply(Unreadable("/m", "no such file or directory"))
+            agent.reconciler.wake()
+            for _ in range(10):
+                await asyncio.sleep(0)
+        assert [str(one.type) for one in agent.conditions] == ["UnreadableSource"]
+        assert agent.fake.dumps == 0
+
     async def test_what_everything_else_waits_for_comes_first(self) -> None:
         fake = FakeDataplane()
         agent = Agent(fake)
@@ -72,13 +82,13 @@ class TestBeginning:
         assert len(fake.state.addresses) == 3
 
     async def test_a_kernel_that_cannot_be_read_at_the_start_ends_the_agent(self) -> None:
-        agent = Agent(Unreadable())
+        agent = Agent(Unread())
         agent.list_all()
         with pytest.raises(DataplaneError, match="no netlink"):
             await agent.reconciler.cycle()
 
     async def test_a_kernel_that_cannot_be_read_later_leaves_the_last_picture(self) -> None:
-        fake = Unreadable()
+        fake = Unread()
         fake.unreadable = False
         agent = await settled(fake, "10.244.1.5")
         fake.unreadable = True
@@ -88,7 +98,7 @@ class TestBeginning:
         assert fake.state.real_servers[WEB].keys() == {member("10.244.1.6")}
 
 
-class Unreadable(FakeDataplane):
+class Unread(FakeDataplane):
     unreadable = True
 
     async def dump(self) -> State:
@@ -101,6 +111,7 @@ class TestPace:
     async def test_cycles_keep_their_distance_and_changes_are_not_lost(self) -> None:
         agent = RunningAgent(min_sync_period=0.05)
         async with agent:
+            agent.list_all()
             await agent.says(Put(part("web", "10.244.1.5"), "a.yaml"))
             await agent.says(Put(part("web", "10.244.1.6"), "a.yaml"))
         assert len(agent.starts) >= 3
@@ -111,6 +122,7 @@ class TestPace:
     async def test_a_change_is_waited_for_until_it_is_in_the_kernel(self) -> None:
         agent = RunningAgent()
         async with agent:
+            agent.list_all()
             await agent.says(Put(part("web", "10.244.1.5"), "a.yaml"))
             assert agent.fake.state.real_servers[WEB].keys() == {member("10.244.1.5")}
             revision = agent.reconciler.applied_revision
@@ -120,6 +132,7 @@ class TestPace:
     async def test_an_agent_at_rest_runs_no_cycles(self) -> None:
         agent = RunningAgent()
         async with agent:
+            agent.list_all()
             await agent.says(Put(part("web", "10.244.1.5"), "a.yaml"))
             before = len(agent.starts)
             for _ in range(50):
@@ -133,13 +146,14 @@ class RunningAgent:
     def __init__(self, *, min_sync_period: float = 0) -> None:
         self.fake = FakeDataplane()
         self.store = Store()
+        self.conditions = Conditions()
         self.starts: list[float] = []
         clock = asyncio.get_running_loop().time
         self.reconciler = Reconciler(
             store=self.store,
             dataplane=self.fake,
             settings=Settings(node_name="node-a", min_sync_period=min_sync_period),
-            conditions=Conditions(),
+            conditions=self.conditions,
             clock=clock,
             wall_clock=clock,
             observer=self,
@@ -152,6 +166,10 @@ class RunningAgent:
     def cycle_finished(self, report: CycleReport) -> None:
         assert not report.refused
 
+    def list_all(self) -> None:
+        for event in (Put(service(), "a.yaml"), Listed("Service"), Listed("EndpointSlice")):
+            self.store.apply(event)
+
     async def says(self, event: Put) -> None:
         """Take in an event, and wait until it has been carried out."""
         self.store.apply(event)
@@ -160,9 +178,6 @@ class RunningAgent:
             await self.reconciler.wait_until_applied(self.store.revision)
 
     async def __aenter__(self) -> None:
-        agent = Agent(self.fake)
-        agent.store = self.store
-        agent.list_all([service()])
         self._task = asyncio.create_task(self.reconciler.run())
 
     async def __aexit__(self, *_: object) -> None:
