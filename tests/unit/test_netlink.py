@@ -1,0 +1,335 @@
+"""The netlink socket against a scripted kernel: answers late, lost, stale, interrupted, garbage."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import struct
+from collections import deque
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from ipvsproxy.dataplane import Refusal
+from ipvsproxy.kernel import message, netlink
+from ipvsproxy.kernel.message import CodecError
+from ipvsproxy.kernel.netlink import Answer, DumpInterruptedError, NetlinkSocket, Request
+from ipvsproxy.kernel.refusals import UNANSWERED, refused
+
+ERROR, DONE, REPORT = 2, 3, 28
+INTERRUPTED = 0x10
+KERNEL, STRANGER = (0, 0), (4711, 0)
+BATCH = 100
+REQUEST = Request(16, b"four")
+
+Step = Callable[[list[int]], bytes]
+"""What one receive call returns, given the sequence numbers of the last send."""
+
+
+def number(value: int) -> bytes:
+    return struct.pack("=i", value)
+
+
+def acknowledge(*errors: int) -> Step:
+    """Answer the requests of a batch in order: 0 or an errno each."""
+
+    def step(sequences: list[int]) -> bytes:
+        pairs = zip(sequences, errors, strict=True)
+        return b"".join(
+            message.frame(ERROR, number(-error), flags=0, sequence=sequence)
+            for sequence, error in pairs
+        )
+
+    return step
+
+
+def frames(*parts: tuple[int, bytes], flags: int = 0, behind: int = 0) -> Step:
+    """Send messages with the sequence number of the request, or one that is `behind` it."""
+
+    def step(sequences: list[int]) -> bytes:
+        return b"".join(
+            message.frame(kind, payload, flags=flags, sequence=sequences[0] - behind)
+            for kind, payload in parts
+        )
+
+    return step
+
+
+def fails(code: int) -> Step:
+    def step(_: list[int]) -> bytes:
+        raise OSError(code, os.strerror(code))
+
+    return step
+
+
+def garbage(data: bytes) -> Step:
+    return lambda _: data
+
+
+END = (DONE, number(0))
+
+
+class Kernel:
+    """Gives the steps of its script, one for each receive call of whatever socket."""
+
+    def __init__(self) -> None:
+        self.script: deque[Step | tuple[Step, tuple[int, int]]] = deque()
+        self.sockets: list[StandInSocket] = []
+        self.refusal: OSError | None = None
+
+    def plan(self, *steps: Step | tuple[Step, tuple[int, int]]) -> None:
+        self.script.extend(steps)
+
+    def open(self, family: int, kind: int, protocol: int) -> StandInSocket:
+        assert family == socket.AF_NETLINK
+        assert kind & socket.SOCK_RAW
+        if self.refusal is not None:
+            raise self.refusal
+        self.sockets.append(StandInSocket(self, protocol))
+        return self.sockets[-1]
+
+
+class StandInSocket:
+    """The part of a socket that is used."""
+
+    def __init__(self, kernel: Kernel, protocol: int) -> None:
+        self._kernel = kernel
+        self.protocol = protocol
+        self.sent: list[list[message.Message]] = []
+        self.options: dict[tuple[int, int], int | bytes] = {}
+        self.closed = False
+
+    def setsockopt(self, level: int, option: int, value: int | bytes) -> None:
+        self.options[level, option] = value
+
+    def bind(self, address: tuple[int, int]) -> None:
+        assert address == (0, 0)
+
+    def send(self, data: bytes) -> int:
+        assert not self.closed
+        self.sent.append(list(message.messages(data)))
+        return len(data)
+
+    def recvfrom(self, _: int) -> tuple[bytes, tuple[int, int]]:
+        assert not self.closed
+        assert self._kernel.script, "more is received than the kernel has to say"
+        step = self._kernel.script.popleft()
+        answer, sender = step if isinstance(step, tuple) else (step, KERNEL)
+        return answer([one.sequence for one in self.sent[-1]]), sender
+
+    def close(self) -> None:
+        self.closed = True
+
+
+@pytest.fixture
+def kernel(monkeypatch: pytest.MonkeyPatch) -> Iterator[Kernel]:
+    kernel = Kernel()
+    monkeypatch.setattr(socket, "socket", kernel.open)
+    yield kernel
+    assert not kernel.script, "the kernel was not asked for all it had to say"
+
+
+@pytest.fixture
+def connection(kernel: Kernel) -> NetlinkSocket:
+    made = NetlinkSocket(16, timeout=2.5)
+    assert not kernel.sockets, "it opens itself when it is used"
+    return made
+
+
+class TestExchange:
+    def test_answers_are_matched_to_requests_in_order(
+        self, kernel: Kernel, connection: NetlinkSocket
+    ) -> None:
+        kernel.plan(acknowledge(0, errno.EEXIST, 0))
+        answers = connection.exchange([REQUEST, Request(17, b"", 0x400), REQUEST])
+        assert [answer.error for answer in answers] == [0, errno.EEXIST, 0]
+        (sent,) = kernel.sockets[0].sent
+        assert [(one.kind, one.payload) for one in sent] == [
+            (16, b"four"),
+            (17, b""),
+            (16, b"four"),
+        ]
+        assert [one.flags for one in sent] == [0x5, 0x405, 0x5], "REQUEST and ACK, and its own"
+
+    def test_nothing_to_ask_opens_nothing(self, kernel: Kernel, connection: NetlinkSocket) -> None:
+        assert connection.exchange([]) == []
+        assert kernel.sockets == []
+
+    def test_many_go_out_in_batches_whose_answers_fit_the_receive_buffer(
+        self, kernel: Kernel, connection: NetlinkSocket
+    ) -> None:
+        kernel.plan(acknowledge(*[0] * BATCH), acknowledge(*[0] * BATCH), acknowledge(errno.EBUSY))
+        answers = connection.exchange([REQUEST] * (2 * BATCH + 1))
+        assert [answer.error for answer in answers] == [0] * 2 * BATCH + [errno.EBUSY]
+        (opened,) = kernel.sockets
+        sequences = [one.sequence for batch in opened.sent for one in batch]
+        assert len(set(sequences)) == len(sequences)
+
+    def test_what_is_reported_before_the_acknowledgement_is_kept(
+        self, kernel: Kernel, connection: NetlinkSocket
+    ) -> None:
+        kernel.plan(frames((REPORT, b"one.")), frames((REPORT, b"two."), (ERROR, number(0))))
+        assert connection.exchange([REQUEST]) == [Answer(0, (b"one.", b"two."))]
+
+    def test_the_wait_has_a_limit_that_the_kernel_keeps(
+        self, kernel: Kernel, connection: NetlinkSocket
+    ) -> None:
+        kernel.plan(acknowledge(0))
+        connection.exchange([REQUEST])
+        limit = kernel.sockets[0].options[socket.SOL_SOCKET, socket.SO_RCVTIMEO]
+        assert limit == struct.pack("@ll", 2, 500_000)
+
+    @pytest.mark.parametrize(
+        "trouble",
+        [
+            pytest.param(fails(errno.EAGAIN), id="no answer in time"),
+            pytest.param(fails(errno.ENOBUFS), id="an overrun buffer"),
+            pytest.param(garbage(b"\xff" * 40), id="an impossible length"),
+            pytest.param(garbage(b"\0" * 7), id="half a header"),
+            pytest.param(frames((ERROR, b"")), id="an error without a number"),
+        ],
+    )
+    def test_after_trouble_the_unanswered_are_busy_and_the_socket_is_replaced(
+        self, kernel: Kernel, connection: NetlinkSocket, trouble: Step
+    ) -> None:
+        kernel.plan(lambda sequences: acknowledge(0)(sequences[:1]), trouble)
+        answers = connection.exchange([REQUEST] * 3)
+        assert [answer.error for answer in answers] == [0, UNANSWERED, UNANSWERED]
+        assert refused(answers[1].error).refusal is Refusal.BUSY
+
+        kernel.plan(acknowledge(0))
+        assert connection.exchange([REQUEST]) == [Answer(0)]
+        assert [opened.closed for opened in kernel.sockets] == [True, False]
+
+    def test_batches_after_one_without_an_answer_are_sent_all_the_same(
+        self, kernel: Kernel, connection: NetlinkSocket
+    ) -> None:
+        kernel.plan(fails(errno.EAGAIN), acknowledge(0))
+        answers = connection.exchange([REQUEST] * (BATCH + 1))
+        assert [answer.error for answer in answers] == [UNANSWERED] * BATCH + [0]
+
+    def test_answers_to_earlier_requests_and_of_strangers_are_passed_over(
+        self, kernel: Kernel, connection: NetlinkSocket
+    ) -> None:
+        kernel.plan(acknowledge(0))
+        connection.exchange([REQUEST])
+        stale = frames((REPORT, b"old."), (ERROR, number(-errno.EPERM)), behind=1)
+        kernel.plan(stale, (acknowledge(errno.EPERM), STRANGER), acknowledge(0))
+        assert connection.exchange([REQUEST]) == [Answer(0)]
+        assert len(kernel.sockets) == 1
+
+    def test_a_socket_that_cannot_be_opened_is_no_answer(
+        self, kernel: Kernel, connection: NetlinkSocket
+    ) -> None:
+        kernel.refusal = OSError(errno.EMFILE, "too many open files")
+        assert connection.exchange([REQUEST]) == [Answer(UNANSWERED)]
+        kernel.refusal = None
+        kernel.plan(acknowledge(0))
+        assert connection.exchange([REQUEST]) == [Answer(0)]
+
+    def test_a_number_that_wraps_is_matched_still(
+        self, kernel: Kernel, connection: NetlinkSocket
+    ) -> None:
+        connection._sequence = netlink._SEQUENCES - 2
+        kernel.plan(acknowledge(0, 0, errno.EEXIST), acknowledge(0))
+        assert [one.error for one in connection.exchange([REQUEST] * 3)] == [0, 0, errno.EEXIST]
+        assert connection.exchange([REQUEST]) == [Answer(0)]
+
+
+class TestDump:
+    def test_a_table_comes_in_parts(self, kernel: Kernel, connection: NetlinkSocket) -> None:
+        kernel.plan(frames((REPORT, b"one."), (REPORT, b"two.")), frames((REPORT, b"last"), END))
+        assert connection.dump(REQUEST) == [b"one.", b"two.", b"last"]
+        assert kernel.sockets[0].sent[0][0].flags == 0x301, "REQUEST and DUMP"
+
+    def test_a_table_that_changed_meanwhile_is_read_again(
+        self, kernel: Kernel, connection: NetlinkSocket
+    ) -> None:
+        kernel.plan(
+            frames((REPORT, b"old.")),
+            frames((REPORT, b"torn"), flags=INTERRUPTED),
+            frames(END),
+            frames((REPORT, b"new."), END),
+        )
+        assert connection.dump(REQUEST) == [b"new."]
+        assert len(kernel.sockets) == 1
+
+    def test_a_table_that_never_holds_still_is_an_error(
+        self, kernel: Kernel, connection: NetlinkSocket
+    ) -> None:
+        kernel.plan(*[frames((REPORT, b"torn"), END, flags=INTERRUPTED)] * netlink._DUMP_ATTEMPTS)
+        with pytest.raises(DumpInterruptedError, match="changed during 5 readings"):
+            connection.dump(REQUEST)
+
+    def test_the_rest_of_an_earlier_dump_is_passed_over(
+        self, kernel: Kernel, connection: NetlinkSocket
+    ) -> None:
+        kernel.plan(frames((REPORT, b"old."), END, behind=1), frames((REPORT, b"new."), END))
+        assert connection.dump(REQUEST) == [b"new."]
+
+    @pytest.mark.parametrize(
+        ("trouble", "error", "code"),
+        [
+            (fails(errno.EAGAIN), TimeoutError, errno.ETIMEDOUT),
+            (fails(errno.ENOBUFS), OSError, errno.ENOBUFS),
+            (frames((ERROR, number(-errno.EPERM))), PermissionError, errno.EPERM),
+            (frames((REPORT, b"one."), (DONE, number(-errno.ENOMEM))), OSError, errno.ENOMEM),
+        ],
+        ids=["no answer in time", "overrun buffer", "not allowed", "breaks off"],
+    )
+    def test_trouble_is_raised_and_the_socket_is_replaced(
+        self,
+        kernel: Kernel,
+        connection: NetlinkSocket,
+        trouble: Step,
+        error: type[OSError],
+        code: int,
+    ) -> None:
+        kernel.plan(trouble)
+        with pytest.raises(error) as raised:
+            connection.dump(REQUEST)
+        assert raised.value.errno == code
+
+        kernel.plan(frames(END))
+        assert connection.dump(REQUEST) == []
+        assert [opened.closed for opened in kernel.sockets] == [True, False]
+
+    def test_garbage_is_an_error_of_the_codec(
+        self, kernel: Kernel, connection: NetlinkSocket
+    ) -> None:
+        kernel.plan(garbage(b"\x01" * 20))
+        with pytest.raises(CodecError):
+            connection.dump(REQUEST)
+        assert kernel.sockets[0].closed
+
+
+def test_closing_twice_is_closing_once(kernel: Kernel, connection: NetlinkSocket) -> None:
+    kernel.plan(acknowledge(0))
+    connection.exchange([REQUEST])
+    connection.close()
+    connection.close()
+    assert kernel.sockets[0].closed
+
+
+@pytest.mark.parametrize(
+    ("code", "refusal"),
+    [
+        (errno.EPERM, Refusal.FORBIDDEN),
+        (errno.EACCES, Refusal.FORBIDDEN),
+        (errno.EINVAL, Refusal.INVALID),
+        (errno.ENOMEM, Refusal.BUSY),
+        (errno.ENOBUFS, Refusal.BUSY),
+        (errno.EOPNOTSUPP, Refusal.UNSUPPORTED),
+        (errno.EXDEV, Refusal.FAILED),
+        (UNANSWERED, Refusal.BUSY),
+    ],
+)
+def test_an_errno_is_a_refusal_with_its_name(code: int, refusal: Refusal) -> None:
+    outcome = refused(code)
+    assert outcome.refusal is refusal
+    assert code == UNANSWERED or errno.errorcode[code] in outcome.reason
+
+
+def test_an_errno_without_a_name_is_shown_as_a_number() -> None:
+    assert "524" in refused(524).reason
