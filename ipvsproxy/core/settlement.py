@@ -103,8 +103,7 @@ class Settlement:
         touched = self._desired.depart(leftovers, now)
         touched.keys.update(self._desired.held)
         touched.members.update(self._desired.members())
-        if not holds.any:
-            touched.members.update(self._stale_members(state))
+        touched.members.update(self._stale_members(state, holds))
         touched.addresses.update(
             address
             for address in state.addresses
@@ -191,15 +190,17 @@ class Settlement:
             whole=True,
         )
 
-    def _stale_members(self, state: State) -> Iterator[SetMember]:
+    def _stale_members(self, state: State, holds: Holds) -> Iterator[SetMember]:
         for name in foundation(self._settings, state).sets:
             for member in state.members.get(name, ()):
-                if not self._desired.needs((name, member)) and not self._out_of_bounds(member):
+                if not self._desired.needs((name, member)) and not self._stays(member, holds):
                     yield name, member
 
-    def _out_of_bounds(self, member: Member) -> bool:
+    def _stays(self, member: Member, holds: Holds) -> bool:
+        """Whether a member that nobody needs is not to be removed."""
         match member:
             case IpMember(address) | IpPortMember(address):
-                return self._excluded(address)
+                return holds.hold(address) or self._excluded(address)
             case _:
-                return False
+                # A member for an endpoint does not say whose it is.
+                return holds.any
