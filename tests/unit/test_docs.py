@@ -91,6 +91,18 @@ def test_no_section_is_about_a_condition_that_is_gone() -> None:
     assert set(re.findall(r"^### (\w+)$", part, re.MULTILINE)) == set(ConditionType)
 
 
+def test_every_log_line_that_is_explained_is_one_of_the_program() -> None:
+    source = "".join(path.read_text() for path in (ROOT / "ipvsproxy").rglob("*.py"))
+    part = OPERATIONS.partition("\n## Logs\n")[2]
+    events = [
+        event
+        for line in re.findall(r"^- (.*)$", part, re.MULTILINE)
+        for event in re.findall(r"`([^`]+)`", line)
+    ]
+    assert events
+    assert [event for event in events if f'"{event}"' not in source] == []
+
+
 def setting_rows() -> Mapping[str, tuple[str, str]]:
     """Return flag and default of each setting, by the field's name in the file."""
     return {code(row[0]): (code(row[1]), code(row[2])) for row in rows(README, "field")}
