@@ -1,15 +1,16 @@
 """What it takes to leave no trace: the batch that removes all that is ours, and nothing else.
 
 In the order in which nothing serves half: rules first (a set that a rule uses cannot go), then the
-addresses with their interface, then the virtual servers, then the sets, the ledger last, so that a
-clean-up that was interrupted still knows what is ours.
+addresses with their interface, then the virtual servers, then the sets. What says whose a virtual
+server is goes after it (the ledger, a set of a predecessor, or an address where the ledger is
+silent), so that a clean-up that was interrupted still knows what is ours.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 
-from ipvsproxy.core.firewall import LEDGER, set_name, set_specs
+from ipvsproxy.core.firewall import CLUSTER_IP, LEDGER, frontend_member, set_name, set_specs
 from ipvsproxy.core.ledger import adopt, owns
 from ipvsproxy.core.operations import (
     DestroySet,
@@ -18,7 +19,7 @@ from ipvsproxy.core.operations import (
     ReplaceChains,
 )
 from ipvsproxy.core.plan import Batch, Step
-from ipvsproxy.model import Family, Network, Ruleset, State
+from ipvsproxy.model import Family, Network, Ruleset, State, VirtualServerKey
 
 
 def cleanup(state: State, exclude: Collection[Network] = ()) -> Batch:
@@ -31,20 +32,33 @@ def cleanup(state: State, exclude: Collection[Network] = ()) -> Batch:
         if found != Ruleset():
             steps.append(Step(ReplaceChains(family, Ruleset(), found)))
     rules = tuple(range(len(steps)))
-    if state.link:
-        steps.append(Step(RemoveLink()))
-    adopted = {member for _, member in adopt(state)}
+    ours = sorted(_ours(state, exclude))
     first = len(steps)
-    steps.extend(
-        Step(RemoveVirtualServer(key))
-        for key in sorted(state.virtual_servers)
-        if (owns(state, key) or (key.address, key.protocol, key.port) in adopted)
-        and not any(key.address in network for network in exclude)
+    steps.extend(Step(RemoveVirtualServer(key)) for key in ours if not _listed(state, key))
+    if state.link:
+        # Its addresses are all that says whose those are which the ledger does not name.
+        steps.append(Step(RemoveLink(), needs=tuple(range(first, len(steps)))))
+    steps.extend(Step(RemoveVirtualServer(key)) for key in ours if _listed(state, key))
+    virtual_servers = tuple(
+        position
+        for position, step in enumerate(steps)
+        if isinstance(step.operation, RemoveVirtualServer)
     )
-    virtual_servers = tuple(range(first, len(steps)))
-    ledgers = {set_name(LEDGER, family) for family in Family}
+    telling = {set_name(base, family) for base in (LEDGER, CLUSTER_IP) for family in Family}
     for name in set_specs(Family, 0):
         if name in state.sets:
-            needs = (*rules, *virtual_servers) if name in ledgers else rules
+            needs = (*rules, *virtual_servers) if name in telling else rules
             steps.append(Step(DestroySet(name), needs=needs))
     return Batch(tuple(steps))
+
+
+def _ours(state: State, exclude: Collection[Network]) -> Iterator[VirtualServerKey]:
+    adopted = {member for _, member in adopt(state)}
+    for key in state.virtual_servers:
+        excluded = any(key.address in network for network in exclude)
+        if not excluded and (owns(state, key) or frontend_member(key) in adopted):
+            yield key
+
+
+def _listed(state: State, key: VirtualServerKey) -> bool:
+    return frontend_member(key) in state.members.get(set_name(LEDGER, key.family), ())

@@ -301,11 +301,15 @@ class Reconciler:
         self._translate_again(lacking)
 
     def _take_names(self) -> list[ServiceName]:
-        """Take the Services to be looked at; those that all others wait for come first, alone."""
-        if self._first_served:
-            return self._store.take_dirty()
+        """Take the Services to be looked at.
+
+        On a cold start those that all others wait for come first, alone. Not on a restart: nobody
+        waits, and a Service that is looked at alone would take what an older one owns.
+        """
+        state = self._writer.state
+        warm = self._first_served or any(owns(state, key) for key in state.virtual_servers)
         self._first_served = True
-        return self._store.take_dirty(FIRST_SERVICES)
+        return self._store.take_dirty() if warm else self._store.take_dirty(FIRST_SERVICES)
 
     def _translate(self, names: Iterable[ServiceName]) -> Touched:
         around = Surroundings(
@@ -347,9 +351,14 @@ class Reconciler:
         return touched
 
     async def _poll(self) -> dict[VirtualServerKey, dict[RealServerKey, int]]:
-        """Read the connections of draining real servers, where it is time to."""
+        """Read the connections of draining real servers, where it is time to.
+
+        A virtual server that somebody has removed is among them, so that it is planned again.
+        """
         now = self._clock()
-        return await self._writer.read([key for key, (due, _) in self._polls.items() if due <= now])
+        keys = [key for key, (due, _) in self._polls.items() if due <= now]
+        connections = await self._writer.read(keys)
+        return {key: connections.get(key, {}) for key in keys}
 
     def _schedule_polls(self, keys: Iterable[VirtualServerKey]) -> None:
         """Say when those that were settled are looked at next; a new one at once.

@@ -46,7 +46,7 @@ def a_frontend(key: VirtualServerKey = KEY, scheduler: str = "rr") -> Frontend:
 def fragment(
     name: ServiceName, *frontends: Frontend, created: float | None = None, scheduler: str = "rr"
 ) -> Fragment:
-    return Fragment(name, created, frontends, (), False, scheduler, scheduler, {})  # noqa: FBT003
+    return Fragment(name, created, frontends, (), False, scheduler, scheduler, {})
 
 
 def test_a_service_touches_its_keys_and_members_and_again_nothing() -> None:

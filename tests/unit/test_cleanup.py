@@ -1,0 +1,96 @@
+"""Leaving no trace, and leaving everybody else's."""
+
+from __future__ import annotations
+
+import pytest
+
+from ipvsproxy.config import Settings
+from ipvsproxy.core.cleanup import cleanup
+from ipvsproxy.core.execution import Execution
+from ipvsproxy.core.firewall import frontend_member
+from ipvsproxy.core.foundation import foundation
+from ipvsproxy.core.operations import DestroySet, RemoveVirtualServer
+from ipvsproxy.kernel.fake import ALL_SCHEDULERS, fresh_state
+from ipvsproxy.kernel.rules import carry_out
+from ipvsproxy.model import (
+    Address,
+    Network,
+    Protocol,
+    SetSpec,
+    SetType,
+    State,
+    VirtualServer,
+    VirtualServerKey,
+)
+
+BOUND = VirtualServerKey(Protocol.TCP, Address.parse("10.96.0.1"), 80)
+LISTED = VirtualServerKey(Protocol.TCP, Address.parse("192.0.2.1"), 80)
+FOREIGN = VirtualServerKey(Protocol.TCP, Address.parse("192.0.2.2"), 80)
+
+
+def kernel() -> State:
+    state = fresh_state()
+    wanted = foundation(Settings(node_name="n"), state)
+    state.link = True
+    state.sets = {**wanted.sets, "OTHER": SetSpec(SetType.HASH_IP, BOUND.family)}
+    state.members = {name: set() for name in state.sets}
+    state.rulesets = dict(wanted.rulesets)
+    state.virtual_servers = dict.fromkeys((BOUND, LISTED, FOREIGN), VirtualServer("rr"))
+    state.real_servers = {key: {} for key in state.virtual_servers}
+    state.addresses = {BOUND.address}
+    state.members["IPVSPROXY-OWN"] = {frontend_member(LISTED)}
+    return state
+
+
+def cleaned(state: State, *exclude: str) -> list[object]:
+    execution = Execution(cleanup(state, [Network.parse(one) for one in exclude]), lambda _: False)
+    done: list[object] = []
+    while ready := execution.ready():
+        for position in ready:
+            operation = execution.operation(position)
+            assert carry_out(state, operation, ALL_SCHEDULERS).refusal is None
+            execution.answer(position, acknowledged=True)
+            done.append(operation)
+    return done
+
+
+def test_all_that_is_ours_goes_and_nothing_else() -> None:
+    state = kernel()
+    cleaned(state)
+    assert state.virtual_servers.keys() == {FOREIGN}
+    assert state.sets.keys() == {"OTHER"}
+    assert not state.link
+    assert not state.addresses
+    assert all(not ruleset.chains and not ruleset.jumps for ruleset in state.rulesets.values())
+    assert cleaned(state) == []
+
+
+def test_what_is_excluded_stays() -> None:
+    state = kernel()
+    cleaned(state, "192.0.2.0/24")
+    assert state.virtual_servers.keys() == {LISTED, FOREIGN}
+
+
+@pytest.mark.parametrize("seen", range(20))
+def test_an_interrupted_clean_up_still_knows_what_is_ours(seen: int) -> None:
+    state = kernel()
+    execution, left = Execution(cleanup(state), lambda _: False), seen
+    while left > 0 and (ready := execution.ready()):
+        for position in ready[:left]:
+            carry_out(state, execution.operation(position), ALL_SCHEDULERS)
+            execution.answer(position, acknowledged=True)
+        left -= len(ready)
+    cleaned(state)
+    assert state.virtual_servers.keys() == {FOREIGN}
+
+
+def test_a_predecessor_without_a_ledger_is_cleaned_up_too() -> None:
+    state = kernel()
+    state.addresses = set()
+    state.members["IPVSPROXY-OWN"] = set()
+    state.members["KUBE-CLUSTER-IP"] = {frontend_member(LISTED)}
+    done = cleaned(state)
+    removed = [one.key for one in done if isinstance(one, RemoveVirtualServer)]
+    assert removed == [LISTED]
+    last = done[-1]
+    assert isinstance(last, DestroySet)

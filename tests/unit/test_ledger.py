@@ -1,0 +1,65 @@
+"""Whose a virtual server is, and what a start without a ledger makes of what it finds."""
+
+from __future__ import annotations
+
+import pytest
+
+from ipvsproxy.core.firewall import frontend_member
+from ipvsproxy.core.ledger import adopt, owns
+from ipvsproxy.kernel.fake import fresh_state
+from ipvsproxy.model import Address, Family, Protocol, State, VirtualServer, VirtualServerKey
+
+KEY = VirtualServerKey(Protocol.TCP, Address.parse("10.96.0.1"), 80)
+UDP = KEY._replace(protocol=Protocol.UDP)
+KEY6 = VirtualServerKey(Protocol.TCP, Address.parse("fd00:96::1"), 80)
+
+
+def kernel(
+    *keys: VirtualServerKey, bound: tuple[VirtualServerKey, ...] = (), **sets: VirtualServerKey
+) -> State:
+    state = fresh_state()
+    state.virtual_servers = dict.fromkeys(keys, VirtualServer("rr"))
+    state.addresses = {key.address for key in bound}
+    state.members = {name.replace("_", "-"): {frontend_member(key)} for name, key in sets.items()}
+    return state
+
+
+@pytest.mark.parametrize(
+    ("state", "key", "ours"),
+    [
+        pytest.param(kernel(KEY), KEY, False, id="nothing says so"),
+        pytest.param(kernel(KEY, bound=(KEY,)), KEY, True, id="address on the dummy interface"),
+        pytest.param(kernel(KEY, IPVSPROXY_OWN=KEY), KEY, True, id="in the ledger"),
+        pytest.param(kernel(KEY, IPVSPROXY_OWN=UDP), KEY, False, id="another protocol"),
+        pytest.param(kernel(KEY6, IPVSPROXY_OWN_6=KEY6), KEY6, True, id="in the IPv6 ledger"),
+        pytest.param(kernel(KEY, KUBE_CLUSTER_IP=KEY), KEY, False, id="a rule's set is no ledger"),
+    ],
+)
+def test_whose_it_is(state: State, key: VirtualServerKey, ours: bool) -> None:
+    assert owns(state, key) == ours
+
+
+@pytest.mark.parametrize(
+    ("state", "adopted"),
+    [
+        pytest.param(kernel(KEY), set(), id="nobody names it"),
+        pytest.param(kernel(KEY, KUBE_CLUSTER_IP=KEY), {KEY}, id="a predecessor's set names it"),
+        pytest.param(
+            kernel(KEY6, KUBE_6_CLUSTER_IP=KEY6), {KEY6}, id="a predecessor's IPv6 set names it"
+        ),
+        pytest.param(kernel(KEY, bound=(KEY,)), {KEY}, id="address on the dummy interface"),
+        pytest.param(kernel(KUBE_CLUSTER_IP=KEY), set(), id="named, but not there"),
+        pytest.param(
+            kernel(KEY, UDP, bound=(KEY,), IPVSPROXY_OWN=UDP), set(), id="there is a ledger"
+        ),
+    ],
+)
+def test_what_is_adopted(state: State, adopted: set[VirtualServerKey]) -> None:
+    names = {Family.IPV4: "IPVSPROXY-OWN", Family.IPV6: "IPVSPROXY-OWN-6"}
+    assert adopt(state) == {(names[key.family], frontend_member(key)) for key in adopted}
+
+
+def test_nothing_is_adopted_of_a_family_that_the_kernel_lacks() -> None:
+    state = kernel(KEY6, bound=(KEY6,))
+    state.families = frozenset({Family.IPV4})
+    assert adopt(state) == frozenset()

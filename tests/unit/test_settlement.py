@@ -1,0 +1,195 @@
+"""From wishes to targets: departures, leftovers, and what half a picture holds."""
+
+from __future__ import annotations
+
+import pytest
+
+from ipvsproxy.config import Settings
+from ipvsproxy.core.desired import Desired, Touched
+from ipvsproxy.core.firewall import frontend_member
+from ipvsproxy.core.foundation import foundation
+from ipvsproxy.core.settlement import NO_HOLDS, Holds, Settlement
+from ipvsproxy.core.translate import Fragment, Frontend
+from ipvsproxy.kernel.fake import fresh_state
+from ipvsproxy.model import (
+    Address,
+    IpMember,
+    IpPortIpMember,
+    Network,
+    Protocol,
+    RealServer,
+    RealServerKey,
+    State,
+    VirtualServer,
+    VirtualServerKey,
+)
+from ipvsproxy.objects import ServiceName
+
+IP = Address.parse("10.96.0.1")
+KEY = VirtualServerKey(Protocol.TCP, IP, 80)
+SECOND = VirtualServerKey(Protocol.TCP, IP, 443)
+LEFT = VirtualServerKey(Protocol.TCP, Address.parse("10.96.0.9"), 80)
+FOREIGN = VirtualServerKey(Protocol.TCP, Address.parse("192.0.2.1"), 80)
+POD = RealServerKey(Address.parse("10.1.0.1"), 8080)
+NAME = ServiceName("shop", "web")
+
+
+def a_frontend(key: VirtualServerKey, *members: RealServerKey) -> Frontend:
+    return Frontend(
+        key,
+        VirtualServer("rr"),
+        {member: RealServer(1) for member in members},
+        frozenset(),
+        frozenset(),
+        bind=True,
+        members=frozenset(
+            {("IPVSPROXY-OWN", frontend_member(key)), ("KUBE-IPVS-IPS", IpMember(key.address))}
+        ),
+        whole=True,
+    )
+
+
+def put(desired: Desired, *keys: VirtualServerKey, now: float = 0.0) -> Touched:
+    frontends = tuple(a_frontend(key, POD) for key in keys)
+    return desired.put(
+        Fragment(
+            NAME, None, frontends, (), annotated=False, asked="rr", scheduler="rr", weights={}
+        ),
+        now,
+    )
+
+
+def kernel(*keys: VirtualServerKey, weight: int = 1) -> State:
+    state = fresh_state()
+    state.link = True
+    state.sets = dict(foundation(Settings(node_name="n"), state).sets)
+    state.members = {name: set() for name in state.sets}
+    for key in keys:
+        state.virtual_servers[key] = VirtualServer("rr")
+        state.real_servers[key] = {POD: RealServer(weight)}
+        state.addresses.add(key.address)
+        for name, member in a_frontend(key).members:
+            state.members[name].add(member)
+    state.virtual_servers[FOREIGN] = VirtualServer("rr")
+    state.real_servers[FOREIGN] = {}
+    return state
+
+
+def settlement(desired: Desired, *exclude: str) -> Settlement:
+    networks = tuple(map(Network.parse, exclude))
+    return Settlement(desired, Settings(node_name="n", exclude_cidrs=networks))
+
+
+def test_what_is_named_is_named_with_its_address_and_members() -> None:
+    desired = Desired()
+    target = settlement(desired).target(put(desired, KEY), fresh_state(), connections={}, now=0.0)
+    assert target.virtual_servers.keys() == {KEY}
+    assert target.addresses == {IP: True}
+    assert target.members == dict.fromkeys(a_frontend(KEY).members, True)
+
+
+@pytest.mark.parametrize("bound", [False, True])
+def test_an_address_to_be_bound_comes_with_all_that_stands_behind_it(bound: bool) -> None:
+    desired = Desired()
+    put(desired, KEY)
+    touched = put(desired, KEY, SECOND)
+    state = kernel(KEY) if bound else fresh_state()
+    target = settlement(desired).target(touched, state, connections={}, now=0.0)
+    assert target.virtual_servers.keys() == ({SECOND} if bound else {KEY, SECOND})
+
+
+def test_a_deleted_service_drains_and_then_nothing_is_left_of_it() -> None:
+    desired, state = Desired(), kernel(KEY)
+    here = settlement(desired)
+    put(desired, KEY)
+    touched = desired.drop(NAME, 100.0)
+    target = here.target(touched, state, connections={}, now=100.0)
+    wanted = target.virtual_servers[KEY]
+    assert wanted is not None
+    assert wanted.real_servers == {POD: RealServer(0)}
+    assert target.addresses == {IP: True}
+    assert here.draining == {KEY: {POD}}
+    state.real_servers[KEY] = {POD: RealServer(0)}
+    late = here.target(Touched(keys={KEY}), state, connections={KEY: {POD: 3}}, now=159.0)
+    assert late.virtual_servers[KEY] is not None
+    over = here.target(Touched(keys={KEY}), state, connections={KEY: {POD: 3}}, now=160.0)
+    assert over.virtual_servers == {KEY: None}
+    assert over.addresses == {IP: False}
+    assert over.members == dict.fromkeys(a_frontend(KEY).members, False)
+    assert not here.draining
+    assert not desired.departing
+
+
+def test_a_deleted_service_without_connections_goes_at_once() -> None:
+    desired, state = Desired(), kernel(KEY, weight=0)
+    put(desired, KEY)
+    target = settlement(desired).target(
+        desired.drop(NAME, 1.0), state, connections={KEY: {POD: 0}}, now=1.0
+    )
+    assert target.virtual_servers == {KEY: None}
+
+
+def test_the_deadline_of_a_server_runs_from_when_it_left() -> None:
+    desired, state = Desired(), kernel(KEY, weight=0)
+    here = settlement(desired)
+    fragment = Fragment(
+        NAME, None, (a_frontend(KEY),), (), annotated=False, asked="rr", scheduler="rr", weights={}
+    )
+    desired.put(fragment, 0.0)
+    found = []
+    for now in (0.0, 500.0, 899.0, 900.0):
+        target = here.target(Touched(keys={KEY}), state, connections={KEY: {POD: 1}}, now=now)
+        wanted = target.virtual_servers[KEY]
+        assert wanted is not None
+        found.append(POD in wanted.real_servers)
+    assert found == [True, True, True, False]
+
+
+@pytest.mark.parametrize(
+    ("holds", "exclude", "departs"),
+    [
+        pytest.param(NO_HOLDS, (), True, id="a leftover"),
+        pytest.param(Holds(everything=True), (), False, id="the picture is not whole"),
+        pytest.param(
+            Holds(addresses=frozenset({LEFT.address})), (), False, id="may be a nonsense object's"
+        ),
+        pytest.param(Holds(addresses=frozenset({IP})), (), True, id="another's address is held"),
+        pytest.param(NO_HOLDS, ("10.96.0.8/30",), False, id="excluded"),
+    ],
+)
+def test_leftovers_depart_where_the_picture_allows(
+    holds: Holds, exclude: tuple[str, ...], departs: bool
+) -> None:
+    desired, state = Desired(), kernel(KEY, LEFT)
+    here = settlement(desired, *exclude)
+    put(desired, KEY)
+    touched = here.sweep(state, holds, 5.0)
+    assert desired.departing == ({LEFT: 5.0} if departs else {})
+    assert touched.keys >= {KEY}
+    assert FOREIGN not in touched.keys
+    assert (LEFT.address in touched.addresses) == departs
+
+
+def test_a_member_that_nobody_wants_is_stale_unless_something_is_held() -> None:
+    desired, state = Desired(), kernel(KEY)
+    put(desired, KEY)
+    endpoint = IpPortIpMember(IP, KEY.protocol, 8080, IP)
+    state.members["KUBE-LOOP-BACK"] = {endpoint}
+    here = settlement(desired)
+    stale = ("KUBE-LOOP-BACK", endpoint)
+    assert stale in here.sweep(state, NO_HOLDS, 0.0).members
+    held = here.sweep(state, Holds(addresses=frozenset({LEFT.address})), 0.0)
+    assert stale not in held.members
+    assert NO_HOLDS.any is False
+
+
+def test_a_foreign_virtual_server_is_in_no_target_and_no_leftover() -> None:
+    desired, state = Desired(), kernel(KEY)
+    desired.mark_foreign(FOREIGN)
+    put(desired, KEY, FOREIGN)
+    here = settlement(desired)
+    touched = here.sweep(state, NO_HOLDS, 0.0)
+    touched.keys.add(FOREIGN)
+    target = here.target(touched, state, connections={}, now=0.0)
+    assert target.virtual_servers.keys() == {KEY}
+    assert not desired.departing
