@@ -13,8 +13,8 @@ READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo shell test test-full lint type test-unit test-kernel test-api test-e2e bench image setup check lock \
-	format clean system
+.PHONY: help demo shell test test-full lint type test-unit test-kernel test-api test-e2e test-nft bench image setup check lock \
+	format clean system nftables
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -27,10 +27,10 @@ demo: setup ## watch a real kernel balance by each Service's scheduler: two node
 shell: setup ## a shell inside the demonstration's cluster, with everything running
 	@$(RIG) run --tty --timeout 86400 -- $(CURDIR)/$(BIN)/python -m demo --shell
 
-test: setup ## every tier: lint, types, unit, API, kernel, end to end; ends with the counts
+test: setup nftables ## every tier: lint, types, unit, API, kernel, end to end; ends with the counts
 	@$(TESTS) all -- $(ARGS)
 
-test-full: setup ## the same with all cells, crashes and soaks: long
+test-full: setup nftables ## the same with all cells, crashes and soaks: long
 	@$(TESTS) --full all -- $(ARGS)
 
 lint: $(READY) ## style, docstrings and the layers between modules
@@ -50,6 +50,9 @@ test-kernel: setup ## the contract and the adapters, on a real kernel
 
 test-e2e: setup ## nodes and pods in network namespaces, real packets
 	@$(TESTS) e2e -- $(ARGS)
+
+test-nft: setup nftables ## one node on a kernel with nftables, an emulated one where need be
+	@$(TESTS) nft -- $(ARGS)
 
 bench: setup ## how long things take; only the ratios of one run mean anything in a guest
 	@$(RIG) run --timeout 1800 -- $(CURDIR)/$(BIN)/python -m bench $(ARGS)
@@ -80,6 +83,10 @@ clean: ## remove what was built here, .venv included
 # 98: no kernel with IPVS is possible here. The tests decide what that means: a failure with CI=true, else skipped.
 system:
 	@$(RIG) setup --program kubectl=kubernetes-client || [ $$? -eq 98 ]
+
+# A second kernel, for a few tests only. Where it cannot be had they are skipped, and fail with CI=true.
+nftables:
+	@$(RIG) setup --nftables || echo "rig: going on without a kernel with nftables" >&2
 
 $(READY): requirements/dev.txt pyproject.toml | system
 	@echo "python: setting up $(VENV)"

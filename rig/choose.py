@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from rig.facts import PROGRAMS, QEMU_PROGRAMS, UML_PROGRAMS
-from rig.model import ESSENTIAL, Finding, Kind, RigError
+from rig.model import ANY, ESSENTIAL, Finding, Kind, RigError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -20,14 +20,11 @@ def findings(facts: Facts) -> list[Finding]:
     return [_native(facts), _uml(facts), _qemu(facts)]
 
 
-def choose(found: list[Finding], asked: Kind | None) -> Finding:
-    """Return the kind to use: the one asked for, else the first possible one but qemu.
-
-    The emulated machine is evenly slow, so it is used only when asked for.
-    """
+def choose(found: list[Finding], asked: Kind | None, among: tuple[Kind, ...] = ANY) -> Finding:
+    """Return the kind to use: the one asked for, else the first possible one `among` those."""
     if asked is not None:
         return next(finding for finding in found if finding.kind is asked)
-    candidates = [finding for finding in found if finding.kind is not Kind.QEMU]
+    candidates = [finding for finding in found if finding.kind in among]
     return next((finding for finding in candidates if finding.possible), candidates[-1])
 
 
@@ -37,8 +34,15 @@ def usable(finding: Finding) -> Finding:
         hint = f"; {finding.mend}" if finding.mend else ""
         raise RigError(f"no kernel with IPVS: {finding.kind}: {finding.reason}{hint}")
     if finding.missing:
-        raise RigError(f"{finding.kind} lacks {', '.join(finding.missing)}; run `{SETUP}`")
+        raise RigError(
+            f"{finding.kind} lacks {', '.join(finding.missing)}; run `{setup_command(finding)}`"
+        )
     return finding
+
+
+def setup_command(finding: Finding) -> str:
+    """Return the command that adds what a kind of machine lacks."""
+    return SETUP if finding.kind in ANY else f"{SETUP} --rig {finding.kind}"
 
 
 def missing_programs(facts: Facts, programs: Mapping[str, str]) -> tuple[str, ...]:

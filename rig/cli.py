@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rig import choose, facts, guest, native, packages, qemu, uml
-from rig.model import NO_KERNEL, Finding, Job, Kind, RigError, SetupError
+from rig.model import ANY, NO_KERNEL, WITH_NFTABLES, Finding, Job, Kind, RigError, SetupError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -97,6 +97,14 @@ def _parser() -> argparse.ArgumentParser:
         default=os.environ.get("IPVSPROXY_RIG") or None,
         help="native, uml or qemu, instead of the best one here",
     )
+    common.add_argument(
+        "--nftables",
+        action="store_const",
+        dest="among",
+        const=WITH_NFTABLES,
+        default=ANY,
+        help="a kernel with nftables: native or qemu; another one that is asked for is passed over",
+    )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _check_command(commands, common)
     setup = commands.add_parser(
@@ -164,7 +172,7 @@ def _run_options(run: argparse.ArgumentParser, *, shell: bool) -> None:
 
 def _check(options: argparse.Namespace) -> int:
     found = choose.findings(facts.gather())
-    chosen = choose.choose(found, options.rig)
+    chosen = _chosen(found, options)
     if options.output == "json":
         report = [{**asdict(one), "usable": one.usable} for one in found]
         print(json.dumps({"chosen": chosen.kind, "usable": chosen.usable, "kinds": report}))
@@ -174,20 +182,26 @@ def _check(options: argparse.Namespace) -> int:
     return 0 if chosen.usable else 1
 
 
+def _chosen(found: list[Finding], options: argparse.Namespace) -> Finding:
+    # IPVSPROXY_RIG=uml is for everything but the programs that cannot run there.
+    passed_over = options.among is not ANY and options.rig not in options.among
+    return choose.choose(found, None if passed_over else options.rig, options.among)
+
+
 def describe(finding: Finding, *, chosen: bool) -> str:
     """Return one line about a kind of machine."""
     mark = "*" if chosen else " "
     state = "ready" if finding.usable else "needs setup" if finding.possible else "not possible"
     line = f"{mark} {finding.kind:<7} {state:<12}  {finding.reason}"
     if finding.possible and finding.missing:
-        kind = "" if finding.kind is not Kind.QEMU else " --rig qemu"
-        return f"{line}; missing: {', '.join(finding.missing)} — run `{choose.SETUP}{kind}`"
+        command = choose.setup_command(finding)
+        return f"{line}; missing: {', '.join(finding.missing)} — run `{command}`"
     return f"{line} — {finding.mend}" if finding.mend else line
 
 
 def _setup(options: argparse.Namespace) -> int:
     here = facts.gather()
-    finding = choose.choose(choose.findings(here), options.rig)
+    finding = _chosen(choose.findings(here), options)
     packages.install(here, finding, dict(options.program))
     if finding.kind is Kind.QEMU:
         qemu.prepare()
@@ -203,7 +217,7 @@ def _run(options: argparse.Namespace) -> int:
         sys.stderr.write("rig: run what? Say: rig run -- PROGRAM [ARGUMENT ...]\n")
         return USAGE
     here = facts.gather()
-    kind = choose.usable(choose.choose(choose.findings(here), options.rig)).kind
+    kind = choose.usable(_chosen(choose.findings(here), options)).kind
     environment = guest.guest_environment(os.environ, kind)
     if kind is Kind.NATIVE and not here.root:
         native.again_as_root(environment)

@@ -48,6 +48,12 @@ class Kind(StrEnum):
     QEMU = "qemu"
 
 
+ANY = (Kind.NATIVE, Kind.UML)
+"""What is used where nobody asks for a kind: the emulated machine is evenly slow."""
+WITH_NFTABLES = (Kind.NATIVE, Kind.QEMU)
+"""What is used for programs that need nftables: Debian's user-mode Linux has none for IPv4."""
+
+
 class RigError(Exception):
     """Something the caller has to mend; the text is one line that says what to do."""
 

@@ -1,9 +1,10 @@
 """Runs the tiers of tests: `python tests/run.py all`, or some tiers by name.
 
 Two lanes run beside each other, because the guest of the rig keeps one processor busy and leaves
-the other idle: lint, types and the tests that need nothing; and the tiers that need a kernel, each
-in one boot of the rig. Every line is shown as it comes, with the name of its tier in front. At the
-end there is a line for each tier, and a last one with the counts of all pytest runs, alone.
+the other idle: lint, types and the tests that need nothing, then those that need a kernel with
+nftables; and the tiers that need a kernel with IPVS. Each tier in the rig is one boot. Every line
+is shown as it comes, with the name of its tier in front. At the end there is a line for each tier,
+and a last one with the counts of all pytest runs, alone.
 
 The results are in .cache/tests, a JUnit file for each tier.
 """
@@ -41,17 +42,19 @@ class Tier:
 
     name: str
     programs: tuple[tuple[str, ...], ...] = ()
-    folders: tuple[str, ...] = ()
-    in_rig: bool = False
+    paths: tuple[str, ...] = ()
+    """Folders and files of tests."""
+    rig: tuple[str, ...] | None = None
+    """Options of `rig run`; None where the tests need no rig."""
     seconds: int = 600
     options: tuple[str, ...] = ()
 
     def present(self) -> list[str]:
-        """Return the folders that exist and hold tests, and the files that exist."""
+        """Return those of the paths that exist and hold tests."""
         return [
-            folder
-            for folder in self.folders
-            if (ROOT / folder).is_file() or any((ROOT / folder).rglob("test_*.py"))
+            path
+            for path in self.paths
+            if (ROOT / path).is_file() or any((ROOT / path).rglob("test_*.py"))
         ]
 
 
@@ -84,6 +87,8 @@ def code() -> list[str]:
 
 IN_RIG = ("-v", "--timeout=180", "-p", "no:cacheprovider")
 UNIT = ("unit", "properties", "scenarios", "parity", "rig", "test_architecture.py")
+NATIVE = ("ipset", "iptables", "conntrack", "service_address")
+"""What needs no IPVS, so that it runs on most machines, with both backends of iptables."""
 
 LANES = (
     (
@@ -96,12 +101,15 @@ LANES = (
             ),
         ),
         Tier("type", programs=((str(BIN / "mypy"), *code()),)),
-        Tier("unit", folders=tuple(f"tests/{name}" for name in UNIT)),
-        Tier("api", folders=("tests/api",)),
+        Tier("unit", paths=tuple(f"tests/{name}" for name in UNIT)),
+        Tier("api", paths=("tests/api",)),
+        # The same files as in the kernel tier, on this machine's own kernel as far as that goes.
+        Tier("native", paths=tuple(f"tests/kernel/test_{name}.py" for name in NATIVE)),
+        Tier("nft", paths=("tests/nft",), rig=("--nftables",), options=IN_RIG),
     ),
     (
-        Tier("kernel", folders=("tests/contract", "tests/kernel"), in_rig=True, options=IN_RIG),
-        Tier("e2e", folders=("tests/e2e",), in_rig=True, options=IN_RIG),
+        Tier("kernel", paths=("tests/contract", "tests/kernel"), rig=(), options=IN_RIG),
+        Tier("e2e", paths=("tests/e2e",), rig=(), options=IN_RIG),
     ),
 )
 TIERS = {tier.name: tier for lane in LANES for tier in lane}
@@ -145,7 +153,7 @@ class Runner:
     def _tier(self, tier: Tier) -> Result:
         result = Result(tier)
         start = time.monotonic()
-        if tier.folders:
+        if tier.paths:
             self._pytest(tier, result)
         else:
             # Each of them, also after a failure: one run should show everything.
@@ -155,20 +163,22 @@ class Runner:
         return result
 
     def _pytest(self, tier: Tier, result: Result) -> None:
-        folders = tier.present()
-        if not folders:
-            result.note = f"there are no tests in {', '.join(tier.folders)}"
+        paths = tier.present()
+        if not paths:
+            result.note = f"there are no tests in {', '.join(tier.paths)}"
             return
         report = RESULTS / f"{tier.name}.xml"
         report.unlink(missing_ok=True)
-        words = [PYTHON, "-m", "pytest", *folders, f"--junitxml={report}", *tier.options]
+        words = [PYTHON, "-m", "pytest", *paths, f"--junitxml={report}", *tier.options]
         words += self._options
-        if tier.in_rig:
+        if tier.rig is not None:
             limit = tier.seconds * (6 if self._full else 1)
-            words = [PYTHON, "-m", "rig", "run", "--timeout", str(limit), "--", *words]
+            rig = [PYTHON, "-m", "rig", "run", *tier.rig, "--timeout", str(limit)]
+            words = [*rig, "--", *words]
         status = self._program(tier, words)
-        if tier.in_rig and status == NO_KERNEL and os.environ.get("CI") != "true":
-            result.skipped, result.note = 1, "no kernel with IPVS here (python3 -m rig check)"
+        if tier.rig is not None and status == NO_KERNEL and os.environ.get("CI") != "true":
+            check = " ".join(("python3 -m rig check", *tier.rig))
+            result.skipped, result.note = 1, f"no kernel for it here ({check})"
             return
         result.status = 0 if status == NO_TESTS_COLLECTED else status
         read_counts(report, result)
@@ -194,7 +204,7 @@ class Runner:
         status = process.wait()
         self._running.discard(process)
         if status:
-            program = Path(words[0]).name if not tier.folders else "pytest"
+            program = Path(words[0]).name if not tier.paths else "pytest"
             self._output.line(tier, f"FAILED: {program} ended with status {status}")
         return status
 
@@ -222,7 +232,7 @@ def report(results: list[Result]) -> int:
     print()
     for result in sorted(results, key=lambda one: order.index(one.tier.name)):
         counts = f"{result.passed} passed, {result.failed} failed, {result.skipped} skipped"
-        detail = result.note or (counts if result.tier.folders else "")
+        detail = result.note or (counts if result.tier.paths else "")
         line = f"{result.tier.name:>6}   {result.verdict:<8} {result.seconds:6.1f} s   {detail}"
         print(line.rstrip())
     passed, failed, skipped = (

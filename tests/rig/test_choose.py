@@ -6,7 +6,7 @@ import pytest
 
 from rig import choose
 from rig.facts import PROGRAMS, QEMU_PROGRAMS, UML_PROGRAMS, Facts, config_names, module_names
-from rig.model import ESSENTIAL, Finding, Kind, RigError
+from rig.model import ESSENTIAL, WITH_NFTABLES, Finding, Kind, RigError
 
 MACHINE = Facts(
     architecture="x86_64",
@@ -70,6 +70,22 @@ def test_qemu_is_used_only_when_asked_for() -> None:
     facts = replace(MACHINE, architecture="aarch64", kernel_modules=frozenset())
     assert chosen(facts).kind is not Kind.QEMU
     assert chosen(MACHINE, Kind.QEMU).kind is Kind.QEMU
+
+
+@pytest.mark.parametrize(
+    ("modules", "kind"), [(frozenset(ESSENTIAL), Kind.NATIVE), (frozenset(), Kind.QEMU)]
+)
+def test_for_nftables_the_emulated_machine_comes_after_the_own_kernel(
+    modules: frozenset[str], kind: Kind
+) -> None:
+    found = choose.findings(replace(MACHINE, kernel_modules=modules))
+    assert choose.choose(found, None, WITH_NFTABLES).kind is kind
+
+
+def test_what_is_missing_comes_with_the_command_that_adds_it() -> None:
+    facts = replace(MACHINE, programs=frozenset({*PROGRAMS, *UML_PROGRAMS}))
+    with pytest.raises(RigError, match=r"qemu-system-x86.*rig setup --rig qemu"):
+        choose.usable(chosen(facts, Kind.QEMU))
 
 
 def test_what_was_asked_for_is_not_replaced() -> None:
