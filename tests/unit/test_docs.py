@@ -265,6 +265,13 @@ def test_make_targets_that_are_named_exist(path: Path) -> None:
     assert set(named) <= targets
 
 
+def test_every_target_for_tests_is_explained() -> None:
+    targets = re.findall(r"^([\w-]+):.*## ", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    told = {code(row[0]) for row in rows((ROOT / "CONTRIBUTING.md").read_text(), "target")}
+    wanted = {"make lint", "make type", *(f"make {one}" for one in targets if "test" in one)}
+    assert told == wanted
+
+
 @documents
 def test_nothing_is_said_of_places(path: Path) -> None:
     assert not re.search(r"/work\b|/home/|pypi\.org|docker\.io", path.read_text())
