@@ -48,13 +48,14 @@ class Refused(NamedTuple):
 
     Takes the place of what was said before of what is wrong with the same object.
     `addresses` and `service` are what could be read of it in spite of that: they keep what the
-    kernel has of an object that was already nonsense when the agent started.
+    kernel has of an object that was already nonsense when the agent started. None: not known,
+    so that anything in the kernel may be the object's last good state.
     """
 
     reference: ObjectReference
     origin: str
     reason: str
-    addresses: frozenset[Address] = frozenset()
+    addresses: frozenset[Address] | None = frozenset()
     service: ServiceName | None = None
 
 
@@ -150,19 +151,20 @@ class Store:
         """Parts of the source that cannot be read now."""
         return self._unreadable.values()
 
-    def held_addresses(self) -> frozenset[Address]:
-        """Addresses of nonsense Services of which no good state is known.
+    def held_addresses(self) -> frozenset[Address] | None:
+        """Addresses of nonsense Services of which no good state is known; None: any may be.
 
         What the kernel has at them may be theirs, so it is no leftover.
         """
-        return frozenset(
-            address
-            for refused in self.refused
-            if refused.reference.kind == "Service"
-            and ServiceName(refused.reference.namespace, refused.reference.name)
-            not in self._services
-            for address in refused.addresses
-        )
+        held: set[Address] = set()
+        for refused in self.refused:
+            reference = refused.reference
+            name = ServiceName(reference.namespace, reference.name)
+            if reference.kind == "Service" and name not in self._services:
+                if refused.addresses is None:
+                    return None
+                held |= refused.addresses
+        return frozenset(held)
 
     def inputs(self, name: ServiceName) -> Inputs | None:
         """Give what a Service's translation depends on; None for a Service that is not there."""
@@ -227,7 +229,11 @@ class Store:
 
     def _mark_owner(self, refused: Refused) -> None:
         """Have the Service of a slice translated again: its endpoints may be known no longer."""
-        if refused.reference.kind == "EndpointSlice" and refused.service in self._services:
+        if refused.reference.kind != "EndpointSlice":
+            return
+        if refused.service is None:
+            self.mark_dirty(name for name in self._services if _may_own(name, refused))
+        elif refused.service in self._services:
             self._dirty[refused.service] = None
 
     def _put(self, changed: KubernetesObject) -> bool:
@@ -281,7 +287,7 @@ class Store:
         """Whether no slice of a Service is nonsense without a good state that stands for it."""
         return not any(
             refused.reference.kind == "EndpointSlice"
-            and refused.service == name
+            and _may_own(name, refused)
             and (refused.reference.namespace, refused.reference.name) not in self._slice_owner
             for refused in self.refused
         )
@@ -289,6 +295,13 @@ class Store:
     def _reconsider(self) -> None:
         """Have those Services translated again whose endpoints may have been missing."""
         self.mark_dirty(name for name in self._services if name not in self._slices)
+
+
+def _may_own(name: ServiceName, refused: Refused) -> bool:
+    """Whether a slice that is nonsense belongs to a Service, or may for all that can be read."""
+    if refused.service is None:
+        return refused.reference.namespace == name.namespace
+    return refused.service == name
 
 
 def reference_of(value: KubernetesObject) -> ObjectReference:

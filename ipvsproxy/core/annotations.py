@@ -45,12 +45,24 @@ def choose_scheduler(
     """Choose a Service's scheduler.
 
     `previous` is the last good one, None for a Service that is new; `unavailable` are those that
-    this kernel has refused. A wrong or unavailable value leaves the previous one, else the default.
+    this kernel has refused. A wrong or unavailable value leaves the previous one, else the default;
+    where the kernel lacks that one too, rr, which every kernel with IPVS has been built with.
     """
+    kept = previous or (default if default not in unavailable else Scheduler.RR)
     name, value = _scheduler_annotation(annotations)
     if name is None:
-        return SchedulerChoice(default, default, annotated=False)
-    kept = previous or default
+        if default not in unavailable:
+            return SchedulerChoice(default, default, annotated=False)
+        return SchedulerChoice(
+            default,
+            kept,
+            annotated=False,
+            problem=Problem(
+                ProblemKind.SCHEDULER_UNAVAILABLE,
+                f"this kernel has no scheduler {default}, the default; {kept} stays; "
+                f"install the module ip_vs_{default} on the node or set another default",
+            ),
+        )
     if value not in Scheduler.__members__.values():
         known = " ".join(sorted(Scheduler))
         return SchedulerChoice(

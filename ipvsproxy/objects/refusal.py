@@ -14,6 +14,7 @@ from ipvsproxy.objects.values import SERVICE_LABEL, ObjectReference, ServiceName
 from ipvsproxy.objects.wire import Raw, loosely
 
 DEFAULT_NAMESPACE = "default"
+_NO_ADDRESS = (None, "", "None")
 
 
 class InvalidObject(Exception):  # noqa: N818  (the noun of the operator's message)
@@ -21,6 +22,7 @@ class InvalidObject(Exception):  # noqa: N818  (the noun of the operator's messa
 
     `reference` is None where not even the object's name could be read. `internal` says that the
     fault is ours: an unexpected error while the object was read, which is the exception's cause.
+    `addresses` are those at which a Service may be served; None: some could not be read.
     """
 
     def __init__(
@@ -28,7 +30,7 @@ class InvalidObject(Exception):  # noqa: N818  (the noun of the operator's messa
         reason: str,
         *,
         reference: ObjectReference | None = None,
-        addresses: frozenset[Address] = frozenset(),
+        addresses: frozenset[Address] | None = frozenset(),
         service: ServiceName | None = None,
         internal: bool = False,
     ) -> None:
@@ -50,7 +52,7 @@ def describe(kind: str, raw: Raw, reason: str, *, internal: bool = False) -> Inv
     return InvalidObject(
         reason,
         reference=ObjectReference(kind, namespace, name) if name else None,
-        addresses=frozenset(_addresses(data)) if kind == "Service" else frozenset(),
+        addresses=_addresses(data) if kind == "Service" else frozenset(),
         service=_service(kind, namespace, metadata),
         internal=internal,
     )
@@ -67,22 +69,24 @@ def _service(kind: str, namespace: str, metadata: object) -> ServiceName | None:
     return ServiceName(namespace, name) if name else None
 
 
-def _addresses(data: object) -> Iterator[Address]:
-    """Yield every address at which the Service may be served today."""
+def _addresses(data: object) -> frozenset[Address] | None:
+    """Give every address at which the Service may be served today; None: one is not readable."""
     spec = _get(data, "spec")
+    if not isinstance(spec, Mapping):
+        return None
+    written = [text for text in _written_addresses(data, spec) if text not in _NO_ADDRESS]
+    try:
+        return frozenset(Address.parse(str(text)) for text in written)
+    except ValueError:
+        return None
+
+
+def _written_addresses(data: object, spec: object) -> Iterator[object]:
     ingresses = _items(_get(_get(data, "status"), "loadBalancer"), "ingress")
-    candidates = (
-        _get(spec, "clusterIP"),
-        *_items(spec, "clusterIPs"),
-        *_items(spec, "externalIPs"),
-        *(_get(ingress, "ip") for ingress in ingresses),
-    )
-    for candidate in candidates:
-        if isinstance(candidate, str):
-            try:
-                yield Address.parse(candidate)
-            except ValueError:
-                continue
+    yield _get(spec, "clusterIP")
+    yield from _items(spec, "clusterIPs")
+    yield from _items(spec, "externalIPs")
+    yield from (_get(ingress, "ip") for ingress in ingresses)
 
 
 def _get(value: object, key: str) -> object:

@@ -236,8 +236,11 @@ class Reconciler:
         touched = Touched()
         for key in self._desired.foreign - state.virtual_servers.keys():
             touched.add(self._desired.clear_foreign(key))
-        held = self._store.held_addresses().union(*self._untranslated.values())
-        holds = Holds(everything=not self._store.whole, addresses=held)
+        held = self._store.held_addresses()
+        holds = Holds(
+            everything=held is None or not self._store.whole,
+            addresses=(held or frozenset()).union(*self._untranslated.values()),
+        )
         touched.add(self._settlement.sweep(state, holds, self._clock()))
         return touched
 
@@ -290,7 +293,7 @@ class Reconciler:
         self._store.mark_dirty(
             name
             for name, fragment in self._desired.fragments.items()
-            if fragment.asked in schedulers
+            if fragment.asked in schedulers or fragment.scheduler in schedulers
         )
         self._woken.set()
 

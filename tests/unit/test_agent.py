@@ -8,6 +8,7 @@ import signal
 from collections.abc import Sequence
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from ipvsproxy.agent import (
@@ -131,6 +132,32 @@ class TestRunOnce:
         assert await run_once(node.settings) == 1
         assert SERVED in node.fake.state.virtual_servers
         assert said in capsys.readouterr().out
+
+    @pytest.mark.parametrize(
+        ("right", "wrong"),
+        [("10.96.0.10", "10.96.0.1000"), ("{kubernetes.io/service-name: web}", "[web]")],
+        ids=["address", "slice-label"],
+    )
+    async def test_what_becomes_nonsense_between_two_runs_stays_as_it_was(
+        self, node: Node, right: str, wrong: str
+    ) -> None:
+        node.write("web.yaml", WEB)
+        await run_once(node.settings)
+        served = copy_state(node.fake.state)
+        node.write("web.yaml", WEB.replace(right, wrong))
+        assert await run_once(node.settings) == 1
+        assert node.fake.state == served
+
+    async def test_without_the_default_scheduler_services_are_served_by_rr(
+        self, node: Node, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        node.fake.schedulers -= {"lc"}
+        node.write("web.yaml", WEB)
+        settings = msgspec.structs.replace(node.settings, default_scheduler="lc")
+        assert await run_once(settings) == 1
+        assert [one.scheduler for one in node.fake.state.virtual_servers.values()] == ["rr"]
+        assert node.fake.state.addresses == {SERVED.address}
+        assert "no scheduler lc, the default; rr stays" in capsys.readouterr().out
 
     async def test_a_lacking_scheduler_is_replaced_in_the_same_run(self, node: Node) -> None:
         node.fake.schedulers -= {"lc"}

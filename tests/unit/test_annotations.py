@@ -66,6 +66,21 @@ def test_which_scheduler_is_used(
         assert f"{scheduler} stays" in choice.problem.message
 
 
+@pytest.mark.parametrize(
+    ("annotations", "previous", "scheduler"),
+    [({}, None, "rr"), ({}, "wrr", "wrr"), ({OURS: "fastest"}, None, "rr")],
+)
+def test_a_default_that_this_kernel_lacks_leaves_the_previous_one_or_rr(
+    annotations: dict[str, str], previous: str | None, scheduler: str
+) -> None:
+    choice = choose_scheduler(
+        annotations, default="lc", previous=previous, unavailable=frozenset({"lc"})
+    )
+    assert choice.scheduler == scheduler
+    assert choice.problem is not None
+    assert f"{scheduler} stays" in choice.problem.message
+
+
 @pytest.mark.parametrize("scheduler", list(Scheduler))
 def test_hashes_fall_back_to_another_server(scheduler: Scheduler) -> None:
     assert scheduler_flags(scheduler) == (Flags.SCHED_1 if scheduler in {"sh", "mh"} else 0)

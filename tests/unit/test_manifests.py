@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from ipvsproxy.model import Address
 from ipvsproxy.objects import EndpointSlice, Node, ObjectReference, Service
 from ipvsproxy.sources.manifests import Manifest, UnreadableManifest, read_manifest
 from ipvsproxy.store import Put, Refused
@@ -204,7 +205,7 @@ def test_an_object_that_is_nonsense_is_refused_with_its_addresses() -> None:
     assert refused.reference == ObjectReference("Service", "shop", "web")
     assert refused.origin == "/m/a.yaml"
     assert refused.reason == "spec.ports[0].port: 0 is not a port (1-65535)"
-    assert [str(address) for address in refused.addresses] == ["10.96.0.10"]
+    assert refused.addresses == frozenset({Address.parse("10.96.0.10")})
 
 
 def test_a_fault_of_ours_is_kept_for_the_log(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -324,16 +324,24 @@ class TestService:
     def test_a_refusal_says_what_could_be_read(self) -> None:
         raw = service(
             ports="none",
-            clusterIPs=["10.96.0.10", "fd00::zz", 5],
+            clusterIPs=["10.96.0.10", "None", ""],
             externalIPs=["192.0.2.1"],
         )
         raw["status"] = {"loadBalancer": {"ingress": [{"ip": "192.0.2.2"}, {"hostname": "x"}, 3]}}
         refused = refusal_of_service(raw)
         assert refused.reference == ObjectReference("Service", "shop", "web")
         assert refused.service == ServiceName("shop", "web")
-        assert refused.addresses == {
+        assert refused.addresses == frozenset(
             Address.parse(text) for text in ("10.96.0.10", "192.0.2.1", "192.0.2.2")
-        }
+        )
+
+    @pytest.mark.parametrize(
+        "fields", [{"clusterIP": "10.96.0.300"}, {"clusterIPs": ["10.96.0.10", "fd00::zz"]}]
+    )
+    def test_a_service_with_an_address_that_is_none_may_be_anywhere(
+        self, fields: dict[str, object]
+    ) -> None:
+        assert refusal_of_service(service(**fields)).addresses is None
 
     @pytest.mark.parametrize(
         "raw", [{}, {"metadata": {}}, {"metadata": {"name": 5}}, {"metadata": []}, {"spec": []}]

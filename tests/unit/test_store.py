@@ -131,6 +131,24 @@ class TestNonsense:
         gone = stored(BAD_SERVICE, *LISTED, Gone(service_reference()))
         assert gone.held_addresses() == frozenset()
 
+    def test_a_service_that_was_never_good_and_has_no_readable_address_may_be_anywhere(
+        self,
+    ) -> None:
+        nowhere = BAD_SERVICE._replace(addresses=None)
+        assert stored(nowhere, *LISTED).held_addresses() is None
+        assert stored(put(service()), nowhere, *LISTED).held_addresses() == frozenset()
+
+    def test_a_slice_that_does_not_say_its_service_keeps_the_endpoints_of_all_it_may_have(
+        self,
+    ) -> None:
+        store = stored(put(service()), put(part()), *LISTED)
+        orphan = bad_slice(name="web-2")._replace(service=None)
+        assert after(store, orphan) == (1, ["web"])
+        inputs = store.inputs(named())
+        assert inputs is not None
+        assert not inputs.whole
+        assert after(store, Gone(slice_reference("web-2"))) == (1, ["web"])
+
     def test_the_same_refusal_again_is_no_news_and_another_reason_is(self) -> None:
         store = stored(put(service()), bad_slice(), *LISTED)
         assert after(store, bad_slice())[0] == 0
