@@ -6,6 +6,7 @@ documents' tables are read as text. Links and paths that the documents name must
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -101,6 +102,14 @@ def test_every_log_line_that_is_explained_is_one_of_the_program() -> None:
     ]
     assert events
     assert [event for event in events if f'"{event}"' not in source] == []
+
+
+def test_only_conditions_that_nothing_raises_are_said_not_to_be_raised() -> None:
+    files = set((ROOT / "ipvsproxy").rglob("*.py")) - {Path(inspect.getfile(ConditionType))}
+    source = "".join(path.read_text() for path in files)
+    raised = {one for one in ConditionType if f"ConditionType.{one.name}" in source}
+    told = set(re.findall(r"^### (\w+)\n\nNot raised yet\.", OPERATIONS, re.MULTILINE))
+    assert told == set(ConditionType) - raised
 
 
 def setting_rows() -> Mapping[str, tuple[str, str]]:
