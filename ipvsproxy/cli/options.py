@@ -197,9 +197,9 @@ def follow(work: Coroutine[object, object, T]) -> T:
     """Run a command's work to its end; what an operator can meet becomes one line and status 1."""
     from ipvsproxy.agent import AnotherAgentError  # noqa: PLC0415 - as above
     from ipvsproxy.dataplane import DataplaneError  # noqa: PLC0415
-    from ipvsproxy.sources.kubernetes.errors import AccessError  # noqa: PLC0415
+    from ipvsproxy.sources.kubernetes.errors import AccessError, ApiError  # noqa: PLC0415
 
-    known = (AccessError, AnotherAgentError, ConfigurationError, DataplaneError)
+    known = (AccessError, AnotherAgentError, ApiError, ConfigurationError, DataplaneError)
     try:
         return asyncio.run(work)
     except known as error:

@@ -18,6 +18,7 @@ import ipvsproxy
 from ipvsproxy.cli import logs, main, render
 from ipvsproxy.config import LogFormat, Settings
 from ipvsproxy.dataplane import DataplaneError
+from ipvsproxy.sources.kubernetes.errors import Unavailable
 from ipvsproxy.telemetry import CleanupReport, PlanReport, RealServerRow, StatusRow, StatusTable
 
 
@@ -250,7 +251,12 @@ class TestRun:
         assert "ipvs.strictARP" in line["warning"]
 
     @pytest.mark.parametrize(
-        "error", [DataplaneError("no IPVS: modprobe ip_vs"), AnotherAgentError("stop it first")]
+        "error",
+        [
+            DataplaneError("no IPVS: modprobe ip_vs"),
+            AnotherAgentError("stop it first"),
+            Unavailable("cannot reach https://192.0.2.1:6443: Connection refused"),
+        ],
     )
     def test_what_an_operator_can_meet_is_one_line_and_1(
         self, agent: StandInAgent, error: Exception
