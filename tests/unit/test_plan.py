@@ -1,0 +1,79 @@
+"""Plans as people read them: what is done for an everyday change, and in which order."""
+
+from __future__ import annotations
+
+from ipvsproxy.core.drain import Wanted
+from ipvsproxy.core.foundation import Foundation
+from ipvsproxy.core.operations import describe
+from ipvsproxy.core.plan import Target, plan
+from ipvsproxy.kernel.fake import fresh_state
+from ipvsproxy.model import (
+    Address,
+    Protocol,
+    RealServer,
+    RealServerKey,
+    State,
+    VirtualServer,
+    VirtualServerKey,
+)
+
+KEY = VirtualServerKey(Protocol.TCP, Address.parse("10.96.0.1"), 80)
+PODS = [RealServerKey(Address.parse(f"10.1.0.{index}"), 8080) for index in (1, 2, 3)]
+
+
+def kernel(scheduler: str, *weights: int) -> State:
+    state = fresh_state()
+    state.link = True
+    state.addresses = {KEY.address}
+    state.virtual_servers[KEY] = VirtualServer(scheduler)
+    state.real_servers[KEY] = _servers(*weights)
+    return state
+
+
+def _servers(*weights: int) -> dict[RealServerKey, RealServer]:
+    return {pod: RealServer(weight) for pod, weight in zip(PODS, weights, strict=False)}
+
+
+def planned(state: State, scheduler: str, *weights: int) -> list[str]:
+    wanted = Wanted(VirtualServer(scheduler), _servers(*weights), frozenset())
+    batch = plan(Target(Foundation({}, {}, {}), {KEY: wanted}), state)
+    return [describe(step.operation) for step in batch.steps]
+
+
+def test_a_replacement_is_added_before_its_predecessor_is_lowered() -> None:
+    assert planned(kernel("rr", 1), "rr", 0, 1) == [
+        "add real server 10.1.0.2:8080 weight 1 to 10.96.0.1:80/TCP",
+        "set real server 10.1.0.1:8080 weight 0 of 10.96.0.1:80/TCP",
+    ]
+
+
+def test_dh_becomes_fo_before_a_server_is_lowered_and_comes_back_after_it_is_gone() -> None:
+    assert planned(kernel("dh", 1, 1), "fo", 0, 1) == [
+        "set virtual server 10.96.0.1:80/TCP scheduler fo",
+        "set real server 10.1.0.1:8080 weight 0 of 10.96.0.1:80/TCP",
+    ]
+    assert planned(kernel("fo", 1, 0), "dh", 1) == [
+        "remove real server 10.1.0.2:8080 of 10.96.0.1:80/TCP",
+        "set virtual server 10.96.0.1:80/TCP scheduler dh",
+    ]
+
+
+def test_a_switch_to_dh_does_not_wait_for_an_addition() -> None:
+    state = kernel("rr", 1)
+    wanted = Wanted(VirtualServer("dh"), _servers(1, 1), frozenset())
+    addition, switch = plan(Target(Foundation({}, {}, {}), {KEY: wanted}), state).steps
+    assert describe(addition.operation).startswith("add real server")
+    assert (switch.needs, switch.needs_any, switch.follows) == ((), (), ())
+
+
+def test_the_order_of_insertion_is_the_nodes_own_but_for_hashes() -> None:
+    def order(scheduler: str, seed: bytes) -> list[str]:
+        wanted = Wanted(VirtualServer(scheduler), _servers(1, 1, 1), frozenset())
+        steps = plan(Target(Foundation({}, {}, {}), {KEY: wanted}), fresh_state(), seed).steps
+        return [text for step in steps if "real" in (text := describe(step.operation))]
+
+    seeds = [str(number).encode() for number in range(20)]
+    assert len({tuple(order("rr", seed)) for seed in seeds}) > 1
+    for scheduler in ("sh", "dh", "mh"):
+        assert len({tuple(order(scheduler, seed)) for seed in seeds}) == 1
+        assert order(scheduler, b"") == sorted(order(scheduler, b""))
