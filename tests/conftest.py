@@ -34,9 +34,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure() -> None:
-    # Around every test, also one that is not asynchronous, looptime asks for the main thread's event
-    # loop. Before Python 3.14 the first to ask is given a new one, which nobody closes: a warning in
-    # whatever test is running when it is collected. Once it is set to none, asking makes none.
+    # Around every test, also one that is not asynchronous, looptime asks for the main thread's
+    # event loop. Before Python 3.14 the first to ask is given a new one, which nobody closes; that
+    # is a warning in whatever test runs when it is collected. Set to none, asking makes none.
     asyncio.set_event_loop(None)
 
 
