@@ -26,9 +26,8 @@ async def kube_proxy() -> AsyncIterator[str]:
 
 
 def test_a_second_agent_is_refused_until_the_first_has_ended() -> None:
-    with only_agent():
-        with pytest.raises(AnotherAgentError, match="stop it first"), only_agent():
-            pass
+    with only_agent(), pytest.raises(AnotherAgentError, match="stop it first"), only_agent():
+        pass
     with only_agent():
         pass
 
