@@ -11,8 +11,7 @@ from typing import TypeVar
 import click
 import msgspec
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
+from rich.text import Text
 
 from ipvsproxy.telemetry import (
     Check,
@@ -77,26 +76,20 @@ def dry_cleanup_text(cleanup: CleanupReport) -> str:
 
 def status_text(table: StatusTable) -> str:
     """Write the status table in columns as wide as their contents, whatever the terminal's."""
-    rows = [cells for row in table.rows for cells in _cells(row)]
-    lines = _columns((STATUS_HEADINGS, *rows)) if rows else ["no virtual server of ours"]
-    return _text([*lines, "", *_below(table)])
+    return _text([*(line for _, line in _table_lines(table)), "", *_below(table)])
 
 
 def status_on_terminal(table: StatusTable) -> None:
-    """Write the status table on a terminal, with problems in colour."""
-    console = Console(highlight=False)
-    grid = Table(box=None, header_style="bold", pad_edge=False)
-    for heading in STATUS_HEADINGS:
-        right = heading in _NUMBERS
-        grid.add_column(heading, justify="right" if right else "left", overflow="fold")
-    for row in table.rows:
-        style = "red" if row.problems else None
-        for cells in _cells(row):
-            grid.add_row(*map(escape, cells), style=style)
-    console.print(grid if table.rows else "no virtual server of ours")
-    console.print()
-    for line in _below(table):
-        console.print(escape(line), soft_wrap=True)
+    """Write the status table on a terminal, with problems in colour; where it is narrow, a list.
+
+    No address is ever broken: it is there to be copied.
+    """
+    console = Console()
+    lines = _table_lines(table)
+    if any(len(line) > console.width for _, line in lines):
+        lines = [line for row in table.rows for line in _list_lines(row)]
+    for style, line in (*lines, ("", ""), *(("", line) for line in _below(table))):
+        _print(console, style, line)
 
 
 def checks_text(checks: Sequence[Check]) -> str:
@@ -106,18 +99,47 @@ def checks_text(checks: Sequence[Check]) -> str:
 
 def checks_on_terminal(checks: Sequence[Check]) -> None:
     """Write a checklist on a terminal, verdicts in colour."""
-    console = Console(highlight=False)
+    console = Console()
     for check in checks:
         for style, line in _check_lines(checks, check):
-            console.print(escape(line), style=style, soft_wrap=True)
+            _print(console, style, line)
 
 
-def _check_lines(checks: Sequence[Check], check: Check) -> Iterator[tuple[str | None, str]]:
+def _print(console: Console, style: str, line: str) -> None:
+    """Write a line as it is: rich reads markup in text, and pictures in an address's `:1234:`."""
+    console.print(Text(line, style), soft_wrap=True)
+
+
+def _check_lines(checks: Sequence[Check], check: Check) -> Iterator[tuple[str, str]]:
     width = max(len(one.name) for one in checks)
-    style = None if check.verdict is Verdict.OK else _STYLES[check.verdict]
+    style = "" if check.verdict is Verdict.OK else _STYLES[check.verdict]
     yield style, f"{check.verdict:<4}  {check.name:<{width}}  {check.finding}".rstrip()
     if check.mend:
         yield style, f"{'':<{width + 6}}  → {check.mend}"
+
+
+def _table_lines(table: StatusTable) -> list[tuple[str, str]]:
+    """Make the lines of the table, each with its style."""
+    rows = [(_row_style(row), cells) for row in table.rows for cells in _cells(row)]
+    if not rows:
+        return [("", "no virtual server of ours")]
+    lines = _columns((STATUS_HEADINGS, *(cells for _, cells in rows)))
+    return list(zip(("bold", *(style for style, _ in rows)), lines, strict=True))
+
+
+def _list_lines(row: StatusRow) -> Iterator[tuple[str, str]]:
+    """Make the lines of one frontend for a narrow terminal, each with its style."""
+    style = _row_style(row)
+    kept = f", persistence {row.persistence}s" if row.persistence else ""
+    name = f"{row.service or '-'} {row.port}"
+    yield style or "bold", f"{name}  {row.address}/{row.protocol}  {_scheduler(row)}{kept}"
+    for server in row.real_servers:
+        counts = f"weight {server.weight}, active {server.active}, inactive {server.inactive}"
+        yield style, f"  → {server.address}  {counts}{', draining' if server.draining else ''}"
+
+
+def _row_style(row: StatusRow) -> str:
+    return "red" if row.problems else ""
 
 
 def _cells(row: StatusRow) -> Iterator[tuple[str, ...]]:

@@ -408,6 +408,31 @@ class TestStatus:
 
         assert stream.getvalue().split() == TEXT.split()
 
+    @pytest.mark.parametrize("width", [80, 120, 300])
+    def test_no_address_is_broken_or_changed_on_a_terminal(
+        self, monkeypatch: pytest.MonkeyPatch, width: int
+    ) -> None:
+        monkeypatch.setenv("COLUMNS", str(width))
+        stream = io.StringIO()
+        monkeypatch.setattr(sys, "stdout", stream)
+        server = RealServerRow(
+            address="[fd00:10:244:1234::5]:8080", weight=1, active=2, inactive=3, draining=True
+        )
+        row = StatusRow(
+            service=f"production/{'a' * 40}",
+            port="http",
+            protocol="TCP",
+            address="[fd00:10:96:1234::5]:80",
+            scheduler="rr",
+            real_servers=(server,),
+        )
+
+        render.status_on_terminal(StatusTable(rows=(row,)))
+
+        shown = stream.getvalue()
+        assert all(text in shown for text in (row.service, row.address, server.address, "draining"))
+        assert len(shown.splitlines()[1]) <= max(width, 80)
+
     def test_as_json(self, agent: StandInAgent) -> None:
         agent.table = TABLE
 
