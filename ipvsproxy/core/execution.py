@@ -21,6 +21,10 @@ class _Fate(Enum):
     FAILED = 3
 
 
+_UNANSWERED = (_Fate.WAITING, _Fate.SENT)
+"""A tuple: hashing an enumeration's member for a set costs more than two comparisons."""
+
+
 class Execution:
     """The progress of one batch."""
 
@@ -80,6 +84,6 @@ class Execution:
             return None
         if any(fates[other] is not _Fate.DONE for other in step.needs):
             return None
-        if any(fates[other] in {_Fate.WAITING, _Fate.SENT} for other in step.follows):
+        if any(fates[other] in _UNANSWERED for other in step.follows):
             return None
         return True

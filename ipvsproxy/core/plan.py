@@ -128,7 +128,7 @@ class _Planner:
         self._chains: dict[Family, int] = {}
         self._members_of: dict[VirtualServerKey, list[int]] = defaultdict(list)
         self._filters: dict[Address, list[int]] = defaultdict(list)
-        self._loop_backs: list[int] = []
+        self._loop_backs: dict[tuple[Protocol, RealServerKey], int] = {}
         self._behind: dict[Address, list[int]] = defaultdict(list)
         self._created: dict[Address, list[int]] = defaultdict(list)
         self._standing: set[Address] = set()
@@ -169,8 +169,10 @@ class _Planner:
                     self._members_of[VirtualServerKey(protocol, address, port)].append(step)
                 case IpMember(address):
                     self._filters[address].append(step)
+                case IpPortIpMember(address, protocol, port, _):
+                    self._loop_backs[protocol, RealServerKey(address, port)] = step
                 case _:
-                    self._loop_backs.append(step)
+                    pass
 
     def make(self, key: VirtualServerKey, wanted: Wanted) -> None:
         """Plan one virtual server that must exist, and its real servers."""
@@ -193,7 +195,8 @@ class _Planner:
             # A scheduler that turns clients away at weight 0 comes when none would be.
             mixing = self._mixing([*raised, *shrunk], wanted, actual)
             self._add(SetVirtualServer(key, wanted.server), needs=mixing)
-        self._behind[key.address] += [*created, *switched, *raised]
+        loop_backs = self._loop_backs_of(key, wanted)
+        self._behind[key.address] += [*created, *switched, *raised, *loop_backs]
 
     def bind_and_unbind(self) -> None:
         """Plan the addresses of the dummy interface."""
@@ -205,7 +208,7 @@ class _Planner:
                     BindAddress(address),
                     needs=[*self._link, *self._chain_of(address.family), *self._filters[address]],
                     needs_any=() if standing else self._created[address],
-                    follows=[*self._behind[address], *self._loop_backs],
+                    follows=self._behind[address],
                 )
             elif bound and not wanted:
                 self._unbound[address] = self._add(UnbindAddress(address))
@@ -325,6 +328,16 @@ class _Planner:
                 member,
             ),
         )
+
+    def _loop_backs_of(self, key: VirtualServerKey, wanted: Wanted) -> list[int]:
+        """Give the steps that let the local pods behind a virtual server reach themselves.
+
+        Its own only: with those of all others, a cold start would be quadratic.
+        """
+        if not self._loop_backs:
+            return []
+        steps = (self._loop_backs.get((key.protocol, member)) for member in wanted.real_servers)
+        return [step for step in steps if step is not None]
 
     def _chain_of(self, family: Family) -> list[int]:
         return [self._chains[family]] if family in self._chains else []
