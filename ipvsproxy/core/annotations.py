@@ -86,6 +86,20 @@ def choose_scheduler(
     return SchedulerChoice(value, value)
 
 
+def unknown_annotation(annotations: Mapping[str, str]) -> Problem | None:
+    """Say which annotations of a Service are in our domain and mean nothing there."""
+    unknown = sorted(
+        name for name in annotations if name != SCHEDULER and name not in SCHEDULER_ALIASES
+    )
+    if not unknown:
+        return None
+    return Problem(
+        ProblemKind.INVALID_ANNOTATION,
+        f"annotation {', '.join(unknown)}: not known on a Service, and passed over; "
+        f"{SCHEDULER} is ({WEIGHTS} is read on an EndpointSlice)",
+    )
+
+
 def scheduler_flags(scheduler: str) -> Flags:
     """Give the flags that a scheduler is always programmed with.
 

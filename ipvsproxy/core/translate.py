@@ -15,7 +15,12 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import NamedTuple, TypeAlias
 
 from ipvsproxy.config import Settings
-from ipvsproxy.core.annotations import choose_scheduler, read_weights, scheduler_flags
+from ipvsproxy.core.annotations import (
+    choose_scheduler,
+    read_weights,
+    scheduler_flags,
+    unknown_annotation,
+)
 from ipvsproxy.core.endpoints import PlacedEndpoint, Policy, Selection, gather, select
 from ipvsproxy.core.firewall import (
     CLUSTER_IP,
@@ -115,12 +120,12 @@ def translate(inputs: Inputs, around: Surroundings, previous: Fragment | None) -
         )
         for key, port in keys
     )
-    problems = ((choice.problem,) if choice.problem else ()) + tuple(weighing.problems)
+    found = (choice.problem, unknown_annotation(dict(service.annotations)), *weighing.problems)
     return Fragment(
         service.name,
         service.created,
         frontends,
-        problems,
+        tuple(problem for problem in found if problem is not None),
         choice.annotated,
         choice.asked,
         choice.scheduler,

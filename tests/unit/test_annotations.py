@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from ipvsproxy.core.annotations import choose_scheduler, read_weights, scheduler_flags
+from ipvsproxy.core.annotations import (
+    choose_scheduler,
+    read_weights,
+    scheduler_flags,
+    unknown_annotation,
+)
 from ipvsproxy.core.problem import ProblemKind
 from ipvsproxy.model import Address, Flags, Scheduler
 
@@ -84,6 +89,14 @@ def test_a_default_that_this_kernel_lacks_leaves_the_previous_one_or_rr(
 @pytest.mark.parametrize("scheduler", list(Scheduler))
 def test_hashes_fall_back_to_another_server(scheduler: Scheduler) -> None:
     assert scheduler_flags(scheduler) == (Flags.SCHED_1 if scheduler in {"sh", "mh"} else 0)
+
+
+@pytest.mark.parametrize("name", ["ipvsproxy.io/schedular", "ipvsproxy.io/weights"])
+def test_an_annotation_of_our_domain_that_means_nothing_is_answered(name: str) -> None:
+    problem = unknown_annotation({OURS: "lc", ALIAS: "rr", name: "sh"})
+    assert problem is not None
+    assert f"annotation {name}: not known on a Service" in problem.message
+    assert unknown_annotation({OURS: "lc", ALIAS: "rr"}) is None
 
 
 def test_weights_are_read_by_address() -> None:
