@@ -40,9 +40,10 @@ async def run_once(settings: Settings) -> int:
         async with _kernel(settings) as dataplane:
             wiring = wire(settings, dataplane)
             await _synchronise(wiring, settings)
-    for condition in wiring.conditions:
-        log.error("not as asked for", subject=condition.subject, problem=condition.message)
-    return 1 if len(wiring.conditions) or not wiring.store.listed else 0
+    if len(wiring.conditions) or not wiring.store.listed:
+        log.error("not all is as asked for", problems=len(wiring.conditions))
+        return 1
+    return 0
 
 
 async def plan(settings: Settings) -> PlanReport:
@@ -54,6 +55,7 @@ async def plan(settings: Settings) -> PlanReport:
     return PlanReport(
         operations=tuple(describe(operation) for operation in dry.recorded),
         problems=tuple(f"{one.subject}: {one.message}" for one in wiring.conditions),
+        whole=wiring.store.whole,
     )
 
 

@@ -72,4 +72,4 @@ def plan(*, output: str, **flags: object) -> None:
     logs.quiet()
     report = follow(agent.plan(settings))
     render.report(report, output, render.plan_text)
-    sys.exit(CHANGES if report.operations else 0)
+    sys.exit(CHANGES if report.operations else 0 if report.whole else 1)

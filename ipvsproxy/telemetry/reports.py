@@ -44,6 +44,8 @@ class PlanReport(msgspec.Struct, frozen=True):
     operations: tuple[str, ...] = ()
     problems: tuple[str, ...] = ()
     """One line each: what is wrong, where, what to do."""
+    whole: bool = True
+    """Whether all of the source could be read; if not, more may change once it can."""
 
 
 class CleanupReport(msgspec.Struct, frozen=True):

@@ -198,6 +198,7 @@ class TestPlan:
         report = await plan(node.settings)
         assert len(report.problems) == 1
         assert report.problems[0].startswith(f"Source {node.folder}/bad.yaml: line ")
+        assert not report.whole
 
 
 class TestCleanup:

@@ -280,6 +280,16 @@ class TestRun:
 
 
 class TestPlan:
+    def test_without_all_of_the_source_nothing_to_change_is_no_answer(
+        self, agent: StandInAgent
+    ) -> None:
+        agent.plan_report = PlanReport(problems=("Source /m: no such folder",), whole=False)
+
+        result = call("plan", "--manifests", "/m")
+
+        assert result.exit_code == 1
+        assert "problem: Source /m: no such folder" in result.stdout
+
     @pytest.mark.usefixtures("agent")
     def test_nothing_to_change_is_0(self) -> None:
         result = call("plan", "--manifests", "/m")
@@ -299,7 +309,11 @@ class TestPlan:
 
         result = call("plan", "--manifests", "/m", "--output", "json")
 
-        assert json.loads(result.stdout) == {"operations": ["a"], "problems": []}
+        assert json.loads(result.stdout) == {
+            "operations": ["a"],
+            "problems": [],
+            "whole": True,
+        }
 
     @pytest.mark.parametrize("arguments", [(), ("--nonsense",), ("--manifests", "/m", "-v", "x")])
     def test_wrong_usage_is_1_as_2_means_changes(
