@@ -43,6 +43,18 @@ def foundation(settings: Settings, state: State) -> Foundation:
     return _foundation(settings, state.families, state.sysctls.get(_KERNEL_RELEASE, ""))
 
 
+def shortcomings(settings: Settings, state: State) -> tuple[str, ...]:
+    """Say what of the foundation this node cannot have, and what goes without; one line each."""
+    absent = sorted(foundation(settings, state).sysctls.keys() - state.sysctls.keys())
+    return (
+        *(f"{what} cannot be read: {reason}" for what, reason in sorted(state.lacks.items())),
+        *(
+            f"the kernel has no setting {name}; load the module ip_vs, or use a kernel with it"
+            for name in absent
+        ),
+    )
+
+
 @lru_cache(maxsize=4)
 def _foundation(settings: Settings, families: frozenset[Family], release: str) -> Foundation:
     return Foundation(

@@ -10,7 +10,7 @@ Nothing is removed on half a picture: what may belong to something that could no
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import NamedTuple
 
 from ipvsproxy.config import Settings
@@ -61,8 +61,6 @@ class Settlement:
         self._settings = settings
         self._departed: dict[VirtualServerKey, Mapping[RealServerKey, float]] = {}
         self._draining: dict[VirtualServerKey, frozenset[RealServerKey]] = {}
-        self.unavailable: set[str] = set()
-        """Schedulers that this kernel has refused."""
 
     @property
     def draining(self) -> Mapping[VirtualServerKey, frozenset[RealServerKey]]:
@@ -76,12 +74,17 @@ class Settlement:
         *,
         connections: Mapping[VirtualServerKey, Mapping[RealServerKey, int]],
         now: float,
+        unavailable: Collection[str] = frozenset(),
     ) -> Target:
-        """Say what is wanted of all that was touched, and of what hangs on it."""
+        """Say what is wanted of all that was touched, and of what hangs on it.
+
+        `connections` and `now` as in `core.drain.settle`; `unavailable` are the schedulers that
+        this kernel has refused.
+        """
         wanted: dict[VirtualServerKey, Wanted | None] = {}
         members = set(touched.members)
         for key in self._with_neighbours(touched, state):
-            settled = self._settle(key, state, connections.get(key, {}), now)
+            settled = self._settle(key, state, connections.get(key, {}), now, unavailable)
             wanted[key] = settled.wanted if settled else None
             if settled is None:
                 members |= self._desired.finish(key).members
@@ -125,6 +128,7 @@ class Settlement:
         state: State,
         connections: Mapping[RealServerKey, int],
         now: float,
+        unavailable: Collection[str],
     ) -> Settled | None:
         """Settle one virtual server; None: it must not exist, or not any longer."""
         frontend = self._desired.held.get(key)
@@ -145,7 +149,7 @@ class Settlement:
             departed=departed,
             now=now,
             deadline=deadline,
-            unavailable=self.unavailable,
+            unavailable=unavailable,
         )
         if since is not None and not settled.wanted.real_servers:
             return None

@@ -89,6 +89,7 @@ def copy_state(state: State) -> State:
         members={name: set(members) for name, members in state.members.items()},
         rulesets=dict(state.rulesets),
         sysctls=dict(state.sysctls),
+        lacks=dict(state.lacks),
     )
 
 

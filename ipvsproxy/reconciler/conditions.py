@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import traceback
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from enum import Enum
 
 import structlog
 
@@ -21,6 +22,14 @@ from ipvsproxy.store import Store
 from ipvsproxy.telemetry import Conditions, ConditionType
 
 log = structlog.get_logger(__name__)
+
+
+class Stage(Enum):
+    """Where a mistake of ours in one Service's case is caught; the value fits a sentence."""
+
+    TRANSLATED = "translated"
+    PLANNED = "planned"
+
 
 _OF_TRANSLATION = (
     ConditionType.INVALID_ANNOTATION,
@@ -36,10 +45,19 @@ _SHOWN_REFUSALS = 3
 class ConditionWriter:
     """Keeps the conditions equal to what is wrong now."""
 
-    def __init__(self, store: Store, desired: Desired, conditions: Conditions) -> None:
+    def __init__(
+        self,
+        store: Store,
+        desired: Desired,
+        conditions: Conditions,
+        wall_clock: Callable[[], float],
+    ) -> None:
+        """Tell `conditions`; `wall_clock` gives seconds since the epoch."""
         self._store = store
         self._desired = desired
         self._conditions = conditions
+        self._wall_clock = wall_clock
+        self._failed: dict[ServiceName, set[Stage]] = {}
         self._refused: set[str] = set()
         self._unread: dict[tuple[str, ConditionType], str] = {}
         self._revision = -1
@@ -49,16 +67,15 @@ class ConditionWriter:
         names: Iterable[ServiceName],
         keys: Iterable[VirtualServerKey],
         refusals: Sequence[Refused],
-        now: float,
     ) -> None:
         """Tell what a cycle has found; `names` were translated, `keys` settled; log what is new."""
         claimants = {name for key in keys for name in self._desired.claimants(key)}
         for name in claimants.union(names):
-            self._translated(name, now)
-        self._refusals(refusals, now)
+            self._translated(name)
+        self._refusals(refusals)
         if self._store.revision != self._revision:
             self._revision = self._store.revision
-            self._source(now)
+            self._source()
         for condition in self._conditions.take_raised():
             log.warning(
                 "condition",
@@ -69,11 +86,12 @@ class ConditionWriter:
         for condition in self._conditions.take_cleared():
             log.info("condition cleared", subject=condition.subject, type=str(condition.type))
 
-    def internal_error(self, name: ServiceName, error: Exception, now: float) -> None:
+    def internal_error(self, name: ServiceName, stage: Stage, error: Exception) -> None:
         """Tell of a mistake of ours in the case of one Service; its traceback is logged once."""
+        self._failed.setdefault(name, set()).add(stage)
         message = (
-            f"{type(error).__name__}: {error}; the Service's last good state stays; "
-            "please report this with the traceback in the agent's log"
+            f"{type(error).__name__} while it was {stage.value}: {error}; the Service's last good "
+            "state stays; please report this with the traceback in the agent's log"
         )
         if all(one.message != message for one in self._conditions.of(_subject(name))):
             log.error(
@@ -81,13 +99,33 @@ class ConditionWriter:
                 service=str(name),
                 traceback="".join(traceback.format_exception(error)),
             )
-        self._conditions.set(_subject(name), ConditionType.INTERNAL_ERROR, message=message, now=now)
+        self._set(_subject(name), ConditionType.INTERNAL_ERROR, message)
 
-    def translation_succeeded(self, name: ServiceName) -> None:
-        """Tell that a Service could be translated."""
-        self._conditions.clear(_subject(name), ConditionType.INTERNAL_ERROR)
+    def worked(self, name: ServiceName, stage: Stage) -> None:
+        """Tell that a stage went well for a Service."""
+        if name in self._failed:
+            self._failed[name].discard(stage)
+            if not self._failed[name]:
+                del self._failed[name]
+                self._conditions.clear(_subject(name), ConditionType.INTERNAL_ERROR)
 
-    def _translated(self, name: ServiceName, now: float) -> None:
+    def kernel_unreadable(self, reason: str) -> None:
+        """Tell that the kernel's tables could not be read."""
+        text = f"the kernel's tables could not be read, the last picture stays: {reason}"
+        self._set("Node", ConditionType.KERNEL_UNREADABLE, text)
+
+    def kernel_read(self, shortcomings: Sequence[str]) -> None:
+        """Tell that the kernel's tables were read, and what this node cannot have."""
+        self._conditions.clear("Node", ConditionType.KERNEL_UNREADABLE)
+        if shortcomings:
+            self._set("Node", ConditionType.MISSING_FEATURE, "; ".join(shortcomings))
+        else:
+            self._conditions.clear("Node", ConditionType.MISSING_FEATURE)
+
+    def _set(self, subject: str, type_: ConditionType, message: str) -> None:
+        self._conditions.set(subject, type_, message=message, now=self._wall_clock())
+
+    def _translated(self, name: ServiceName) -> None:
         messages: dict[ConditionType, list[str]] = defaultdict(list)
         fragment = self._desired.fragments.get(name)
         if fragment is not None:
@@ -107,11 +145,11 @@ class ConditionWriter:
         for type_ in _OF_TRANSLATION:
             if type_ in messages:
                 text = "; ".join(messages[type_])
-                self._conditions.set(_subject(name), type_, message=text, now=now)
+                self._set(_subject(name), type_, text)
             elif type_ is not ConditionType.INTERNAL_ERROR or name not in self._store.names:
                 self._conditions.clear(_subject(name), type_)
 
-    def _refusals(self, refusals: Sequence[Refused], now: float) -> None:
+    def _refusals(self, refusals: Sequence[Refused]) -> None:
         by_subject: dict[str, list[str]] = defaultdict(list)
         for refused in refusals:
             by_subject[self._subject_of(refused)].append(
@@ -121,7 +159,7 @@ class ConditionWriter:
             more = len(lines) - _SHOWN_REFUSALS
             shown = [*lines[:_SHOWN_REFUSALS], *([f"and {more} more"] if more > 0 else [])]
             text = f"refused, tried again: {'; '.join(shown)}"
-            self._conditions.set(subject, ConditionType.OPERATION_REFUSED, message=text, now=now)
+            self._set(subject, ConditionType.OPERATION_REFUSED, text)
         for subject in self._refused - by_subject.keys():
             self._conditions.clear(subject, ConditionType.OPERATION_REFUSED)
         self._refused = set(by_subject)
@@ -139,7 +177,7 @@ class ConditionWriter:
         owner = self._desired.owner(key) if key is not None else None
         return _subject(owner) if owner is not None else "Node"
 
-    def _source(self, now: float) -> None:
+    def _source(self) -> None:
         found: dict[tuple[str, ConditionType], str] = {}
         for refused in self._store.refused:
             place = (str(refused.reference), ConditionType.INVALID_OBJECT)
@@ -148,7 +186,7 @@ class ConditionWriter:
             place = (f"Source {unreadable.origin}", ConditionType.UNREADABLE_SOURCE)
             found[place] = f"{unreadable.reason}; until it can be read nothing counts as deleted"
         for (subject, type_), message in found.items():
-            self._conditions.set(subject, type_, message=message, now=now)
+            self._set(subject, type_, message)
         for subject, type_ in self._unread.keys() - found.keys():
             self._conditions.clear(subject, type_)
         self._unread = found

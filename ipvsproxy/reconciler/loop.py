@@ -12,34 +12,29 @@ returns a report, logged as one sentence. Time comes from the clock that is hand
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Iterable, Mapping
-from typing import Protocol
+from collections.abc import Callable, Iterable, Mapping
+from typing import Protocol, TypeAlias
 
 import structlog
 
 from ipvsproxy.config import Settings
 from ipvsproxy.core.desired import Desired, Touched
-from ipvsproxy.core.ledger import adopt, owns
-from ipvsproxy.core.plan import Target, plan
+from ipvsproxy.core.foundation import foundation, shortcomings
+from ipvsproxy.core.ledger import adopt
+from ipvsproxy.core.plan import Batch, Target, plan
 from ipvsproxy.core.settlement import Holds, Settlement
-from ipvsproxy.core.translate import Fragment, Surroundings, translate
 from ipvsproxy.dataplane import Dataplane, DataplaneError
-from ipvsproxy.model import Address, RealServerKey, State, VirtualServerKey
-from ipvsproxy.objects import ServiceName
-from ipvsproxy.reconciler.conditions import ConditionWriter
+from ipvsproxy.model import RealServerKey, State, VirtualServerKey
+from ipvsproxy.reconciler.conditions import ConditionWriter, Stage
 from ipvsproxy.reconciler.report import CycleReport
+from ipvsproxy.reconciler.translation import Translation
 from ipvsproxy.reconciler.writer import Writer, Written
 from ipvsproxy.store import Store
 from ipvsproxy.telemetry import Conditions
 
 log = structlog.get_logger(__name__)
 
-FIRST_SERVICES = (
-    ServiceName("default", "kubernetes"),
-    ServiceName("kube-system", "kube-dns"),
-    ServiceName("kube-system", "coredns"),
-)
-"""What everything else on a node waits for: the API server and the cluster's DNS."""
+AllConnections: TypeAlias = Mapping[VirtualServerKey, Mapping[RealServerKey, int]]
 
 _FIRST_POLL = 0.5
 _LONGEST_POLL = 5.0
@@ -87,16 +82,20 @@ class Reconciler:
         self._writer = Writer(dataplane, clock)
         self._desired = Desired()
         self._settlement = Settlement(self._desired, settings)
-        self._conditions = ConditionWriter(store, self._desired, conditions)
+        self._conditions = ConditionWriter(store, self._desired, conditions, wall_clock)
+        self._translation = Translation(
+            store=store,
+            desired=self._desired,
+            settings=settings,
+            conditions=self._conditions,
+            clock=clock,
+        )
         self._polls: dict[VirtualServerKey, tuple[float, float]] = {}
         """When each draining virtual server is looked at, and the pause before that."""
         self._audit_due = clock()
         self._schedulers_due = clock() + _RECONSIDER_SCHEDULERS
         self._sweep_due = False
         self._was_whole = False
-        self._untranslated: dict[ServiceName, frozenset[Address]] = {}
-        """Addresses of Services that have no fragment because their translation failed."""
-        self._first_served = False
         self._woken = asyncio.Event()
         self._applied = asyncio.Condition()
         self.applied_revision = -1
@@ -165,26 +164,22 @@ class Reconciler:
         self._woken.clear()
         report = CycleReport(started=self._clock())
         if not self._store.listed:
-            self._conditions.update((), (), (), self._wall_clock())
+            self._conditions.update((), (), ())
             return report
         if self._observer is not None:
             self._observer.cycle_started()
         revision = self._store.revision
         await self._audit_if_due(report)
-        names = self._take_names()
-        touched = self._translate(names)
+        names = self._translation.take_names(self._writer.state)
+        touched = self._translation.translate(names, self._writer.state)
         touched.add(self._sweep_if_due())
         touched.add(self._writer.unfinished)
         connections = await self._poll()
         touched.keys.update(connections)
-        target = self._settlement.target(
-            touched, self._writer.state, connections=connections, now=self._clock()
-        )
-        written = await self._carry_out(target)
+        target, batch = self._decide(touched, connections)
+        written = await self._carry_out(batch)
         self._schedule_polls(target.virtual_servers)
-        self._conditions.update(
-            names, target.virtual_servers, self._writer.refusals, self._wall_clock()
-        )
+        self._conditions.update(names, target.virtual_servers, self._writer.refusals)
         report.translated = len(names)
         report.add(written)
         self._finish(report)
@@ -239,7 +234,7 @@ class Reconciler:
         held = self._store.held_addresses()
         holds = Holds(
             everything=held is None or not self._store.whole,
-            addresses=(held or frozenset()).union(*self._untranslated.values()),
+            addresses=(held or frozenset()) | self._translation.held_addresses,
         )
         touched.add(self._settlement.sweep(state, holds, self._clock()))
         return touched
@@ -252,106 +247,81 @@ class Reconciler:
 
     async def _audit(self, report: CycleReport) -> None:
         first = not self._writer.known
+        families = frozenset() if first else self._writer.state.families
         try:
             report.drift.update(await self._writer.dump())
             report.audited = True
         except DataplaneError as error:
             if first:
                 raise
-            log.warning("kernel tables not read, the last picture stays", reason=str(error))
+            self._conditions.kernel_unreadable(str(error))
             return
         if first:
             await self._adopt(report)
+        elif families != self._writer.state.families:
+            self._store.mark_dirty(self._store.names)
+        self._conditions.kernel_read(shortcomings(self._settings, self._writer.state))
         if self._clock() >= self._schedulers_due:
             self._schedulers_due = self._clock() + _RECONSIDER_SCHEDULERS
-            self._reconsider_schedulers()
+            self._translation.reconsider()
 
     async def _adopt(self, report: CycleReport) -> None:
         """Fill the ledger from what a predecessor left, before anything else is written."""
         members = dict.fromkeys(sorted(adopt(self._writer.state)), True)
         if members:
             log.info("adopting a predecessor's virtual servers", count=len(members))
-            target = self._settlement.target(
-                Touched(), self._writer.state, connections={}, now=self._clock()
-            )
-            written = await self._carry_out(Target(target.foundation, members=members))
-            report.add(written)
+            needed = foundation(self._settings, self._writer.state)
+            target = Target(needed, members=members)
+            report.add(await self._carry_out(plan(target, self._writer.state)))
 
-    async def _carry_out(self, target: Target) -> Written:
-        batch = plan(target, self._writer.state, self._settings.node_name.encode())
-        # A cancelled cycle is carried out to its end: the shadow must know what was written.
-        written = await asyncio.shield(asyncio.ensure_future(self._writer.carry_out(batch)))
+    def _decide(self, touched: Touched, connections: AllConnections) -> tuple[Target, Batch]:
+        """Say what is wanted of what was touched, and how to get there.
+
+        A mistake of ours in the case of one virtual server stays with its Service: it is found by
+        trying each alone, told, and left as it is in the kernel.
+        """
+        try:
+            target, batch = self._plan(touched, connections)
+        except Exception:  # noqa: BLE001 - the culprit is looked for, and the others go on
+            touched.keys -= self._culprits(touched.keys, connections)
+            target, batch = self._plan(touched, connections)
+        for name in {self._desired.owner(key) for key in target.virtual_servers}:
+            if name is not None:
+                self._conditions.worked(name, Stage.PLANNED)
+        return target, batch
+
+    def _culprits(
+        self, keys: Iterable[VirtualServerKey], connections: AllConnections
+    ) -> set[VirtualServerKey]:
+        """Find the virtual servers that cannot be planned, and tell whose they are."""
+        culprits = set()
+        for key in keys:
+            try:
+                self._plan(Touched(keys={key}), connections)
+            except Exception as error:  # noqa: BLE001 - as above
+                culprits.add(key)
+                if (owner := self._desired.owner(key)) is not None:
+                    self._conditions.internal_error(owner, Stage.PLANNED, error)
+        return culprits
+
+    def _plan(self, touched: Touched, connections: AllConnections) -> tuple[Target, Batch]:
+        state = self._writer.state
+        target = self._settlement.target(
+            touched,
+            state,
+            connections=connections,
+            now=self._clock(),
+            unavailable=self._translation.unavailable,
+        )
+        return target, plan(target, state, self._settings.node_name.encode())
+
+    async def _carry_out(self, batch: Batch) -> Written:
+        written = await self._writer.carry_out(batch)
         if written.contradicted:
             self.audit_soon()
-        if written.unsupported - self._settlement.unavailable:
-            self._settlement.unavailable |= written.unsupported
-            self._translate_again(written.unsupported)
+        if self._translation.lacking(written.unsupported):
+            self._woken.set()
         return written
-
-    def _translate_again(self, schedulers: Collection[str]) -> None:
-        """Have those Services translated again that chose a scheduler which the kernel lacks."""
-        self._store.mark_dirty(
-            name
-            for name, fragment in self._desired.fragments.items()
-            if fragment.asked in schedulers or fragment.scheduler in schedulers
-        )
-        self._woken.set()
-
-    def _reconsider_schedulers(self) -> None:
-        """Try the schedulers again that the kernel lacked: a module may have been installed."""
-        lacking = frozenset(self._settlement.unavailable)
-        self._settlement.unavailable.clear()
-        self._translate_again(lacking)
-
-    def _take_names(self) -> list[ServiceName]:
-        """Take the Services to be looked at.
-
-        On a cold start those that all others wait for come first, alone. Not on a restart: nobody
-        waits, and a Service that is looked at alone would take what an older one owns.
-        """
-        state = self._writer.state
-        warm = self._first_served or any(owns(state, key) for key in state.virtual_servers)
-        self._first_served = True
-        return self._store.take_dirty() if warm else self._store.take_dirty(FIRST_SERVICES)
-
-    def _translate(self, names: Iterable[ServiceName]) -> Touched:
-        around = Surroundings(
-            self._settings, self._writer.state, frozenset(self._settlement.unavailable)
-        )
-        touched = Touched()
-        for name in names:
-            touched.add(self._translate_one(name, around))
-        return touched
-
-    def _translate_one(self, name: ServiceName, around: Surroundings) -> Touched:
-        """Translate one Service; whatever goes wrong in it stays with it."""
-        inputs = self._store.inputs(name)
-        if inputs is None:
-            self._untranslated.pop(name, None)
-            return self._desired.drop(name, self._clock())
-        try:
-            fragment = translate(inputs, around, self._desired.fragments.get(name))
-        except Exception as error:  # noqa: BLE001 - a bug in one Service's case is that Service's
-            self._conditions.internal_error(name, error, self._wall_clock())
-            if name not in self._desired.fragments:
-                self._untranslated[name] = frozenset(inputs.service.cluster_ips)
-            return Touched()
-        self._untranslated.pop(name, None)
-        self._conditions.translation_succeeded(name)
-        touched = self._mark_foreign(fragment)
-        touched.add(self._desired.put(fragment, self._clock()))
-        return touched
-
-    def _mark_foreign(self, fragment: Fragment) -> Touched:
-        """Leave those virtual servers alone that exist, are wanted, and are somebody else's."""
-        state = self._writer.state
-        touched = Touched()
-        for frontend in fragment.frontends:
-            key = frontend.key
-            exists = key in state.virtual_servers and key not in self._desired.held
-            if exists and not owns(state, key):
-                touched.add(self._desired.mark_foreign(key))
-        return touched
 
     async def _poll(self) -> dict[VirtualServerKey, dict[RealServerKey, int]]:
         """Read the connections of draining real servers, where it is time to.

@@ -82,7 +82,7 @@ async def test_an_object_that_is_nonsense_is_refused_and_holds_up_nothing(
         seen = await follower.until(all_listed)
         (refused,) = [event for event in seen if isinstance(event, Refused)]
         assert refused.reference == ObjectReference("Service", "default", "bad")
-        assert refused.addresses == {Address.parse("10.0.0.9")}
+        assert refused.addresses == frozenset({Address.parse("10.0.0.9")})
         assert "spec.ports[0].port" in refused.reason
         assert any(isinstance(event, Put) and isinstance(event.object, Service) for event in seen)
         await server.until_watched(3)

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 
+import msgspec
 import pytest
 
 from ipvsproxy.config import Settings
@@ -16,12 +17,14 @@ from ipvsproxy.core.operations import (
     Operation,
     SetRealServer,
 )
+from ipvsproxy.core.plan import Batch, Target, plan
 from ipvsproxy.core.translate import Fragment, Inputs, Surroundings, translate
 from ipvsproxy.dataplane import DataplaneError, Outcome, Refusal
-from ipvsproxy.kernel.fake import FakeDataplane, FaultyDataplane, copy_state
-from ipvsproxy.model import Address, RealServer, State, VirtualServer
+from ipvsproxy.kernel.fake import FakeDataplane, FaultyDataplane, copy_state, fresh_state
+from ipvsproxy.model import Address, Family, RealServer, State, VirtualServer
 from ipvsproxy.objects import ServiceName
 from ipvsproxy.reconciler import CycleReport, Reconciler, loop
+from ipvsproxy.reconciler import translation as translating
 from ipvsproxy.store import Gone, Listed, Put, Store, Unreadable
 from ipvsproxy.telemetry import Conditions, ConditionType
 from tests.unit.builders import (
@@ -36,6 +39,7 @@ from tests.unit.builders import (
 )
 
 WEB = frontend()
+BAD = frontend("10.96.0.66")
 CLIENT = Address.parse("10.244.9.9")
 
 
@@ -96,6 +100,42 @@ class TestBeginning:
         agent.put(part("web", "10.244.1.6"))
         await agent.settle()
         assert fake.state.real_servers[WEB].keys() == {member("10.244.1.6")}
+        assert agent.said() == ["Node KernelUnreadable"]
+        fake.unreadable = False
+        agent.clock.now += 31
+        await agent.settle()
+        assert agent.said() == []
+
+    async def test_what_the_node_cannot_have_is_said_until_it_can(self) -> None:
+        fake = FakeDataplane()
+        fake.state.lacks["IPv6 chains"] = "ip6tables-save: command not found"
+        conntrack = fake.state.sysctls.pop("net/ipv4/vs/conntrack")
+        agent = Agent(fake)
+        agent.list_all()
+        await agent.settle()
+        (condition,) = agent.conditions
+        assert (condition.subject, condition.type) == ("Node", ConditionType.MISSING_FEATURE)
+        assert "IPv6 chains cannot be read: ip6tables-save" in condition.message
+        assert "net/ipv4/vs/conntrack" in condition.message
+        fake.state.lacks.clear()
+        fake.state.sysctls["net/ipv4/vs/conntrack"] = conntrack
+        agent.clock.now += 31
+        await agent.settle()
+        assert agent.said() == []
+
+    async def test_a_family_that_comes_is_served_from_the_next_audit_on(self) -> None:
+        fake = FakeDataplane(fresh_state({Family.IPV4}))
+        agent = Agent(fake)
+        addresses = (WEB.address, Address.parse("fd00:96::10"))
+        agent.list_all([msgspec.structs.replace(service(), cluster_ips=addresses)])
+        await agent.settle()
+        assert fake.state.virtual_servers.keys() == {WEB}
+        both = fresh_state()
+        fake.state.families = both.families
+        fake.state.rulesets[Family.IPV6] = both.rulesets[Family.IPV6]
+        agent.clock.now += 31
+        await agent.settle()
+        assert len(fake.state.virtual_servers) == 2
 
 
 class Unread(FakeDataplane):
@@ -202,7 +242,7 @@ class Gate(FakeDataplane):
         return await super().apply(operations)
 
 
-async def test_a_cancelled_cycle_still_learns_what_was_written() -> None:
+async def test_a_cancelled_cycle_begins_nothing_more() -> None:
     gate = Gate()
     agent = Agent(gate)
     agent.list_all([service("kubernetes", "10.96.0.10")])
@@ -214,8 +254,8 @@ async def test_a_cancelled_cycle_still_learns_what_was_written() -> None:
     gate.opened.set()
     for _ in range(10):
         await asyncio.sleep(0)
-    assert gate.state.addresses
-    assert agent.reconciler.state == gate.state
+    assert gate.state.virtual_servers
+    assert not gate.state.addresses
 
 
 # -------------------------------------------------------------------------- failures
@@ -389,7 +429,7 @@ class TestOurOwnMistakes:
                 raise ZeroDivisionError(wrong[0])
             return translate(inputs, around, previous)
 
-        monkeypatch.setattr(loop, "translate", translation)
+        monkeypatch.setattr(translating, "translate", translation)
         return wrong
 
     async def test_it_stays_with_that_service_and_is_said(
@@ -403,7 +443,9 @@ class TestOurOwnMistakes:
         (condition,) = agent.conditions
         assert condition.subject == "Service default/bad"
         assert condition.type is ConditionType.INTERNAL_ERROR
-        assert condition.message.startswith(f"ZeroDivisionError: {mistake[0]}; ")
+        assert condition.message.startswith(
+            f"ZeroDivisionError while it was translated: {mistake[0]}; "
+        )
         agent.put(part("bad", "10.244.6.6"))
         await agent.settle()
         assert capsys.readouterr().out.count("Traceback") == 1
@@ -470,3 +512,34 @@ class TestOurOwnMistakes:
         agent.list_all([service("bad", "10.96.0.66"), part("bad", "10.244.6.6")])
         await agent.settle()
         return fake, agent
+
+
+class TestMistakesInPlanning:
+    """The same, for what comes after the translation."""
+
+    @pytest.fixture
+    def mistake(self, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+        """Make planning raise where a virtual server of `BAD` is in it, while not empty."""
+        wrong = ["it divides by zero"]
+
+        def planning(target: Target, state: State, seed: bytes = b"") -> Batch:
+            if wrong and any(key == BAD for key in target.virtual_servers):
+                raise ZeroDivisionError(wrong[0])
+            return plan(target, state, seed)
+
+        monkeypatch.setattr(loop, "plan", planning)
+        return wrong
+
+    async def test_one_stays_with_its_service_until_it_is_mended(self, mistake: list[str]) -> None:
+        fake = FakeDataplane()
+        agent = Agent(fake)
+        agent.list_all([service("bad", "10.96.0.66"), service(), part("web", "10.244.1.5")])
+        await agent.settle()
+        assert fake.state.virtual_servers.keys() == {WEB}
+        assert agent.said() == ["Service default/bad InternalError"]
+        assert "while it was planned: it divides by zero" in next(iter(agent.conditions)).message
+        mistake.clear()
+        agent.clock.now += 31
+        await agent.settle()
+        assert fake.state.virtual_servers.keys() == {WEB, BAD}
+        assert agent.said() == []

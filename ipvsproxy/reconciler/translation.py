@@ -1,0 +1,122 @@
+"""From dirty Services to fragments in `Desired`; whatever goes wrong in one Service stays with it.
+
+Knows the store, the translation and whose a virtual server is; knows nothing of batches. A Service
+that cannot be translated keeps its last fragment; one that has none (the agent has just started)
+keeps what the kernel may have of it, by `held_addresses`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable
+from collections.abc import Set as AbstractSet
+
+from ipvsproxy.config import Settings
+from ipvsproxy.core.desired import Desired, Touched
+from ipvsproxy.core.ledger import owns
+from ipvsproxy.core.translate import Fragment, Surroundings, translate
+from ipvsproxy.model import Address, State
+from ipvsproxy.objects import ServiceName
+from ipvsproxy.reconciler.conditions import ConditionWriter, Stage
+from ipvsproxy.store import Store
+
+FIRST_SERVICES = (
+    ServiceName("default", "kubernetes"),
+    ServiceName("kube-system", "kube-dns"),
+    ServiceName("kube-system", "coredns"),
+)
+"""What everything else on a node waits for: the API server and the cluster's DNS."""
+
+
+class Translation:
+    """Takes dirty Services and puts what they want into `Desired`."""
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        desired: Desired,
+        settings: Settings,
+        conditions: ConditionWriter,
+        clock: Callable[[], float],
+    ) -> None:
+        self._store = store
+        self._desired = desired
+        self._settings = settings
+        self._conditions = conditions
+        self._clock = clock
+        self._first_served = False
+        self._untranslated: dict[ServiceName, frozenset[Address]] = {}
+        self.unavailable: set[str] = set()
+        """Schedulers that this kernel has refused."""
+
+    @property
+    def held_addresses(self) -> frozenset[Address]:
+        """Addresses of Services that have no fragment because their translation failed."""
+        return frozenset[Address]().union(*self._untranslated.values())
+
+    def take_names(self, state: State) -> list[ServiceName]:
+        """Take the Services to be looked at.
+
+        On a cold start those that all others wait for come first, alone. Not on a restart: nobody
+        waits, and a Service that is looked at alone would take what an older one owns.
+        """
+        warm = self._first_served or any(owns(state, key) for key in state.virtual_servers)
+        self._first_served = True
+        return self._store.take_dirty() if warm else self._store.take_dirty(FIRST_SERVICES)
+
+    def translate(self, names: Iterable[ServiceName], state: State) -> Touched:
+        """Translate Services again; say what may have to change."""
+        around = Surroundings(self._settings, state, frozenset(self.unavailable))
+        touched = Touched()
+        for name in names:
+            touched.add(self._translate_one(name, around))
+        return touched
+
+    def lacking(self, schedulers: AbstractSet[str]) -> bool:
+        """Take note of schedulers that the kernel has refused; say whether that is news."""
+        if schedulers <= self.unavailable:
+            return False
+        self.unavailable |= schedulers
+        self._again(schedulers)
+        return True
+
+    def reconsider(self) -> None:
+        """Try the schedulers again that the kernel lacked: a module may have been installed."""
+        lacking = frozenset(self.unavailable)
+        self.unavailable.clear()
+        self._again(lacking)
+
+    def _again(self, schedulers: Collection[str]) -> None:
+        self._store.mark_dirty(
+            name
+            for name, fragment in self._desired.fragments.items()
+            if fragment.asked in schedulers or fragment.scheduler in schedulers
+        )
+
+    def _translate_one(self, name: ServiceName, around: Surroundings) -> Touched:
+        inputs = self._store.inputs(name)
+        if inputs is None:
+            self._untranslated.pop(name, None)
+            return self._desired.drop(name, self._clock())
+        try:
+            fragment = translate(inputs, around, self._desired.fragments.get(name))
+        except Exception as error:  # noqa: BLE001 - a bug in one Service's case is that Service's
+            self._conditions.internal_error(name, Stage.TRANSLATED, error)
+            if name not in self._desired.fragments:
+                self._untranslated[name] = frozenset(inputs.service.cluster_ips)
+            return Touched()
+        self._untranslated.pop(name, None)
+        self._conditions.worked(name, Stage.TRANSLATED)
+        touched = self._mark_foreign(fragment, around.kernel)
+        touched.add(self._desired.put(fragment, self._clock()))
+        return touched
+
+    def _mark_foreign(self, fragment: Fragment, state: State) -> Touched:
+        """Leave those virtual servers alone that exist, are wanted, and are somebody else's."""
+        touched = Touched()
+        for frontend in fragment.frontends:
+            key = frontend.key
+            exists = key in state.virtual_servers and key not in self._desired.held
+            if exists and not owns(state, key):
+                touched.add(self._desired.mark_foreign(key))
+        return touched
