@@ -192,7 +192,9 @@ def _launched(*argv: str) -> float:
 
 
 def _run(argv: Sequence[str], text: str = "") -> None:
-    subprocess.run(argv, input=text, text=True, check=True, stdout=subprocess.DEVNULL)
+    done = subprocess.run(argv, input=text, text=True, check=False, capture_output=True)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(argv)}: {done.stderr}")
 
 
 def _timed(work: Callable[[], object]) -> float:
