@@ -7,7 +7,6 @@ import json
 import logging
 import sys
 import types
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -75,15 +74,6 @@ def agent(monkeypatch: pytest.MonkeyPatch) -> StandInAgent:
     monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
     monkeypatch.setenv("NODE_NAME", "node-a")
     return stand_in
-
-
-@pytest.fixture(autouse=True)
-def logging_as_before() -> Iterator[None]:
-    root = logging.getLogger()
-    handlers, level = root.handlers, root.level
-    yield
-    root.handlers, root.level = handlers, level
-    structlog.reset_defaults()
 
 
 def call(*arguments: str) -> Result:
