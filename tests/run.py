@@ -109,7 +109,7 @@ LANES = (
     ),
     (
         Tier("kernel", paths=("tests/contract", "tests/kernel"), rig=(), options=IN_RIG),
-        Tier("e2e", paths=("tests/e2e",), rig=(), options=IN_RIG),
+        Tier("e2e", paths=("tests/e2e",), rig=(), seconds=900, options=IN_RIG),
     ),
 )
 TIERS = {tier.name: tier for lane in LANES for tier in lane}

@@ -53,6 +53,8 @@ class Observer:
         """Take note of what a cycle did."""
         now = self._wall_clock()
         self._health.cycle_completed(self._clock())
+        if not self._store.dirty:
+            self._health.in_step()
         self.writes.update(report.done)
         self.last_cycle = CycleSummary(
             completed=now,

@@ -28,6 +28,7 @@ exit status:
 The kernel's tables stay as they are when the agent ends, and traffic flows on.
 """
 
+_IN_POD = "KUBERNETES_SERVICE_HOST"
 _WEAKER = ("flag", "environment", "file", "default")
 """Where a setting can come from, each weaker than the one before it."""
 
@@ -76,7 +77,12 @@ def require_source(resolved: Resolved) -> None:
             raise WrongSettingError(
                 "two sources: give either --manifests, or --kubeconfig and --master"
             )
-    elif not (settings.kubeconfig or settings.master or os.environ.get("KUBERNETES_SERVICE_HOST")):
+    elif not (settings.kubeconfig or settings.master or os.environ.get(_IN_POD)):
+        if _IN_POD in os.environ:
+            raise WrongSettingError(
+                f"{_IN_POD} is set but empty: write the API server's real address into the key "
+                "kubernetesServiceHost of the ConfigMap ipvsproxy"
+            )
         raise WrongSettingError(
             "nothing to follow: give --manifests DIR, --kubeconfig FILE or --master URL "
             "(only in a pod can all three be left out)"

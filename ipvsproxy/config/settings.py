@@ -65,8 +65,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     plug-ins and kubelet use other bits."""
 
     exclude_cidrs: tuple[Network, ...] = ()
-    """Virtual servers with addresses in these networks never count as leftovers: what no Service asks
-    for stays there, whoever made it. kube-proxy's excludeCIDRs."""
+    """Virtual servers with addresses in these networks never count as leftovers: what no Service
+    asks for stays there, whoever made it. kube-proxy's excludeCIDRs."""
 
     take_over: bool = False
     """Start although a kube-proxy answers on this node's metrics port. False: refuse to, because

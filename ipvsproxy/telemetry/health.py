@@ -23,7 +23,7 @@ class Health:
         self.last_completed = now
         """When a cycle last completed; before the first, the start."""
         self.synced = False
-        """A cycle has completed with whole initial lists."""
+        """Everything of the initial lists has been carried out, or refused and said."""
         self.leaving = False
         """The Node is being deleted or removed by the autoscaler (KEP-3836)."""
         self._waiting: float | None = None
@@ -45,11 +45,14 @@ class Health:
             self._carried = self._waiting
         self._waiting = None
 
+    def in_step(self) -> None:
+        """Take note that everything of the initial lists has been carried out or refused."""
+        self.synced = True
+
     def cycle_completed(self, now: float) -> None:
         """Take note that a cycle went through all it took on, whatever the kernel answered."""
         self._carried = None
         self.last_completed = now
-        self.synced = True
 
     def is_working(self, now: float) -> bool:
         """Answer /livez: changes do not wait for longer than twice the sync period."""
@@ -57,7 +60,7 @@ class Health:
         return since is None or now - since < self.limit
 
     def is_ready(self, now: float) -> bool:
-        """Answer /readyz: working, and the first cycle is done."""
+        """Answer /readyz: working, and the initial lists are in the kernel."""
         return self.synced and self.is_working(now)
 
     def is_eligible(self, now: float) -> bool:

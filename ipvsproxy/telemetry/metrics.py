@@ -96,7 +96,7 @@ class Metrics:
     def _own_metrics(self) -> None:
         self.cycles = self._counter(
             "ipvsproxy_cycles_total",
-            "Cycles by result: applied, unchanged (nothing to write), refused (in part), failed",
+            "Cycles by result: applied, unchanged (nothing to write), refused (in part)",
             "result",
         )
         self.operations = self._counter(
@@ -110,7 +110,7 @@ class Metrics:
         )
         self.drift = self._counter(
             "ipvsproxy_drift_total",
-            "Differences that an audit found and nobody here had made, by kind of operation",
+            "Differences that an audit found and nobody here had made, by kind of table",
             "kind",
         )
         self.services = self._gauge("ipvsproxy_services", "Services that are known")

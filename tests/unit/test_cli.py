@@ -167,6 +167,14 @@ class TestRun:
         assert said(result).startswith("Error: nothing to follow: give --manifests DIR")
         assert agent.called == ""
 
+    def test_an_api_server_address_that_was_left_empty_is_named(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "")
+        result = call("run")
+        assert result.exit_code == 2
+        assert "kubernetesServiceHost of the ConfigMap ipvsproxy" in said(result)
+
     def test_a_folder_by_flag_goes_before_the_api_server_of_the_file(
         self, agent: StandInAgent, tmp_path: Path
     ) -> None:

@@ -99,17 +99,20 @@ class TestHealthPort:
     async def test_a_leaving_node_fails_healthz_only(self) -> None:
         agent = StandInAgent()
         agent.health.cycle_completed(0)
+        agent.health.in_step()
         agent.health.leaving = True
         async with health_client(agent) as client:
             assert await status_of(client, "/healthz") == 503
             assert await status_of(client, "/livez") == 200
             assert await status_of(client, "/readyz") == 200
 
-    async def test_it_is_ready_after_the_first_cycle(self) -> None:
+    async def test_it_is_ready_when_the_initial_lists_are_in_the_kernel(self) -> None:
         agent = StandInAgent()
         async with health_client(agent) as client:
             assert await status_of(client, "/readyz") == 503
             agent.health.cycle_completed(1)
+            assert await status_of(client, "/readyz") == 503
+            agent.health.in_step()
             assert await status_of(client, "/readyz") == 200
 
     async def test_answers_are_counted_by_status(self) -> None:

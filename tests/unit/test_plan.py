@@ -58,6 +58,19 @@ def test_dh_becomes_fo_before_a_server_is_lowered_and_comes_back_after_it_is_gon
     ]
 
 
+def test_a_server_is_lowered_only_after_dh_was_switched_away_from() -> None:
+    wanted = Wanted(VirtualServer("fo"), _servers(0, 1), frozenset())
+    steps = plan(Target(Foundation({}, {}, {}), {KEY: wanted}), kernel("dh", 1, 1)).steps
+    assert [step.needs for step in steps] == [(), (0,)]
+
+
+def test_a_ready_server_on_its_way_out_waits_for_additions_and_another_does_not() -> None:
+    for patient, needs in ((frozenset({PODS[0]}), (0,)), (frozenset[RealServerKey](), ())):
+        wanted = Wanted(VirtualServer("rr"), _servers(0, 1, 1), patient)
+        _, lowering = plan(Target(Foundation({}, {}, {}), {KEY: wanted}), kernel("rr", 1, 1)).steps
+        assert (lowering.needs, lowering.needs_any) == (needs, ())
+
+
 def test_a_switch_to_dh_does_not_wait_for_an_addition() -> None:
     state = kernel("rr", 1)
     wanted = Wanted(VirtualServer("dh"), _servers(1, 1), frozenset())

@@ -135,6 +135,7 @@ class TestHealth:
         health.queued(110)
         assert health.pending_since == 100
         health.cycle_completed(120)
+        health.in_step()
 
         assert health.pending_since == 110
         assert health.last_completed == 120
