@@ -84,7 +84,7 @@ def _serialize(event: object, **_: object) -> str:
 
 
 def quiet() -> None:
-    """Show warnings and worse only, as console lines: for commands whose answer is their output."""
+    """Show errors only, as console lines: for commands whose output says all that is wrong."""
     configure(LogFormat.CONSOLE, 0, node="")
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
-    logging.getLogger().setLevel(logging.WARNING)
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
+    logging.getLogger().setLevel(logging.ERROR)

@@ -469,6 +469,18 @@ class TestLogs:
         assert theirs["logger"] == "kubernetes_asyncio.client"
         assert ours.keys() >= {"ts", "node"}
 
+    def test_beside_an_answer_only_errors_are_shown(
+        self, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        logs.quiet()
+
+        structlog.get_logger().warning("condition", problem="is in the answer too")
+        structlog.get_logger().error("internal error")
+
+        shown = capsys.readouterr().err
+        assert "internal error" in shown
+        assert "condition" not in shown
+
     def test_below_four_debug_is_not_shown(self) -> None:
         stream = io.StringIO()
         logs.configure(LogFormat.CONSOLE, 3, node="n", stream=stream)
