@@ -238,13 +238,13 @@ def edited(draw: st.DrawFn, wish: Wish) -> Wish:
 def _replaced(draw: st.DrawFn, key: VirtualServerKey, aim: Aim) -> Aim:
     """Draw a change of some real servers: one comes, goes, is drained, or gets another weight."""
     real_servers, patient = dict(aim.real_servers), set(aim.patient)
-    for pod in draw(st.lists(st.sampled_from(PODS[key.family]), unique=True, min_size=1)):
+    for pod in draw(st.lists(st.sampled_from(PODS[key.family]), unique=True, min_size=2)):
         if pod in real_servers and draw(st.booleans()):
             del real_servers[pod]
         else:
             real_servers[pod] = RealServer(draw(weights))
         off = pod not in real_servers or not real_servers[pod].weight
-        if off and draw(st.booleans()):
+        if off and draw(st.sampled_from((True, True, False))):
             patient.add(pod)
     return aim._replace(real_servers=real_servers, patient=frozenset(patient))
 

@@ -64,6 +64,12 @@ def test_a_server_is_lowered_only_after_dh_was_switched_away_from() -> None:
     assert [step.needs for step in steps] == [(), (0,)]
 
 
+def test_a_server_comes_with_weight_zero_only_after_dh_was_switched_away_from() -> None:
+    wanted = Wanted(VirtualServer("fo"), _servers(1, 0), frozenset())
+    _, addition = plan(Target(Foundation({}, {}, {}), {KEY: wanted}), kernel("dh", 1)).steps
+    assert (addition.needs, addition.follows) == ((0,), (0,))
+
+
 def test_a_ready_server_on_its_way_out_waits_for_additions_and_another_does_not() -> None:
     for patient, needs in ((frozenset({PODS[0]}), (0,)), (frozenset[RealServerKey](), ())):
         wanted = Wanted(VirtualServer("rr"), _servers(0, 1, 1), patient)
