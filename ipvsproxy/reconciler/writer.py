@@ -125,7 +125,8 @@ class Writer:
         What is left undone becomes `unfinished`, so that the next cycle plans it again.
         """
         written = Written()
-        execution = Execution(batch, self._withheld)
+        now = self._clock()  # once: in a guest it is a system call, and a batch has thousands
+        execution = Execution(batch, lambda operation: self._retries.withheld(operation, now))
         while positions := execution.ready():
             operations = [execution.operation(position) for position in positions]
             outcomes = await self._dataplane.apply(operations)
@@ -136,9 +137,6 @@ class Writer:
         written.undone += execution.unfinished()
         self._remember(written.undone)
         return written
-
-    def _withheld(self, operation: Operation) -> bool:
-        return self._retries.withheld(operation, self._clock())
 
     def _note(self, operation: Operation, outcome: Outcome, written: Written) -> None:
         if outcome.refusal is None:
