@@ -216,7 +216,10 @@ class _Planner:
     def remove(self, key: VirtualServerKey) -> None:
         """Plan the end of a virtual server, after its address."""
         needs = [self._unbound[key.address]] if key.address in self._unbound else []
-        self._removed[key] = self._add(RemoveVirtualServer(key), needs=needs)
+        removed = self._removed[key] = self._add(RemoveVirtualServer(key), needs=needs)
+        if key.protocol is Protocol.UDP:
+            for member in self._state.real_servers.get(key, {}):
+                self._add(ForgetFlows(key, member), needs=[removed])
 
     def remove_members(self) -> None:
         """Plan the set members that are in the way; they go after what they let through."""

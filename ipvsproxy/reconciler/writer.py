@@ -14,6 +14,8 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple, TypeVar
 
+import structlog
+
 from ipvsproxy.core.desired import Touched
 from ipvsproxy.core.execution import Execution
 from ipvsproxy.core.operations import (
@@ -28,8 +30,10 @@ from ipvsproxy.core.operations import (
 )
 from ipvsproxy.core.plan import Batch
 from ipvsproxy.core.retry import Retries, scope
-from ipvsproxy.dataplane import Dataplane, Outcome, Reading, Refusal
+from ipvsproxy.dataplane import Dataplane, DataplaneError, Outcome, Reading, Refusal
 from ipvsproxy.model import RealServerKey, State, VirtualServerKey
+
+log = structlog.get_logger(__name__)
 
 _Key = TypeVar("_Key")
 _Value = TypeVar("_Value")
@@ -106,8 +110,14 @@ class Writer:
         """Read a few virtual servers into the shadow; give the connections of each real server.
 
         Connections are the active and the inactive ones, as kube-proxy counts them for draining.
+        A kernel that cannot be read just now tells nothing: the answer is empty, and the audit
+        says so if it lasts.
         """
-        readings = await self._dataplane.read(keys) if keys else {}
+        try:
+            readings = await self._dataplane.read(keys) if keys else {}
+        except DataplaneError as error:
+            log.warning("virtual servers not read", count=len(keys), reason=str(error))
+            return {}
         for key, reading in readings.items():
             _note(self.state, key, reading)
         return {

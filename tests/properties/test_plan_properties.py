@@ -185,6 +185,7 @@ def test_each_operation_changes_something_and_nothing_is_touched_twice(
     assert not {one.key for one in run.done if isinstance(one, RemoveRealServer)} & going
     flows = {(one.key, one.member) for one in run.done if isinstance(one, ForgetFlows)}
     left = {(one.key, one.member) for one in run.done if isinstance(one, RemoveRealServer)}
+    left |= {(key, member) for key in going for member in situation.state.real_servers.get(key, ())}
     assert flows == {(key, member) for key, member in left if key.protocol.name == "UDP"}
 
 
@@ -373,8 +374,13 @@ def _may_wait(  # noqa: C901, PLR0911 - one case for each kind
             return False
         case SetVirtualServer(key):
             return isinstance(refused, (SetRealServer, RemoveRealServer)) and refused.key == key
-        case RemoveRealServer(key) | ForgetFlows(key):
+        case RemoveRealServer(key):
             return isinstance(refused, _OF_SERVERS) and refused.key == key
+        case ForgetFlows(key):
+            gone = (RemoveVirtualServer, *_OF_SERVERS)
+            return (isinstance(refused, gone) and refused.key == key) or (
+                refused == UnbindAddress(key.address)
+            )
         case AddVirtualServer(key):
             return _lets_work(refused, key)
         case BindAddress(address):

@@ -96,3 +96,15 @@ def test_the_order_of_insertion_is_the_nodes_own_but_for_hashes() -> None:
     for scheduler in ("sh", "dh", "mh"):
         assert len({tuple(order(scheduler, seed)) for seed in seeds}) == 1
         assert order(scheduler, b"") == sorted(order(scheduler, b""))
+
+
+def test_the_flows_of_a_udp_virtual_server_go_with_it() -> None:
+    key = KEY._replace(protocol=Protocol.UDP)
+    state = fresh_state()
+    state.virtual_servers[key] = VirtualServer("rr")
+    state.real_servers[key] = _servers(1)
+    steps = plan(Target(Foundation({}, {}, {}), {key: None}), state).steps
+    assert [(describe(step.operation), step.needs) for step in steps[1:]] == [
+        ("remove virtual server 10.96.0.1:80/UDP", ()),
+        ("forget the flows of 10.96.0.1:80/UDP to 10.1.0.1:8080", (1,)),
+    ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import pytest
 
@@ -18,9 +18,9 @@ from ipvsproxy.core.operations import (
     describe,
 )
 from ipvsproxy.core.plan import Batch, Step
-from ipvsproxy.dataplane import DataplaneError, Outcome, Refusal
+from ipvsproxy.dataplane import DataplaneError, Outcome, Reading, Refusal
 from ipvsproxy.kernel.fake import ALL_SCHEDULERS, FakeDataplane, FaultyDataplane
-from ipvsproxy.model import RealServer, RealServerKey, State, VirtualServer
+from ipvsproxy.model import RealServer, RealServerKey, State, VirtualServer, VirtualServerKey
 from ipvsproxy.reconciler.writer import Writer, drift, virtual_server_of
 from tests.unit.builders import Clock, frontend, member
 
@@ -41,6 +41,13 @@ class Recorder(FakeDataplane):
         if self.unreadable:
             raise DataplaneError("no netlink")
         return await super().dump()
+
+    async def read(
+        self, keys: Collection[VirtualServerKey]
+    ) -> Mapping[VirtualServerKey, Reading | None]:
+        if self.unreadable:
+            raise DataplaneError("no netlink")
+        return await super().read(keys)
 
     async def apply(self, operations: Sequence[Operation]) -> Sequence[Outcome]:
         self.groups.append([describe(operation).partition(" to ")[0] for operation in operations])
@@ -174,6 +181,15 @@ async def test_connections_are_the_active_and_the_inactive_ones() -> None:
         fake.connect(WEB, ONE.address)
     assert await writer.read([WEB, OTHER]) == {WEB: {ONE: 3}}
     assert await writer.read([]) == {}
+
+
+async def test_a_reading_that_fails_tells_nothing_and_ends_nothing() -> None:
+    fake = Recorder()
+    writer = await writer_on(fake)
+    await writer.carry_out(batch(AddVirtualServer(WEB, RR), Step(add(), needs=(0,))))
+    fake.unreadable = True
+    assert await writer.read([WEB]) == {}
+    assert writer.state == fake.state
 
 
 async def test_a_dump_that_fails_leaves_the_shadow_as_it_was() -> None:
