@@ -30,11 +30,12 @@ from ipvsproxy.store import Listed, Put
 _SETTINGS = Settings(node_name=NODE, sync_period=86400.0)
 _CHANGES = 20
 _MOST_CYCLES = 20
-_READ = (floors.LIST_TABLE, *[floors.LAUNCH] * 3)
-"""Sets and chains of two families are read by three programs at least."""
+_READ = (floors.LIST_TABLE, floors.SAVE_SETS, *[floors.LAUNCH] * 2)
+"""The chains of two families are read by two programs at least."""
 _COLD = (
     *(floors.SEND_TABLE, floors.SEND_ADDRESSES, floors.RESTORE_SETS),
-    *[floors.LAUNCH] * 5,  # those three, and chains of two families are written by two
+    *[floors.LAUNCH]
+    * 5,  # sets and chains of two families are read by three, chains written by two
 )
 
 
