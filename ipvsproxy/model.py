@@ -343,6 +343,8 @@ class State:
     """Whether `DUMMY_INTERFACE` exists."""
     addresses: set[Address] = field(default_factory=set)
     """Addresses on `DUMMY_INTERFACE`, link-local ones left out."""
+    node_addresses: frozenset[Address] = frozenset()
+    """Addresses of all other interfaces: the node's own, which are never put on the dummy one."""
     virtual_servers: dict[VirtualServerKey, VirtualServer] = field(default_factory=dict)
     real_servers: dict[VirtualServerKey, dict[RealServerKey, RealServer]] = field(
         default_factory=dict

@@ -172,7 +172,7 @@ class Store:
         if service is None:
             return None
         slices = tuple(self._slices.get(name, {}).values())
-        return Inputs(service, slices, whole=(bool(slices) or self.whole) and self._sound(name))
+        return Inputs(service, slices, whole=self.whole, sound=self._sound(name))
 
     def port_name(self, name: ServiceName, key: VirtualServerKey) -> str:
         """Give the name of a Service's port; empty where it has none or is not there."""
@@ -294,7 +294,10 @@ class Store:
 
     def _reconsider(self) -> None:
         """Have those Services translated again whose endpoints may have been missing."""
-        self.mark_dirty(name for name in self._services if name not in self._slices)
+        for name, service in self._services.items():
+            read = {part.family for part in self._slices.get(name, {}).values()}
+            if any(address.family not in read for address in service.cluster_ips):
+                self.mark_dirty([name])
 
 
 def _may_own(name: ServiceName, refused: Refused) -> bool:

@@ -164,7 +164,7 @@ class Settlement:
             key not in self._desired.held
             and key not in self._desired.foreign
             and key.family in state.families
-            and not holds.hold(key.address)
+            and not self._may_be_wanted(key.address, holds)
             and not self._excluded(key.address)
             and owns(state, key)
         )
@@ -172,6 +172,13 @@ class Settlement:
     def _excluded(self, address: Address) -> bool:
         """Whether an operator has put what stands at an address out of bounds."""
         return any(address in cidr for cidr in self._settings.exclude_cidrs)
+
+    def _may_be_wanted(self, address: Address, holds: Holds) -> bool:
+        """Whether what stands at an address may belong to what could not be read.
+
+        A Service that could be read and has the address says what is wanted there.
+        """
+        return holds.hold(address) and not self._desired.behind(address)
 
     def _leftover(self, key: VirtualServerKey, state: State) -> Frontend:
         """Describe a virtual server of ours that nobody claims, as if a Service had had it."""

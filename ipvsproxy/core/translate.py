@@ -34,6 +34,7 @@ from ipvsproxy.core.firewall import (
 from ipvsproxy.core.problem import Problem, ProblemKind
 from ipvsproxy.model import (
     Address,
+    Family,
     IpMember,
     Member,
     RealServer,
@@ -91,7 +92,17 @@ class Inputs(NamedTuple):
     service: Service
     slices: Sequence[EndpointSlice]
     whole: bool
-    """Whether no slice of this Service can be missing; see `Frontend.whole`."""
+    """Whether everything that the source describes could be read."""
+    sound: bool = True
+    """Whether no slice of this Service is nonsense without a good state that stands for it."""
+
+    def knows_endpoints(self, family: Family) -> bool:
+        """Whether no slice of a family can be missing; see `Frontend.whole`.
+
+        A slice that was read counts as all there are: endpoints are withdrawn though another file
+        is broken.
+        """
+        return self.sound and (self.whole or any(one.family is family for one in self.slices))
 
 
 class Surroundings(NamedTuple):
@@ -154,6 +165,9 @@ def _frontend(
     endpoints = gather(
         inputs.slices, port_name=port.name, protocol=port.protocol, family=key.family
     )
+    # An address of the node's own stays where it is: on the dummy interface it would be filtered,
+    # and every other port of the node with it (kubernetes #72236, k3s #7183).
+    bind = key.address not in around.kernel.node_addresses
     policy = Policy.LOCAL if inputs.service.internal_traffic_local else Policy.CLUSTER
     selection = select(endpoints, policy, around.settings.node_name)
     return Frontend(
@@ -167,9 +181,9 @@ def _frontend(
         real_servers=_real_servers(key, endpoints, selection, weighing),
         displaced=selection.displaced,
         retiring=selection.retiring,
-        bind=True,
-        members=frozenset(_members(key, endpoints, around.settings.node_name)),
-        whole=inputs.whole,
+        bind=bind,
+        members=frozenset(_members(key, endpoints, around.settings.node_name, bind=bind)),
+        whole=inputs.knows_endpoints(key.family),
     )
 
 
@@ -186,12 +200,17 @@ def _real_servers(
 
 
 def _members(
-    key: VirtualServerKey, endpoints: Mapping[RealServerKey, PlacedEndpoint], node_name: str
+    key: VirtualServerKey,
+    endpoints: Mapping[RealServerKey, PlacedEndpoint],
+    node_name: str,
+    *,
+    bind: bool,
 ) -> Iterator[SetMember]:
     family = key.family
     yield set_name(LEDGER, family), frontend_member(key)
     yield set_name(CLUSTER_IP, family), frontend_member(key)
-    yield set_name(IPVS_IPS, family), IpMember(key.address)
+    if bind:
+        yield set_name(IPVS_IPS, family), IpMember(key.address)
     for member, placed in endpoints.items():
         if placed.endpoint.node_name == node_name:
             yield set_name(LOOP_BACK, family), loop_back_member(key.protocol, member)

@@ -18,7 +18,7 @@ import errno
 import socket
 import struct
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, assert_never
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar, assert_never
 
 from pyroute2 import AsyncIPRoute
 from pyroute2.netlink.exceptions import NetlinkError
@@ -39,7 +39,7 @@ from ipvsproxy.kernel.refusals import UNANSWERED, refused
 from ipvsproxy.model import DUMMY_INTERFACE, Address, Family
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 
 __all__ = ["Link", "LinkOperation", "changes", "families"]
 
@@ -63,6 +63,18 @@ _LINK_LOCAL = bytes.fromhex("fe80")
 _GONE = {errno.EADDRNOTAVAIL, errno.ENODEV, errno.ENXIO}
 
 
+class Interfaces(NamedTuple):
+    """The addresses of this node's interfaces."""
+
+    dummy: set[Address] | None
+    """Those of the dummy interface; None when there is no such interface.
+
+    IPv6 link-local ones, which the kernel makes up itself, are left out.
+    """
+    others: Mapping[str, set[Address]]
+    """Those of every other interface, by its name."""
+
+
 class Link:
     """The dummy interface of this network namespace."""
 
@@ -75,19 +87,13 @@ class Link:
         """Close the socket; the next use opens another."""
         self._netlink.close()
 
-    def dump(self) -> set[Address] | None:
-        """Return the addresses of the dummy interface, None when there is no such interface.
-
-        IPv6 link-local ones, which the kernel makes up itself, are left out. Raises DataplaneError.
-        """
-        addresses = self._list_all().get(DUMMY_INTERFACE)
-        if addresses is None:
-            return None
-        return {address for address in addresses if not _is_made_up(address)}
-
-    def node_addresses(self) -> dict[str, set[Address]]:
-        """Return the addresses of every interface but the dummy one. Raises DataplaneError."""
-        return {name: found for name, found in self._list_all().items() if name != DUMMY_INTERFACE}
+    def dump(self) -> Interfaces:
+        """Return the addresses of all interfaces. Raises DataplaneError."""
+        others = self._list_all()
+        dummy = others.pop(DUMMY_INTERFACE, None)
+        if dummy is not None:
+            dummy = {address for address in dummy if not _is_made_up(address)}
+        return Interfaces(dummy, others)
 
     def apply(self, operations: Sequence[LinkOperation]) -> list[Outcome]:
         """Carry out operations, those on the link first; one outcome for each, in order."""

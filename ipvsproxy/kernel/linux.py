@@ -90,10 +90,6 @@ class LinuxDataplane:
         """Read a few virtual servers with their connection counts; None for one not there."""
         return await self._in_worker(lambda: self._ipvs.read(keys))
 
-    async def node_addresses(self) -> Mapping[str, set[Address]]:
-        """Return the addresses of every interface but the dummy one. Raises DataplaneError."""
-        return await self._in_worker(self._link.node_addresses)
-
     async def apply(self, operations: Sequence[Operation]) -> Sequence[Outcome]:
         """Carry out operations that do not depend on each other; one outcome each, in order."""
         return await self._in_worker(lambda: self._apply(operations))
@@ -119,14 +115,15 @@ class LinuxDataplane:
 
     def _dump(self) -> State:
         families = link.families()
-        addresses = self._link.dump()
+        interfaces = self._link.dump()
         virtual_servers = self._ipvs.list_virtual_servers()
         sets, members = self._ipsets.dump()
         rulesets = {family: self._iptables.dump(family) for family in sorted(families)}
         return State(
             families=families,
-            link=addresses is not None,
-            addresses=addresses or set(),
+            link=interfaces.dummy is not None,
+            addresses=interfaces.dummy or set(),
+            node_addresses=frozenset[Address]().union(*interfaces.others.values()),
             virtual_servers=virtual_servers,
             real_servers={
                 key: {

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, TypeAlias
 
 from ipvsproxy.objects.reading import read_endpoint_slice, read_node, read_service
-from ipvsproxy.objects.refusal import InvalidObject
+from ipvsproxy.objects.refusal import InvalidObject, describe
 from ipvsproxy.objects.values import SERVICE_LABEL, KubernetesObject, Service
 
 _Reader: TypeAlias = Callable[[Mapping[str, object]], KubernetesObject | None]
@@ -107,9 +107,11 @@ def _read_object(place: str, document: Mapping[str, object], contents: Contents)
     if found is None:
         contents.ignored[f"EndpointSlice without label {SERVICE_LABEL}"] += 1
         return
-    contents.objects.append(found)
     if isinstance(found, Service) and _lacks_address(found, document):
-        contents.ignored[f"Service {found.name}: no spec.clusterIP, nothing is served"] += 1
+        reason = "spec.clusterIP: is missing; write an address, for nobody allocates one here"
+        contents.objects.append(describe("Service", document, reason))
+        return
+    contents.objects.append(found)
 
 
 def _lacks_address(service: Service, document: Mapping[str, object]) -> bool:

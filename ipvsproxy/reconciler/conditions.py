@@ -133,7 +133,7 @@ class ConditionWriter:
                 messages[ConditionType(problem.kind)].append(problem.message)
             for contest in self._desired.contests(name):
                 messages[ConditionType.CONTESTED_ADDRESS].append(
-                    f"{contest.key} belongs to the older Service {contest.owner}; "
+                    f"{contest.key} belongs to Service {contest.owner}, first by age, then name; "
                     "give one of the two another address or port"
                 )
             for frontend in fragment.frontends:

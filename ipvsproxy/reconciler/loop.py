@@ -247,7 +247,7 @@ class Reconciler:
 
     async def _audit(self, report: CycleReport) -> None:
         first = not self._writer.known
-        families = frozenset() if first else self._writer.state.families
+        before = None if first else self._writer.state
         try:
             report.drift.update(await self._writer.dump())
             report.audited = True
@@ -258,7 +258,7 @@ class Reconciler:
             return
         if first:
             await self._adopt(report)
-        elif families != self._writer.state.families:
+        elif before is not None and _surroundings(before) != _surroundings(self._writer.state):
             self._store.mark_dirty(self._store.names)
         self._conditions.kernel_read(shortcomings(self._settings, self._writer.state))
         if self._clock() >= self._schedulers_due:
@@ -349,3 +349,8 @@ class Reconciler:
             if due <= now:
                 longer = min(max(pause * 2, _FIRST_POLL), _LONGEST_POLL)
                 self._polls[key] = (now + pause, longer)
+
+
+def _surroundings(state: State) -> tuple[object, ...]:
+    """Give what of the kernel every translation depends on."""
+    return state.families, state.node_addresses

@@ -531,14 +531,14 @@ class TestDocuments:
         }
         assert contents.objects == []
 
-    def test_a_forgotten_address_is_mentioned_and_a_headless_service_is_not(self) -> None:
+    def test_a_forgotten_address_is_refused_and_a_headless_service_is_not(self) -> None:
         contents = Contents()
         read_document(service(clusterIP=None), contents)
         read_document(service(clusterIP="None"), contents)
-        assert dict(contents.ignored) == {
-            "Service shop/web: no spec.clusterIP, nothing is served": 1
-        }
-        assert len(contents.objects) == 2
+        refused, headless = contents.objects
+        assert isinstance(refused, InvalidObject)
+        assert refused.reason.startswith("spec.clusterIP: is missing; write an address")
+        assert isinstance(headless, Service)
 
     def test_what_cannot_be_named_is_not_passed_over(self) -> None:
         contents = Contents()

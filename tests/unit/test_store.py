@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ipvsproxy.model import Address
+from ipvsproxy.model import Address, Family
 from ipvsproxy.objects import KubernetesObject, Node, ObjectReference
 from ipvsproxy.store import (
     Event,
@@ -86,7 +86,9 @@ class TestCompleteness:
         lonely, served = store.inputs(named()), store.inputs(named("other"))
         assert lonely is not None
         assert served is not None
-        assert (lonely.whole, served.whole) == (False, True)
+        assert not lonely.knows_endpoints(Family.IPV4)
+        assert served.knows_endpoints(Family.IPV4)
+        assert not served.knows_endpoints(Family.IPV6), "a slice of that family may be missing"
 
     def test_when_all_is_readable_again_services_without_a_slice_are_looked_at_again(self) -> None:
         store = stored(put(service()), put(service("other")), put(part("other")), *LISTED, BROKEN)
@@ -99,7 +101,7 @@ class TestNonsense:
         assert after(store, bad_slice(name="web-2")) == (1, ["web"])
         inputs = store.inputs(named())
         assert inputs is not None
-        assert not inputs.whole
+        assert not inputs.knows_endpoints(Family.IPV4)
 
     @pytest.mark.parametrize(
         "end", [Gone(slice_reference("web-2")), put(part("web", name="web-2"))], ids=["gone", "put"]
@@ -109,21 +111,21 @@ class TestNonsense:
         assert after(store, end) == (1, ["web"])
         inputs = store.inputs(named())
         assert inputs is not None
-        assert inputs.whole
+        assert inputs.knows_endpoints(Family.IPV4)
         assert not list(store.refused)
 
     def test_the_last_good_slice_stands_for_one_that_became_nonsense(self) -> None:
         store = stored(put(service()), put(part("web", "10.244.1.5")), bad_slice(), *LISTED)
         inputs = store.inputs(named())
         assert inputs is not None
-        assert inputs.whole
+        assert inputs.knows_endpoints(Family.IPV4)
         assert len(inputs.slices[0].endpoints) == 1
 
     def test_a_nonsense_service_does_not_hold_its_endpoints(self) -> None:
         store = stored(put(service()), put(part()), BAD_SERVICE, *LISTED)
         inputs = store.inputs(named())
         assert inputs is not None
-        assert inputs.whole
+        assert inputs.knows_endpoints(Family.IPV4)
 
     def test_addresses_are_held_only_for_services_that_were_never_good(self) -> None:
         assert stored(BAD_SERVICE, *LISTED).held_addresses() == BAD_SERVICE.addresses
@@ -146,7 +148,7 @@ class TestNonsense:
         assert after(store, orphan) == (1, ["web"])
         inputs = store.inputs(named())
         assert inputs is not None
-        assert not inputs.whole
+        assert not inputs.knows_endpoints(Family.IPV4)
         assert after(store, Gone(slice_reference("web-2"))) == (1, ["web"])
 
     def test_the_same_refusal_again_is_no_news_and_another_reason_is(self) -> None:

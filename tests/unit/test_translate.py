@@ -199,3 +199,13 @@ def test_after_a_restart_wrong_weights_leave_those_of_the_kernel_for_good() -> N
     assert weights_of(first) == [5, 1], "0 may be that of a server that drained"
     again = translated(service(), a_slice("{"), previous=first, kernel=served("rr", 5, 1))
     assert weights_of(again) == [5, 1]
+
+
+def test_an_address_of_the_nodes_own_is_served_where_it_is() -> None:
+    kernel = fresh_state()
+    kernel.node_addresses = frozenset({IP4})
+    inputs = Inputs(service(ips=(IP4, IP6)), (a_slice(),), whole=True)
+    own, other = translate(inputs, Surroundings(SETTINGS, kernel), None).frontends
+    assert (own.bind, other.bind) == (False, True)
+    assert {name for name, _ in own.members} == {"IPVSPROXY-OWN", "KUBE-CLUSTER-IP"}
+    assert "KUBE-6-IPVS-IPS" in {name for name, _ in other.members}
