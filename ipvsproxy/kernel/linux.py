@@ -40,7 +40,7 @@ from ipvsproxy.kernel.ipset import Ipsets
 from ipvsproxy.kernel.iptables import Iptables
 from ipvsproxy.kernel.ipvs import Ipvs
 from ipvsproxy.kernel.process import Processes
-from ipvsproxy.model import State
+from ipvsproxy.model import Address, State
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from ipvsproxy.kernel.ipset import SetOperation
     from ipvsproxy.kernel.ipvs import IpvsOperation
     from ipvsproxy.kernel.link import LinkOperation
-    from ipvsproxy.model import Address, VirtualServerKey
+    from ipvsproxy.model import VirtualServerKey
 
 __all__ = ["LinuxDataplane"]
 
