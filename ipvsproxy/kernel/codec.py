@@ -304,6 +304,8 @@ _IDENTITY_HEAD = struct.pack("=HH", _IDENTITY.size + 4, _SERVICE)
 
 def _netmask(address: Address, prefix_length: int) -> bytes:
     if len(address) == _LENGTH_BY_AF[_AF_INET]:
+        if not 0 <= prefix_length < len(_MASKS):  # a negative index would count from the end
+            raise OverflowError(f"no netmask of {prefix_length} bits")
         return _MASKS[prefix_length]
     return prefix_length.to_bytes(4, sys.byteorder)
 

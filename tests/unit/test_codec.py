@@ -194,6 +194,13 @@ def test_a_virtual_server_out_of_range_is_refused(server: VirtualServer) -> None
         codec.encode_add_virtual_server(WEB, server)
 
 
+@pytest.mark.parametrize("prefix_length", [-1, -33, 33])
+def test_an_ipv4_netmask_of_impossible_length_is_refused_in_words(prefix_length: int) -> None:
+    server = VirtualServer("rr", persistence_prefix=prefix_length)
+    with pytest.raises(CodecError, match=f"no netmask of {prefix_length} bits$"):
+        codec.encode_set_virtual_server(WEB, server)
+
+
 @pytest.mark.parametrize(
     ("member", "server"),
     [
