@@ -32,6 +32,9 @@ from ipvsproxy.telemetry import AgentStatus, Conditions, ConditionType, Health, 
 log = structlog.get_logger(__name__)
 
 PROXY_MODE = "ipvs"
+KUBE_PROXY_ADDRESS = "127.0.0.1:10249"
+"""Where a kube-proxy serves /proxyMode unless its metricsBindAddress says otherwise
+(SetDefaults_KubeProxyConfiguration in pkg/proxy/apis/config/v1alpha1/defaults.go)."""
 RETRY_SECONDS = 5.0
 """Between attempts to listen; kube-proxy's."""
 _SERVER = f"ipvsproxy/{__version__}"
@@ -236,17 +239,34 @@ class Neighbour(NamedTuple):
 
     mode: str
     """As its /proxyMode says: `ipvs`, `iptables`, `nftables`."""
+    address: str
+    """Where it answers."""
     is_ours: bool
     """It is an ipvsproxy; else it is taken for kube-proxy."""
 
 
+def neighbour_addresses(bind_address: str) -> tuple[str, ...]:
+    """Give the addresses where another proxy is looked for: kube-proxy's, and our own metrics'."""
+    return tuple(dict.fromkeys(one for one in (KUBE_PROXY_ADDRESS, bind_address) if one))
+
+
 async def find_neighbour(bind_address: str) -> Neighbour | None:
-    """Ask who serves /proxyMode on a metrics address; None when nobody does."""
-    answer = await _get(bind_address, "/proxyMode")
+    """Ask who serves /proxyMode on this node; None when nobody does.
+
+    Our own metrics address alone says nothing of a kube-proxy, which has its own. Where both a
+    kube-proxy and an ipvsproxy answer, the kube-proxy is told.
+    """
+    asked = (_ask_mode(address) for address in neighbour_addresses(bind_address))
+    found = [neighbour for neighbour in await asyncio.gather(*asked) if neighbour is not None]
+    return min(found, key=lambda neighbour: neighbour.is_ours, default=None)
+
+
+async def _ask_mode(address: str) -> Neighbour | None:
+    answer = await _get(address, "/proxyMode")
     if answer is None:
         return None
     mode = answer.body.decode(errors="replace").strip()
-    return Neighbour(mode[:40], is_ours=answer.server.startswith("ipvsproxy/"))
+    return Neighbour(mode[:40], address, is_ours=answer.server.startswith("ipvsproxy/"))
 
 
 async def ask_agent(bind_address: str) -> AgentStatus | None:

@@ -2,7 +2,7 @@
 
 The lock is an abstract Unix socket: it belongs to a network namespace, as the tables do, and is
 gone with the process that bound it, however that ended (unix(7)). kube-proxy has none; it is known
-by its answer on /proxyMode.
+by its answer on /proxyMode, wherever we ourselves are to listen.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from ipvsproxy.config import Settings
-from ipvsproxy.config.settings import METRICS_BIND_ADDRESS
 from ipvsproxy.http import find_neighbour
 
 _NAME = "\0ipvsproxy"
@@ -37,12 +36,16 @@ def only_agent() -> Iterator[None]:
 
 
 async def refuse_beside_kube_proxy(settings: Settings) -> None:
-    """Raise AnotherAgentError when a kube-proxy answers here, unless it is to be taken over."""
+    """Raise AnotherAgentError when a kube-proxy answers here, unless it is to be taken over.
+
+    Its chains and sets have our names: whatever we write or remove, it writes or removes too.
+    """
     if settings.take_over:
         return
-    neighbour = await find_neighbour(settings.metrics_bind_address or METRICS_BIND_ADDRESS)
+    neighbour = await find_neighbour(settings.metrics_bind_address)
     if neighbour is not None and not neighbour.is_ours:
         raise AnotherAgentError(
-            f"a kube-proxy in {neighbour.mode} mode runs on this node and two proxies would undo "
-            "each other's work; stop it first, or start with --take-over"
+            f"a kube-proxy in {neighbour.mode} mode runs on this node (it answers on "
+            f"{neighbour.address}) and two proxies would undo each other's work; stop it first, "
+            "or give --take-over"
         )

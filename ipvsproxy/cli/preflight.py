@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import click
@@ -62,26 +63,27 @@ async def _checks(settings: Settings) -> tuple[Check, ...]:
 
     checks = check_node(settings)
     neighbour = await http.find_neighbour(settings.metrics_bind_address)
-    return (*checks, neighbour_check(neighbour, settings.metrics_bind_address))
+    asked = http.neighbour_addresses(settings.metrics_bind_address)
+    return (*checks, neighbour_check(neighbour, asked))
 
 
-def neighbour_check(neighbour: Neighbour | None, address: str) -> Check:
+def neighbour_check(neighbour: Neighbour | None, asked: Sequence[str]) -> Check:
     """Say whether another service proxy runs on this node; two would undo each other's work."""
     from ipvsproxy.telemetry import Check, Verdict  # noqa: PLC0415
 
     name = "other proxy"
     if neighbour is None:
-        return Check(name, Verdict.OK, f"none answers on {address or 'the metrics address'}")
+        return Check(name, Verdict.OK, f"none answers on {' or '.join(asked)}")
     if neighbour.is_ours:
         return Check(
             name,
             Verdict.WARN,
-            f"an ipvsproxy runs already (it answers on {address})",
+            f"an ipvsproxy runs already (it answers on {neighbour.address})",
             "stop it before another is started",
         )
     return Check(
         name,
         Verdict.WARN,
-        f"kube-proxy runs in mode {neighbour.mode} (it answers on {address})",
+        f"kube-proxy runs in mode {neighbour.mode} (it answers on {neighbour.address})",
         "take kube-proxy off this node before the agent is started, or start it with --take-over",
     )

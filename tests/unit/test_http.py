@@ -20,6 +20,8 @@ from ipvsproxy.config import Settings
 from ipvsproxy.telemetry import AgentStatus, Conditions, ConditionType, Health, Metrics
 
 WALL = 1_700_000_000.0
+NOBODY = "127.0.0.1:1"
+"""An address at which nothing listens."""
 OPENMETRICS = "application/openmetrics-text; version=1.0.0"
 
 
@@ -205,7 +207,7 @@ class TestServing:
         taken.close()
         await asyncio.wait_for(server.listening.wait(), 10)
         assert len(conditions) == 0
-        assert await http.find_neighbour(address) == http.Neighbour("ipvs", is_ours=True)
+        assert await http.find_neighbour(address) == http.Neighbour("ipvs", address, is_ours=True)
 
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
@@ -263,7 +265,33 @@ class TestServing:
             await asyncio.gather(task, return_exceptions=True)
 
 
+@pytest.fixture(autouse=True)
+def nobody_in_the_usual_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever runs on this machine, no kube-proxy answers."""
+    monkeypatch.setattr(http, "KUBE_PROXY_ADDRESS", NOBODY)
+
+
 class TestNeighbour:
+    async def test_it_is_looked_for_where_kube_proxy_listens_and_where_we_are_to(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        ours, theirs = StandInAgent(), web.Application()
+
+        async def mode(_: web.Request) -> web.Response:
+            return web.Response(text="ipvs")
+
+        theirs.add_routes([web.get("/proxyMode", mode)])
+        application = http.metrics_application(ours)
+        async with TestServer(application) as first, TestServer(theirs) as second:
+            here, there = (f"127.0.0.1:{one.port}" for one in (first, second))
+            for usual, configured in ((here, there), (there, here)):
+                monkeypatch.setattr(http, "KUBE_PROXY_ADDRESS", usual)
+                assert await http.find_neighbour(configured) == http.Neighbour(
+                    "ipvs", there, is_ours=False
+                )
+            monkeypatch.setattr(http, "KUBE_PROXY_ADDRESS", NOBODY)
+            assert await http.find_neighbour(here) == http.Neighbour("ipvs", here, is_ours=True)
+
     async def test_another_proxy_is_told_from_ours(self) -> None:
         async def proxy_mode(_: web.Request) -> web.Response:
             return web.Response(text="iptables")
@@ -272,7 +300,9 @@ class TestNeighbour:
         application.add_routes([web.get("/proxyMode", proxy_mode), web.get("/status", proxy_mode)])
         async with TestServer(application) as server:
             address = f"127.0.0.1:{server.port}"
-            assert await http.find_neighbour(address) == http.Neighbour("iptables", is_ours=False)
+            assert await http.find_neighbour(address) == http.Neighbour(
+                "iptables", address, is_ours=False
+            )
             assert await http.ask_agent(address) is None
 
     async def test_nobody_answers(self) -> None:

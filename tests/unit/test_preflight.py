@@ -132,17 +132,29 @@ def test_a_backend_that_is_set_is_not_looked_for() -> None:
     ("neighbour", "expected", "words"),
     [
         (None, OK, "none answers"),
-        (http.Neighbour("ipvs", is_ours=True), WARN, "ipvsproxy runs already"),
-        (http.Neighbour("iptables", is_ours=False), WARN, "kube-proxy runs in mode iptables"),
+        (http.Neighbour("ipvs", "127.0.0.1:10249", is_ours=True), WARN, "ipvsproxy runs already"),
+        (
+            http.Neighbour("iptables", "127.0.0.1:10249", is_ours=False),
+            WARN,
+            "kube-proxy runs in mode iptables",
+        ),
     ],
 )
 def test_another_proxy_is_warned_of(
     neighbour: http.Neighbour | None, expected: Verdict, words: str
 ) -> None:
-    check = neighbour_check(neighbour, "127.0.0.1:10249")
+    check = neighbour_check(neighbour, ["127.0.0.1:10249"])
 
     assert check.verdict is expected
     assert words in check.finding
+
+
+def test_both_places_are_named_where_no_proxy_answers() -> None:
+    asked = http.neighbour_addresses("127.0.0.1:20249")
+    assert asked == ("127.0.0.1:10249", "127.0.0.1:20249")
+    assert neighbour_check(None, asked).finding == (
+        "none answers on 127.0.0.1:10249 or 127.0.0.1:20249"
+    )
 
 
 CHECKS = (
@@ -161,6 +173,7 @@ def found(monkeypatch: pytest.MonkeyPatch) -> list[Check]:
         return tuple(checks)
 
     monkeypatch.setattr(preflight, "check_node", check_node)
+    monkeypatch.setattr(http, "KUBE_PROXY_ADDRESS", "127.0.0.1:1")
     monkeypatch.setenv("NODE_NAME", "n")
     return checks
 
@@ -175,7 +188,7 @@ def test_warnings_exit_with_0_and_the_mend_stands_below(found: list[Check]) -> N
         "ok    kernel        Linux 6.1\n"
         "warn  scheduler mh  none\n"
         "                    → modprobe ip_vs_mh\n"
-        "ok    other proxy   none answers on the metrics address\n"
+        "ok    other proxy   none answers on 127.0.0.1:1\n"
     )
 
 
