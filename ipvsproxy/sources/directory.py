@@ -11,7 +11,14 @@ intervals.
 
 A file counts if its name ends in .yaml, .yml or .json and neither begins with a dot nor ends with
 a tilde, in sub-folders too. A folder that begins with a dot is passed over, so a mounted ConfigMap
-(whose files are links into `..data`) is read once. Save a file by renaming a finished one over it,
+(whose files are links into `..data`) is read once.
+
+Only what the folder does not list any more is deleted. Whatever else cannot be looked at is a
+problem at its path, whatever its name, because it may be a folder of manifests: a link that leads
+nowhere (a share that is not mounted), a file that must not be looked at, a disk that fails. So is a
+folder that is suddenly empty and on another file system than before: a bare mount point.
+
+Save a file by renaming a finished one over it,
 as editors do: one that is written in place is read once it has been left alone for a moment.
 """
 
@@ -45,6 +52,7 @@ _LONGEST_MILLISECONDS = 2000
 _MISSING_SECONDS = 1.0
 """How often a folder that is not there is looked for."""
 _MAXIMUM_SURVEYS = 10
+_BARE_MOUNT_POINT = "the folder is empty and on another file system than before: is it mounted?"
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger(__name__)
 
@@ -118,6 +126,8 @@ class _Survey(NamedTuple):
 
     files: dict[str, _Stamp]
     problems: dict[str, str]
+    devices: dict[str, int]
+    """On which file system each folder is, where that was in order."""
 
 
 class _Reader:
@@ -125,7 +135,9 @@ class _Reader:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._known: dict[str, tuple[_Stamp, Manifest | str]] = {}
+        self._known: dict[str, tuple[_Stamp | None, Manifest | str]] = {}
+        """What each file says, with no stamp where it is to be read again in any case."""
+        self._devices: dict[str, int] = {}
 
     def read(self) -> Reading:
         """Read what has changed, until nothing changes meanwhile: a file that is moved is seen."""
@@ -144,7 +156,7 @@ class _Reader:
         present = str(self._folder) not in survey.problems
         return Reading(manifests, survey.problems | unparsed, present)
 
-    def _read_file(self, path: str, stamp: _Stamp) -> tuple[_Stamp, Manifest | str]:
+    def _read_file(self, path: str, stamp: _Stamp) -> tuple[_Stamp | None, Manifest | str]:
         known = self._known.get(path)
         if known is not None and known[0] == stamp:
             return known
@@ -152,8 +164,8 @@ class _Reader:
             return stamp, f"{stamp.size} bytes are more than the {MAXIMUM_BYTES} that are read"
         try:
             manifest = read_manifest(Path(path).read_bytes(), path)
-        except OSError as error:
-            return stamp, _explain(error)
+        except OSError as error:  # what mends that (rights, a disk) need not change the stamp
+            return None, _explain(error)
         except UnreadableManifest as error:
             return stamp, str(error)
         for fault in manifest.faults:
@@ -163,43 +175,70 @@ class _Reader:
         return stamp, manifest
 
     def _survey(self) -> _Survey:
-        survey = _Survey({}, {})
-        _survey_folder(self._folder, survey, frozenset())
-        return _Survey(dict(sorted(survey.files.items())), survey.problems)
-
-
-def _survey_folder(folder: Path, survey: _Survey, above: frozenset[tuple[int, int]]) -> None:
-    """Add a folder's files to the survey; `above` are the folders that lead to it, by identity."""
-    try:
-        status = folder.stat()
-        identity = (status.st_dev, status.st_ino)
-        if identity in above:
-            survey.problems[str(folder)] = "the link leads back to a folder that contains it"
-            return
-        entries = sorted(folder.iterdir())
-    except OSError as error:
-        survey.problems[str(folder)] = _explain(error)
-        return
-    for path in entries:
-        if not path.name.startswith("."):
-            _survey_entry(path, survey, above | {identity})
-
-
-def _survey_entry(path: Path, survey: _Survey, above: frozenset[tuple[int, int]]) -> None:
-    try:
-        status = path.stat()
-    except OSError as error:
-        # A file that has just gone is none; a link that leads nowhere is a file that is missing.
-        if path.suffix in SUFFIXES and path.is_symlink():
-            survey.problems[str(path)] = f"the link leads nowhere: {_explain(error)}"
-        return
-    if stat.S_ISDIR(status.st_mode):
-        _survey_folder(path, survey, above)
-    elif path.suffix in SUFFIXES:
-        if stat.S_ISREG(status.st_mode):
-            survey.files[str(path)] = _Stamp.of(status)
+        survey = _Survey({}, {}, {})
+        self._survey_folder(self._folder, survey, frozenset())
+        if survey.problems:  # a folder that is missing from this survey may come back
+            self._devices |= survey.devices
         else:
-            survey.problems[str(path)] = "not a regular file"
+            self._devices = survey.devices
+        return survey._replace(files=dict(sorted(survey.files.items())))
+
+    def _survey_folder(
+        self, folder: Path, survey: _Survey, above: frozenset[tuple[int, int]]
+    ) -> None:
+        """Add a folder's files to the survey; `above` are the folders leading to it, by identity.
+
+        A folder that is empty where another file system was before is a mount point whose file
+        system is not there; it is in order again when anything is in it, or on the one from before.
+        """
+        try:
+            status = folder.stat()
+            identity = (status.st_dev, status.st_ino)
+            if identity in above:
+                survey.problems[str(folder)] = "the link leads back to a folder that contains it"
+                return
+            entries = [one for one in sorted(folder.iterdir()) if not one.name.startswith(".")]
+        except OSError as error:
+            survey.problems[str(folder)] = _explain(error)
+            return
+        if not entries and self._devices.get(str(folder), status.st_dev) != status.st_dev:
+            survey.problems[str(folder)] = _BARE_MOUNT_POINT
+            return
+        survey.devices[str(folder)] = status.st_dev
+        for path in entries:
+            self._survey_entry(path, survey, above | {identity})
+
+    def _survey_entry(self, path: Path, survey: _Survey, above: frozenset[tuple[int, int]]) -> None:
+        try:
+            status = _status(path)
+        except OSError as error:
+            survey.problems[str(path)] = _explain(error)
+            return
+        if status is None:
+            return
+        if stat.S_ISDIR(status.st_mode):
+            self._survey_folder(path, survey, above)
+        elif path.suffix in SUFFIXES:
+            if stat.S_ISREG(status.st_mode):
+                survey.files[str(path)] = _Stamp.of(status)
+            else:
+                survey.problems[str(path)] = "not a regular file"
+
+
+def _status(path: Path) -> os.stat_result | None:
+    """Look at what a path leads to; None where the path has just gone. Raises OSError."""
+    try:
+        status = path.lstat()
+    except FileNotFoundError:
+        return None
+    if not stat.S_ISLNK(status.st_mode):
+        return status
+    try:
+        return path.stat()
+    except FileNotFoundError as error:
+        raise OSError(f"the link leads nowhere: {_explain(error)}") from error
+    except OSError as error:
+        raise OSError(f"the link cannot be followed: {_explain(error)}") from error
 
 
 def _explain(error: OSError) -> str:

@@ -2,10 +2,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import shutil
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 
 import pytest
@@ -201,6 +202,25 @@ def statements(events: list[Event]) -> list[Statement]:
     return [event for event in events if isinstance(event, Put | Refused)]
 
 
+def told(
+    answers: Mapping[Path, OSError | int], *, links: bool = True
+) -> Callable[..., os.stat_result]:
+    """Give a `Path.stat` that fails for some paths, or puts them on another device.
+
+    Without `links` only what follows links is answered so.
+    """
+    real = Path.stat
+
+    def stat(path: Path, *, follow_symlinks: bool = True) -> os.stat_result:
+        status = real(path, follow_symlinks=follow_symlinks)
+        answer = answers.get(path) if links or follow_symlinks else None
+        if isinstance(answer, OSError):
+            raise answer
+        return status if answer is None else os.stat_result((*status[:2], answer, *status[3:]))
+
+    return stat
+
+
 class TestReading:
     async def test_reads_manifests_in_sub_folders_and_passes_over_the_rest(
         self, tmp_path: Path
@@ -257,6 +277,98 @@ class TestReading:
             "unreadable back: the link leads back to a folder that contains it",
             A,
         ]
+
+    async def test_a_linked_folder_that_is_away_takes_nothing_away(self, tmp_path: Path) -> None:
+        folder, share = tmp_path / "folder", tmp_path / "share"
+        folder.mkdir()
+        share.mkdir()
+        (share / "a.yaml").write_text(service("a"))
+        (folder / "link").symlink_to(share)
+        source = DirectorySource(folder)
+        await source.read()
+        share.rename(tmp_path / "away")
+        assert [summary(event) for event in await source.read()] == [
+            "unreadable link: the link leads nowhere: no such file or directory"
+        ]
+        (tmp_path / "away").rename(share)
+        assert [summary(event) for event in await source.read()] == ["readable link"]
+        (folder / "link").unlink()
+        assert [summary(event) for event in await source.read()] == ["gone a"]
+
+    @pytest.mark.parametrize("name", ["a.yaml", "sub"])
+    @pytest.mark.parametrize("code", [errno.EACCES, errno.ESTALE, errno.EIO])
+    async def test_what_cannot_be_looked_at_takes_nothing_away(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, code: int
+    ) -> None:
+        (tmp_path / "sub").mkdir()
+        (tmp_path / "a.yaml").write_text(service("a"))
+        (tmp_path / "sub" / "b.yaml").write_text(service("b"))
+        source = DirectorySource(tmp_path)
+        await source.read()
+        with monkeypatch.context() as patch:
+            answers: dict[Path, OSError | int] = {tmp_path / name: OSError(code, os.strerror(code))}
+            patch.setattr(Path, "stat", told(answers))
+            assert [summary(event) for event in await source.read()] == [
+                f"unreadable {name}: {os.strerror(code).lower()}"
+            ]
+        assert [summary(event) for event in await source.read()] == [f"readable {name}"]
+
+    async def test_a_link_that_may_not_be_followed_takes_nothing_away(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (tmp_path / ".a").write_text(service("a"))
+        (tmp_path / "a.yaml").symlink_to(".a")
+        source = DirectorySource(tmp_path)
+        await source.read()
+        denied = OSError(errno.EACCES, os.strerror(errno.EACCES))
+        monkeypatch.setattr(Path, "stat", told({tmp_path / "a.yaml": denied}, links=False))
+        assert [summary(event) for event in await source.read()] == [
+            "unreadable a.yaml: the link cannot be followed: permission denied"
+        ]
+
+    async def test_a_file_that_may_be_read_again_is_read_again(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A change of rights does not change the time of the file."""
+        (tmp_path / "a.yaml").write_text(service("a"))
+        source = DirectorySource(tmp_path)
+
+        def denied(_: Path) -> bytes:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "read_bytes", denied)
+            events = await source.read()
+        assert summary(events[0]) == "unreadable a.yaml: permission denied"
+        assert [summary(event) for event in await source.read()] == [A, "readable a.yaml"]
+
+    @pytest.mark.parametrize("name", [".", "sub"])
+    async def test_a_mount_point_without_its_file_system_takes_nothing_away(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+    ) -> None:
+        mounted = tmp_path / name
+        mounted.mkdir(exist_ok=True)
+        (mounted / "a.yaml").write_text(service("a"))
+        source = DirectorySource(tmp_path)
+        await source.read()
+        device = mounted.stat().st_dev
+
+        (mounted / "a.yaml").rename(mounted / ".a")
+        monkeypatch.setattr(Path, "stat", told({mounted: device + 1}))
+        assert [summary(event) for event in await source.read()] == [
+            f"unreadable {mounted.name}: the folder is empty and on another file system than "
+            "before: is it mounted?"
+        ]
+        assert await source.read() == []
+
+        (mounted / "b.yaml").write_text(service("b"))
+        assert [summary(event) for event in await source.read()] == [
+            B,
+            f"readable {mounted.name}",
+            "gone a",
+        ]
+        (mounted / "b.yaml").unlink()
+        assert [summary(event) for event in await source.read()] == ["gone b"]
 
     async def test_a_file_that_is_too_large_is_not_read(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
