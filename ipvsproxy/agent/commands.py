@@ -60,12 +60,16 @@ async def plan(settings: Settings) -> PlanReport:
 
 
 async def cleanup(settings: Settings, *, dry_run: bool = False) -> CleanupReport:
-    """Remove all that is ours from the kernel, and nothing else; with `dry_run`, only say what."""
+    """Remove all that is ours from the kernel, and nothing else; with `dry_run`, only say what.
+
+    Raises AnotherAgentError beside a running agent or kube-proxy, whose work this would undo.
+    """
     async with _kernel(settings) as dataplane:
         if dry_run:
             batch = core_cleanup.cleanup(await dataplane.dump(), settings.exclude_cidrs)
             return CleanupReport(tuple(describe(step.operation) for step in batch.steps))
         with only_agent():
+            await refuse_beside_kube_proxy(settings)
             writer = Writer(dataplane, time.monotonic)
             await writer.dump()
             batch = core_cleanup.cleanup(writer.state, settings.exclude_cidrs)

@@ -14,7 +14,7 @@ from ipvsproxy.cli.options import follow, output_option, resolve, setting_option
 EPILOG = """\b
 exit status:
   0  done, or nothing was there
-  1  something could not be removed, or the kernel cannot be read
+  1  something could not be removed, another proxy runs, or the kernel cannot be read
   2  wrong usage
 """
 
@@ -22,13 +22,21 @@ exit status:
 @click.command(short_help="Remove what is ours from the kernel.", epilog=EPILOG)
 @click.option("--dry-run", is_flag=True, help="Show what would be removed, and remove nothing.")
 @output_option
-@setting_options("config", "node_name", "exclude_cidrs", "iptables_backend", "metrics_bind_address")
+@setting_options(
+    "config",
+    "node_name",
+    "exclude_cidrs",
+    "take_over",
+    "iptables_backend",
+    "metrics_bind_address",
+)
 def cleanup(*, dry_run: bool, output: str, **flags: object) -> None:
     """Remove what is ours from the kernel, and nothing else.
 
     Ours are the virtual servers in the ledger (the ipsets IPVSPROXY-OWN) or with an address on
     kube-ipvs0, that interface, our ipsets and our iptables chains. Virtual servers of others stay,
     as does what --exclude-cidrs names. Stop the agent first: Services are not served afterwards.
+    Beside a kube-proxy, whose chains and sets have the same names, it refuses without --take-over.
 
     \b
     Examples:

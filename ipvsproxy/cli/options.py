@@ -106,7 +106,9 @@ _OPTIONS: Mapping[str, Decorator] = {
         metavar="CIDR[,CIDR]",
         help="Never touch virtual servers with addresses in these networks.",
     ),
-    "take_over": _switch("--take-over", help="Start although a kube-proxy answers on this node."),
+    "take_over": _switch(
+        "--take-over", help="Start, or clean up, although a kube-proxy answers on this node."
+    ),
     "sync_period": _option(
         "--sync-period",
         "--ipvs-sync-period",

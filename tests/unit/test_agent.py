@@ -26,6 +26,7 @@ from ipvsproxy.agent.lock import only_agent
 from ipvsproxy.config import Settings
 from ipvsproxy.core.operations import AddVirtualServer, Operation, ReplaceChains
 from ipvsproxy.dataplane import Dataplane, DataplaneError, Outcome, Refusal
+from ipvsproxy.http import Neighbour
 from ipvsproxy.kernel.fake import FakeDataplane, FaultyDataplane, copy_state, fresh_state
 from ipvsproxy.model import Address, Network, RealServer, State, VirtualServer
 from tests.unit.builders import frontend, member
@@ -218,6 +219,23 @@ class TestCleanup:
         expected.sysctls = before.sysctls
         assert node.fake.state == expected
         assert (await cleanup(node.settings)).operations == ()
+
+    async def test_beside_a_kube_proxy_it_is_refused_unless_told_and_looking_is_not(
+        self, node: Node, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        async def find(_: str) -> Neighbour:
+            return Neighbour("ipvs", "127.0.0.1:10249", is_ours=False)
+
+        monkeypatch.setattr(lock, "find_neighbour", find)
+        node.write("web.yaml", WEB)
+        await run_once(node.settings)
+        before = copy_state(node.fake.state)
+        with pytest.raises(AnotherAgentError, match=r"kube-proxy in ipvs mode .*--take-over"):
+            await cleanup(Settings(node_name="node-a"))
+        assert node.fake.state == before
+        assert (await cleanup(Settings(node_name="node-a"), dry_run=True)).operations
+        assert (await cleanup(node.settings)).operations
+        assert node.fake.state.virtual_servers == {}
 
     async def test_excluded_networks_stay(self, node: Node) -> None:
         node.write("web.yaml", WEB)

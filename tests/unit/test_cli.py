@@ -330,6 +330,11 @@ class TestCleanup:
         assert agent.called == "cleanup dry_run=False"
         assert (result.exit_code, result.stdout) == (0, "remove x\n1 change made\n")
 
+    def test_it_can_be_told_that_a_kube_proxy_runs(self, agent: StandInAgent) -> None:
+        assert call("cleanup", "--take-over").exit_code == 0
+        assert agent.settings is not None
+        assert agent.settings.take_over
+
     def test_a_dry_run_tells_what_it_would_do(self, agent: StandInAgent) -> None:
         agent.cleanup_report = CleanupReport(operations=("remove x",))
 
