@@ -18,7 +18,7 @@ from ipvsproxy.agent.wiring import Wiring, wire
 from ipvsproxy.config import Settings
 from ipvsproxy.core import cleanup as core_cleanup
 from ipvsproxy.core.foundation import WATCHED_SYSCTLS
-from ipvsproxy.core.ledger import owns
+from ipvsproxy.core.ledger import Ownership
 from ipvsproxy.core.operations import describe
 from ipvsproxy.http import ask_agent
 from ipvsproxy.kernel.fake import DryRunDataplane
@@ -90,7 +90,8 @@ async def status(settings: Settings) -> StatusTable:
     """Show what the kernel has of ours, and what the running agent knows of it."""
     async with _kernel(settings) as dataplane:
         state = await dataplane.dump()
-        ours = [key for key in state.virtual_servers if owns(state, key)]
+        owned = Ownership(state)
+        ours = [key for key in state.virtual_servers if key in owned]
         readings = await dataplane.read(ours)
     agent = await ask_agent(settings.metrics_bind_address)
     found = {key: reading for key, reading in readings.items() if reading is not None}

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 
 from ipvsproxy.core.firewall import CLUSTER_IP, LEDGER, frontend_member, set_name, set_specs
-from ipvsproxy.core.ledger import adopt, owns
+from ipvsproxy.core.ledger import Ownership, adopt
 from ipvsproxy.core.operations import (
     DestroySet,
     RemoveLink,
@@ -53,10 +53,11 @@ def cleanup(state: State, exclude: Collection[Network] = ()) -> Batch:
 
 
 def _ours(state: State, exclude: Collection[Network]) -> Iterator[VirtualServerKey]:
+    owned = Ownership(state)
     adopted = {member for _, member in adopt(state)}
     for key in state.virtual_servers:
         excluded = any(key.address in network for network in exclude)
-        if not excluded and (owns(state, key) or frontend_member(key) in adopted):
+        if not excluded and (key in owned or frontend_member(key) in adopted):
             yield key
 
 

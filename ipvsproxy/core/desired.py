@@ -202,7 +202,9 @@ class Desired:
         if owner is None:
             if key in self._held and key not in self._departing:
                 self._departing[key] = now
-                return self._hold(key, _without_real_servers(self._held[key]))
+                touched = self._hold(key, _without_real_servers(self._held[key]))
+                touched.keys.add(key)  # held as before where it had no endpoints, but departing
+                return touched
             return Touched()
         self._departing.pop(key, None)
         frontends = self._fragments[owner].frontends

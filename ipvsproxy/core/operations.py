@@ -188,7 +188,7 @@ def advance(state: State, operation: Operation) -> None:  # noqa: C901, PLR0912,
             state.virtual_servers.pop(key, None)
             state.real_servers.pop(key, None)
         case AddRealServer(key, member, real) | SetRealServer(key, member, real):
-            state.real_servers[key][member] = real
+            state.real_servers.setdefault(key, {})[member] = real
         case RemoveRealServer(key, member):
             state.real_servers.get(key, {}).pop(member, None)
         case CreateLink():

@@ -18,7 +18,7 @@ from ipvsproxy.core.desired import Desired, Touched
 from ipvsproxy.core.drain import Settled, Wanted, settle
 from ipvsproxy.core.firewall import frontend_member
 from ipvsproxy.core.foundation import foundation
-from ipvsproxy.core.ledger import owns
+from ipvsproxy.core.ledger import Ownership
 from ipvsproxy.core.plan import Target
 from ipvsproxy.core.translate import Frontend, SetMember
 from ipvsproxy.model import (
@@ -79,29 +79,29 @@ class Settlement:
         """Say what is wanted of all that was touched, and of what hangs on it.
 
         `connections` and `now` as in `core.drain.settle`; `unavailable` are the schedulers that
-        this kernel has refused.
+        this kernel has refused. What ends with a departure is added to `touched`.
         """
         wanted: dict[VirtualServerKey, Wanted | None] = {}
-        members = set(touched.members)
         for key in self._with_neighbours(touched, state):
             settled = self._settle(key, state, connections.get(key, {}), now, unavailable)
             wanted[key] = settled.wanted if settled else None
             if settled is None:
-                members |= self._desired.finish(key).members
+                touched.members |= self._desired.finish(key).members
         addresses = touched.addresses | {key.address for key in wanted}
         return Target(
             foundation=foundation(self._settings, state),
             virtual_servers=wanted,
             addresses={address: self._desired.binds(address) for address in addresses},
-            members={member: self._desired.needs(member) for member in sorted(members)},
+            members={member: self._desired.needs(member) for member in sorted(touched.members)},
         )
 
     def sweep(self, state: State, holds: Holds, now: float) -> Touched:
         """Touch everything: all that is wanted, and - where the picture allows - all leftovers."""
+        ours = Ownership(state)
         leftovers = [
             self._leftover(key, state)
             for key in state.virtual_servers
-            if self._removable(key, state, holds)
+            if self._removable(key, state, holds) and key in ours
         ]
         touched = self._desired.depart(leftovers, now)
         touched.keys.update(self._desired.held)
@@ -166,7 +166,6 @@ class Settlement:
             and key.family in state.families
             and not self._may_be_wanted(key.address, holds)
             and not self._excluded(key.address)
-            and owns(state, key)
         )
 
     def _excluded(self, address: Address) -> bool:

@@ -14,8 +14,14 @@ from enum import Enum
 import structlog
 
 from ipvsproxy.core.desired import Desired
-from ipvsproxy.core.operations import AddMember, RemoveMember, describe
-from ipvsproxy.model import IpPortMember, VirtualServerKey
+from ipvsproxy.core.operations import (
+    AddMember,
+    BindAddress,
+    RemoveMember,
+    UnbindAddress,
+    describe,
+)
+from ipvsproxy.model import IpMember, IpPortMember, VirtualServerKey
 from ipvsproxy.objects import ServiceName
 from ipvsproxy.reconciler.writer import Refused, virtual_server_of
 from ipvsproxy.store import Store
@@ -146,8 +152,15 @@ class ConditionWriter:
             if type_ in messages:
                 text = "; ".join(messages[type_])
                 self._set(_subject(name), type_, text)
-            elif type_ is not ConditionType.INTERNAL_ERROR or name not in self._store.names:
+            elif type_ is not ConditionType.INTERNAL_ERROR or self._forgotten(name):
                 self._conditions.clear(_subject(name), type_)
+
+    def _forgotten(self, name: ServiceName) -> bool:
+        """Whether a Service is no longer there; then nothing of it is remembered here either."""
+        if name in self._store.names:
+            return False
+        self._failed.pop(name, None)
+        return True
 
     def _refusals(self, refusals: Sequence[Refused]) -> None:
         by_subject: dict[str, list[str]] = defaultdict(list)
@@ -172,6 +185,8 @@ class ConditionWriter:
                 _, IpPortMember(address, protocol, port)
             ):
                 key = VirtualServerKey(protocol, address, port)
+            case BindAddress(address) | UnbindAddress(address) | AddMember(_, IpMember(address)):
+                key = next(iter(self._desired.behind(address)), None)
             case _:
                 pass
         owner = self._desired.owner(key) if key is not None else None

@@ -119,9 +119,11 @@ class Reconciler:
     @property
     def pending(self) -> int:
         """How many Services are not in the kernel as they should be: changed, or refused."""
-        return self._store.dirty + len(
-            {self._desired.owner(key) for key in self._writer.unfinished.keys}
-        )
+        unfinished = self._writer.unfinished
+        keys = set(unfinished.keys)
+        for address in unfinished.addresses:
+            keys.update(self._desired.behind(address))
+        return self._store.dirty + len({self._desired.owner(key) or key for key in keys})
 
     @property
     def busy(self) -> bool:
@@ -283,25 +285,25 @@ class Reconciler:
         try:
             target, batch = self._plan(touched, connections)
         except Exception:  # noqa: BLE001 - the culprit is looked for, and the others go on
-            touched.keys -= self._culprits(touched.keys, connections)
+            touched.keys -= self._culprits(touched, connections)
             target, batch = self._plan(touched, connections)
         for name in {self._desired.owner(key) for key in target.virtual_servers}:
             if name is not None:
                 self._conditions.worked(name, Stage.PLANNED)
         return target, batch
 
-    def _culprits(
-        self, keys: Iterable[VirtualServerKey], connections: AllConnections
-    ) -> set[VirtualServerKey]:
+    def _culprits(self, touched: Touched, connections: AllConnections) -> set[VirtualServerKey]:
         """Find the virtual servers that cannot be planned, and tell whose they are."""
         culprits = set()
-        for key in keys:
+        for key in touched.keys:
+            alone = Touched(keys={key})
             try:
-                self._plan(Touched(keys={key}), connections)
+                self._plan(alone, connections)
             except Exception as error:  # noqa: BLE001 - as above
                 culprits.add(key)
                 if (owner := self._desired.owner(key)) is not None:
                     self._conditions.internal_error(owner, Stage.PLANNED, error)
+            touched.members |= alone.members
         return culprits
 
     def _plan(self, touched: Touched, connections: AllConnections) -> tuple[Target, Batch]:
@@ -320,6 +322,11 @@ class Reconciler:
         if written.contradicted:
             self.audit_soon()
         if self._translation.lacking(written.unsupported):
+            self._woken.set()
+        for key in written.foreign:
+            # What was written for it goes again; it itself is somebody else's and stays.
+            self._writer.unfinished.members |= self._desired.mark_foreign(key).members
+            self._store.mark_dirty(self._desired.claimants(key))
             self._woken.set()
         return written
 

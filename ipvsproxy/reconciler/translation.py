@@ -12,7 +12,7 @@ from collections.abc import Set as AbstractSet
 
 from ipvsproxy.config import Settings
 from ipvsproxy.core.desired import Desired, Touched
-from ipvsproxy.core.ledger import owns
+from ipvsproxy.core.ledger import Ownership
 from ipvsproxy.core.translate import Fragment, Surroundings, translate
 from ipvsproxy.model import Address, State
 from ipvsproxy.objects import ServiceName
@@ -60,7 +60,8 @@ class Translation:
         On a cold start those that all others wait for come first, alone. Not on a restart: nobody
         waits, and a Service that is looked at alone would take what an older one owns.
         """
-        warm = self._first_served or any(owns(state, key) for key in state.virtual_servers)
+        ours = Ownership(state)
+        warm = self._first_served or any(key in ours for key in state.virtual_servers)
         self._first_served = True
         return self._store.take_dirty() if warm else self._store.take_dirty(FIRST_SERVICES)
 
@@ -114,9 +115,10 @@ class Translation:
     def _mark_foreign(self, fragment: Fragment, state: State) -> Touched:
         """Leave those virtual servers alone that exist, are wanted, and are somebody else's."""
         touched = Touched()
+        ours = Ownership(state)
         for frontend in fragment.frontends:
             key = frontend.key
             exists = key in state.virtual_servers and key not in self._desired.held
-            if exists and not owns(state, key):
+            if exists and key not in ours:
                 touched.add(self._desired.mark_foreign(key))
         return touched

@@ -10,7 +10,7 @@ Services.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple, TypeVar
 
@@ -21,19 +21,24 @@ from ipvsproxy.core.execution import Execution
 from ipvsproxy.core.operations import (
     AddRealServer,
     AddVirtualServer,
+    ForgetFlows,
     Operation,
     RemoveRealServer,
     RemoveVirtualServer,
     SetRealServer,
     SetVirtualServer,
     advance,
+    describe,
 )
-from ipvsproxy.core.plan import Batch
+from ipvsproxy.core.plan import Batch, Step
 from ipvsproxy.core.retry import Retries, scope
 from ipvsproxy.dataplane import Dataplane, DataplaneError, Outcome, Reading, Refusal
 from ipvsproxy.model import RealServerKey, State, VirtualServerKey
 
 log = structlog.get_logger(__name__)
+
+_DOUBTS = frozenset({Refusal.CONTRADICTED, Refusal.BUSY})
+"""After these the virtual server is not known to be as the shadow says."""
 
 _Key = TypeVar("_Key")
 _Value = TypeVar("_Value")
@@ -60,6 +65,8 @@ class Written:
     """The kernel is not what we thought, beyond what could be read anew at once."""
     unsupported: set[str] = field(default_factory=set)
     """Schedulers that this kernel turned out not to have."""
+    foreign: set[VirtualServerKey] = field(default_factory=set)
+    """Virtual servers that were to be made and that somebody else has made meanwhile."""
 
 
 class Writer:
@@ -71,6 +78,10 @@ class Writer:
         self._retries = Retries()
         self._refusals: dict[Operation, Outcome] = {}
         self._state: State | None = None
+        self._unanswered: set[VirtualServerKey] = set()
+        """To be made, and perhaps made: the kernel's answer was lost, and nothing read since."""
+        self._owed: frozenset[ForgetFlows] = frozenset()
+        """Refused ones: nothing in the tables would ask for them again."""
         self.unfinished = Touched()
         """What must be planned again, for something of it was not carried out."""
 
@@ -113,13 +124,7 @@ class Writer:
         A kernel that cannot be read just now tells nothing: the answer is empty, and the audit
         says so if it lasts.
         """
-        try:
-            readings = await self._dataplane.read(keys) if keys else {}
-        except DataplaneError as error:
-            log.warning("virtual servers not read", count=len(keys), reason=str(error))
-            return {}
-        for key, reading in readings.items():
-            _note(self.state, key, reading)
+        readings = await self._note_readings(keys) if keys else {}
         return {
             key: {
                 member: real.connections.active + real.connections.inactive
@@ -129,6 +134,18 @@ class Writer:
             if reading is not None
         }
 
+    async def _note_readings(
+        self, keys: Collection[VirtualServerKey]
+    ) -> Mapping[VirtualServerKey, Reading | None]:
+        try:
+            readings = await self._dataplane.read(keys)
+        except DataplaneError as error:
+            log.warning("virtual servers not read", count=len(keys), reason=str(error))
+            return {}
+        for key, reading in readings.items():
+            _note(self.state, key, reading)
+        return readings
+
     async def carry_out(self, batch: Batch) -> Written:
         """Carry out a batch, group by group; the shadow advances with each acknowledgement.
 
@@ -136,6 +153,7 @@ class Writer:
         """
         written = Written()
         now = self._clock()  # once: in a guest it is a system call, and a batch has thousands
+        batch = Batch((*batch.steps, *self._owed_steps(batch)))
         execution = Execution(batch, lambda operation: self._retries.withheld(operation, now))
         while positions := execution.ready():
             operations = [execution.operation(position) for position in positions]
@@ -143,7 +161,7 @@ class Writer:
             for position, operation, outcome in zip(positions, operations, outcomes, strict=True):
                 execution.answer(position, acknowledged=outcome.refusal is None)
                 self._note(operation, outcome, written)
-            await self._read_contradicted(operations, outcomes)
+            await self._read_again(operations, outcomes, written)
         written.undone += execution.unfinished()
         self._remember(written.undone)
         return written
@@ -166,23 +184,48 @@ class Writer:
         if outcome.refusal is Refusal.CONTRADICTED and virtual_server_of(operation) is None:
             written.contradicted = True
 
-    async def _read_contradicted(
-        self, operations: Collection[Operation], outcomes: Collection[Outcome]
+    async def _read_again(
+        self, operations: Collection[Operation], outcomes: Collection[Outcome], written: Written
     ) -> None:
-        """Read anew what the kernel contradicted, so that the next plan starts from the truth."""
-        keys = {
-            key
-            for operation, outcome in zip(operations, outcomes, strict=True)
-            if outcome.refusal is Refusal.CONTRADICTED
-            and (key := virtual_server_of(operation)) is not None
-        }
-        await self.read(keys)
+        """Read anew what the kernel contradicted or did not answer, so that the next plan is true.
+
+        A virtual server that was to be made and is there has been made by somebody else - unless
+        an answer of the kernel to us was lost.
+        """
+        doubtful: set[VirtualServerKey] = set()
+        met: set[VirtualServerKey] = set()
+        for operation, outcome in zip(operations, outcomes, strict=True):
+            key = virtual_server_of(operation)
+            if key is None or outcome.refusal not in _DOUBTS:
+                continue
+            doubtful.add(key)
+            if isinstance(operation, AddVirtualServer):
+                if outcome.refusal is Refusal.BUSY:
+                    self._unanswered.add(key)
+                elif key not in self._unanswered:
+                    met.add(key)
+        if doubtful and await self._note_readings(doubtful):
+            self._unanswered -= doubtful
+            written.foreign |= met & self.state.virtual_servers.keys()
+
+    def _owed_steps(self, batch: Batch) -> Iterator[Step]:
+        """Give the flows still to be forgotten, but those whose real server has come back."""
+        planned = {step.operation for step in batch.steps} if self._owed else set()
+        for owed in sorted(self._owed, key=describe):
+            back = owed.member in self.state.real_servers.get(owed.key, {})
+            if owed not in planned and not back:
+                yield Step(owed)
 
     def _remember(self, undone: Collection[Operation]) -> None:
         """Keep reasons and pauses of what is still wanted, forget those of what is not."""
         wanted = frozenset(undone)
         self._retries.forget_unless(wanted)
         self._refusals = {key: outcome for key, outcome in self._refusals.items() if key in wanted}
+        self._owed = frozenset(
+            one
+            for one in undone
+            if isinstance(one, ForgetFlows) and (one in self._refusals or one in self._owed)
+        )
         self.unfinished = Touched()
         for operation in undone:
             self.unfinished.add(scope(operation))

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from ipvsproxy.agent.wiring import Wiring, wire
 from ipvsproxy.cli.render import status_text
 from ipvsproxy.config import Settings
-from ipvsproxy.core.ledger import owns
+from ipvsproxy.core.ledger import Ownership
 from ipvsproxy.core.operations import (
     CreateLink,
     CreateSet,
@@ -248,7 +248,8 @@ def end_of(stage: Stage) -> tuple[object, ...]:
 
 async def _status(stage: Stage) -> str:
     state = stage.fake.state
-    readings = await stage.fake.read([key for key in state.virtual_servers if owns(state, key)])
+    ours = Ownership(state)
+    readings = await stage.fake.read([key for key in state.virtual_servers if key in ours])
     found = {key: reading for key, reading in readings.items() if reading is not None}
     text = status_text(status_table(found, stage.agent.status()))
     return "\n".join(line.rstrip() for line in text.splitlines() if "ipvsproxy " not in line)

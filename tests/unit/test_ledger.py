@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ipvsproxy.core.firewall import frontend_member
-from ipvsproxy.core.ledger import adopt, owns
+from ipvsproxy.core.ledger import Ownership, adopt
 from ipvsproxy.kernel.fake import fresh_state
 from ipvsproxy.model import Address, Family, Protocol, State, VirtualServer, VirtualServerKey
 
@@ -33,10 +33,22 @@ def kernel(
         pytest.param(kernel(KEY, IPVSPROXY_OWN=UDP), KEY, False, id="another protocol"),
         pytest.param(kernel(KEY6, IPVSPROXY_OWN_6=KEY6), KEY6, True, id="in the IPv6 ledger"),
         pytest.param(kernel(KEY, KUBE_CLUSTER_IP=KEY), KEY, False, id="a rule's set is no ledger"),
+        pytest.param(
+            kernel(KEY, UDP, bound=(KEY,), IPVSPROXY_OWN=UDP),
+            KEY,
+            False,
+            id="another port of an address that we have bound",
+        ),
+        pytest.param(
+            kernel(KEY, KEY6, bound=(KEY,), IPVSPROXY_OWN_6=KEY6),
+            KEY,
+            True,
+            id="an address that somebody before us has bound, beside a ledger",
+        ),
     ],
 )
 def test_whose_it_is(state: State, key: VirtualServerKey, ours: bool) -> None:
-    assert owns(state, key) == ours
+    assert (key in Ownership(state)) == ours
 
 
 @pytest.mark.parametrize(

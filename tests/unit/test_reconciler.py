@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from itertools import pairwise
 
 import msgspec
@@ -14,15 +14,24 @@ from ipvsproxy.core.operations import (
     AddRealServer,
     AddVirtualServer,
     BindAddress,
+    ForgetFlows,
     Operation,
     SetRealServer,
 )
 from ipvsproxy.core.plan import Batch, Target, plan
 from ipvsproxy.core.translate import Fragment, Inputs, Surroundings, translate
-from ipvsproxy.dataplane import DataplaneError, Outcome, Refusal
+from ipvsproxy.dataplane import DataplaneError, Outcome, Reading, Refusal
 from ipvsproxy.kernel.fake import FakeDataplane, FaultyDataplane, copy_state, fresh_state
-from ipvsproxy.model import Address, Family, RealServer, State, VirtualServer
-from ipvsproxy.objects import ServiceName
+from ipvsproxy.model import (
+    Address,
+    Family,
+    Protocol,
+    RealServer,
+    State,
+    VirtualServer,
+    VirtualServerKey,
+)
+from ipvsproxy.objects import ServiceName, ServicePort, SlicePort
 from ipvsproxy.reconciler import CycleReport, Reconciler, loop
 from ipvsproxy.reconciler import translation as translating
 from ipvsproxy.store import Gone, Listed, Put, Store, Unreadable
@@ -321,6 +330,39 @@ class TestRefusals:
         assert fake.state.real_servers[WEB] == {member("10.244.1.5"): RealServer(1)}
         assert agent.said() == []
 
+    async def test_a_virtual_server_that_a_stranger_made_meanwhile_stays_the_strangers(
+        self,
+    ) -> None:
+        fake = FakeDataplane()
+        agent = await settled(fake, "10.244.1.5")
+        theirs = VirtualServer("wlc")
+        fake.state.virtual_servers[BAD] = theirs
+        fake.state.real_servers[BAD] = {member("192.0.2.1"): RealServer(1)}
+        before = copy_state(fake.state)
+        agent.put(service("bad", "10.96.0.66"), part("bad", "10.244.6.6"))
+        await agent.settle()
+        agent.clock.now += 100
+        await agent.settle()
+        assert fake.state == before
+        assert agent.said() == ["Service default/bad ForeignVirtualServer"]
+        del fake.state.virtual_servers[BAD], fake.state.real_servers[BAD]
+        agent.clock.now += 100
+        await agent.settle()
+        assert fake.state.real_servers[BAD].keys() == {member("10.244.6.6")}
+        assert agent.said() == []
+
+    async def test_one_that_we_made_without_hearing_of_it_is_ours(self) -> None:
+        fake = FakeDataplane()
+        deaf = DeafOnce(fake)
+        agent = Agent(deaf)
+        agent.list_all([service(), part("web", "10.244.1.5")])
+        await agent.settle()
+        agent.clock.now += 100
+        await agent.settle()
+        assert deaf.lost
+        assert fake.state.real_servers[WEB].keys() == {member("10.244.1.5")}
+        assert agent.said() == []
+
     async def test_a_contradicted_address_has_everything_read_anew(self) -> None:
         fake = FakeDataplane()
         agent = await settled(fake)
@@ -330,6 +372,30 @@ class TestRefusals:
         await agent.settle()
         assert fake.dumps == dumps + 1
         assert agent.said() == []
+
+
+class DeafOnce(FaultyDataplane):
+    """Loses the answer to the first virtual server, and then cannot be read for once."""
+
+    def __init__(self, inner: FakeDataplane) -> None:
+        super().__init__(inner, lambda _: None)
+        self.lost = 0
+
+    async def apply(self, operations: Sequence[Operation]) -> Sequence[Outcome]:
+        outcomes = list(await super().apply(operations))
+        for place, operation in enumerate(operations):
+            if isinstance(operation, AddVirtualServer) and not self.lost:
+                outcomes[place] = Outcome(Refusal.BUSY, "no answer")
+                self.lost = 1
+        return outcomes
+
+    async def read(
+        self, keys: Collection[VirtualServerKey]
+    ) -> Mapping[VirtualServerKey, Reading | None]:
+        if self.lost == 1:
+            self.lost = 2
+            raise DataplaneError("no answer")
+        return await super().read(keys)
 
 
 def refuse_real_servers_of(address: str) -> Callable[[Operation], Refusal | None]:
@@ -382,6 +448,38 @@ class TestAudit:
 
 
 class TestDraining:
+    async def test_a_service_without_endpoints_goes_in_the_cycle_in_which_it_is_deleted(
+        self,
+    ) -> None:
+        fake = FakeDataplane()
+        agent = await settled(fake)
+        assert WEB in fake.state.virtual_servers
+        agent.store.apply(Gone(service_reference()))
+        await agent.settle()
+        assert WEB not in fake.state.virtual_servers
+        assert not fake.state.addresses
+
+    async def test_refused_forgetting_of_flows_is_tried_until_it_works(self) -> None:
+        refused = True
+        fake = FakeDataplane()
+        faulty = FaultyDataplane(
+            fake,
+            lambda one: Refusal.BUSY if refused and isinstance(one, ForgetFlows) else None,
+        )
+        agent = Agent(faulty)
+        udp = msgspec.structs.replace(service(), ports=(ServicePort("", Protocol.UDP, 53),))
+        ports = (SlicePort("", Protocol.UDP, 5353),)
+        agent.list_all([udp, msgspec.structs.replace(part("web", "10.244.1.5"), ports=ports)])
+        await agent.settle()
+        agent.put(msgspec.structs.replace(part("web", "10.244.1.6"), ports=ports))
+        await agent.settle()
+        refused = False
+        agent.clock.now += 5
+        await agent.settle()
+        forgotten = [one for one in fake.applied if isinstance(one, ForgetFlows)]
+        assert [str(one.member) for one in forgotten] == ["10.244.1.5:5353"]
+        assert agent.said() == []
+
     async def test_a_service_that_never_rests_is_looked_at_all_the_same(self) -> None:
         fake = FakeDataplane()
         agent = await settled(fake, "10.244.1.1", "10.244.1.2")
