@@ -355,10 +355,9 @@ class TestReading:
 
         (mounted / "a.yaml").rename(mounted / ".a")
         monkeypatch.setattr(Path, "stat", told({mounted: device + 1}))
-        assert [summary(event) for event in await source.read()] == [
-            f"unreadable {mounted.name}: the folder is empty and on another file system than "
-            "before: is it mounted?"
-        ]
+        bare = "the folder is empty and on another file system than before: is it mounted?"
+        events = [summary(event) for event in await source.read()]
+        assert events == [f"unreadable {mounted.name}: {bare}"]
         assert await source.read() == []
 
         (mounted / "b.yaml").write_text(service("b"))
