@@ -34,9 +34,11 @@ def cleanup(*, dry_run: bool, output: str, **flags: object) -> None:
     """Remove what is ours from the kernel, and nothing else.
 
     Ours are the virtual servers in the ledger (the ipsets IPVSPROXY-OWN) or with an address on
-    kube-ipvs0, that interface, our ipsets and our iptables chains. Virtual servers of others stay,
-    as does what --exclude-cidrs names. Stop the agent first: Services are not served afterwards.
-    Beside a kube-proxy, whose chains and sets have the same names, it refuses without --take-over.
+    kube-ipvs0 of which the ledger says nothing, that interface, our ipsets and our iptables chains.
+    Virtual servers of others stay, as does what --exclude-cidrs names, with all that it needs.
+
+    Stop the agent first: Services are not served afterwards. Beside a kube-proxy, whose chains and
+    sets have the same names, it refuses without --take-over.
 
     \b
     Examples:

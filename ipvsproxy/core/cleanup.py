@@ -4,62 +4,167 @@ In the order in which nothing serves half: rules first (a set that a rule uses c
 addresses with their interface, then the virtual servers, then the sets. What says whose a virtual
 server is goes after it (the ledger, a set of a predecessor, or an address where the ledger is
 silent), so that a clean-up that was interrupted still knows what is ours.
+
+What an operator has excluded goes on serving: its virtual servers and addresses stay, its members
+of our sets, and the interface, the sets and the chains, without which it would not be served.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
+from collections.abc import Set as AbstractSet
 
-from ipvsproxy.core.firewall import CLUSTER_IP, LEDGER, frontend_member, set_name, set_specs
+from ipvsproxy.core.firewall import (
+    CLUSTER_IP,
+    LEDGER,
+    frontend_member,
+    loop_back_member,
+    set_name,
+    set_specs,
+)
 from ipvsproxy.core.ledger import Ownership, adopt
 from ipvsproxy.core.operations import (
     DestroySet,
+    Operation,
     RemoveLink,
+    RemoveMember,
     RemoveVirtualServer,
     ReplaceChains,
+    UnbindAddress,
 )
 from ipvsproxy.core.plan import Batch, Step
-from ipvsproxy.model import Family, Network, Ruleset, State, VirtualServerKey
+from ipvsproxy.model import (
+    Address,
+    Family,
+    IpMember,
+    IpPortMember,
+    Member,
+    Network,
+    Ruleset,
+    State,
+    VirtualServerKey,
+)
 
 
 def cleanup(state: State, exclude: Collection[Network] = ()) -> Batch:
     """Give the batch that removes our chains, interface, virtual servers and sets.
 
-    Virtual servers with an address in `exclude` stay, as excludeCIDRs asks for.
+    Where we serve an address in `exclude`, that goes on (excludeCIDRs), and only what is not
+    needed for it is removed.
     """
-    steps: list[Step] = []
-    for family, found in state.rulesets.items():
-        if found != Ruleset():
-            steps.append(Step(ReplaceChains(family, Ruleset(), found)))
-    rules = tuple(range(len(steps)))
-    ours = sorted(_ours(state, exclude))
-    first = len(steps)
-    steps.extend(Step(RemoveVirtualServer(key)) for key in ours if not _listed(state, key))
-    if state.link:
-        # Its addresses are all that says whose those are which the ledger does not name.
-        steps.append(Step(RemoveLink(), needs=tuple(range(first, len(steps)))))
-    steps.extend(Step(RemoveVirtualServer(key)) for key in ours if _listed(state, key))
-    virtual_servers = tuple(
-        position
-        for position, step in enumerate(steps)
-        if isinstance(step.operation, RemoveVirtualServer)
-    )
-    telling = {set_name(base, family) for base in (LEDGER, CLUSTER_IP) for family in Family}
-    for name in set_specs(Family, 0):
-        if name in state.sets:
-            needs = (*rules, *virtual_servers) if name in telling else rules
-            steps.append(Step(DestroySet(name), needs=needs))
-    return Batch(tuple(steps))
+
+    def excluded(address: Address) -> bool:
+        return any(address in network for network in exclude)
+
+    ours = frozenset(_ours(state))
+    kept = frozenset(key for key in ours if excluded(key.address))
+    bound = frozenset(address for address in state.addresses if excluded(address))
+    removal = _Removal(state, ours - kept)
+    if not kept and not bound:
+        removal.chains()
+    removal.virtual_servers(listed=False)
+    if bound:
+        removal.addresses(state.addresses - bound)
+    elif state.link:
+        removal.link()
+    removal.virtual_servers(listed=True)
+    if kept or bound:
+        removal.members(_kept_members(state, kept, bound))
+    else:
+        removal.sets()
+    return Batch(tuple(removal.steps))
 
 
-def _ours(state: State, exclude: Collection[Network]) -> Iterator[VirtualServerKey]:
+class _Removal:
+    """The steps so far, by what they take away, for those that have to come after them."""
+
+    def __init__(self, state: State, going: AbstractSet[VirtualServerKey]) -> None:
+        self._state = state
+        self._going = sorted(going)
+        self.steps: list[Step] = []
+        self._rules: list[int] = []
+        self._gone: dict[VirtualServerKey, int] = {}
+        self._unbound: dict[Address, int] = {}
+
+    def chains(self) -> None:
+        """Remove our chains and the jumps into them."""
+        for family, found in self._state.rulesets.items():
+            if found != Ruleset():
+                self._rules.append(self._add(ReplaceChains(family, Ruleset(), found)))
+
+    def virtual_servers(self, *, listed: bool) -> None:
+        """Remove the virtual servers that the ledger names, or the others."""
+        for key in self._going:
+            ledger = self._state.members.get(set_name(LEDGER, key.family), ())
+            if (frontend_member(key) in ledger) is listed:
+                self._gone[key] = self._add(RemoveVirtualServer(key))
+
+    def link(self) -> None:
+        """Remove the interface; its addresses are all that says whose the unlisted ones are."""
+        position = self._add(RemoveLink(), *self._gone.values())
+        self._unbound = dict.fromkeys(self._state.addresses, position)
+
+    def addresses(self, addresses: Collection[Address]) -> None:
+        """Unbind addresses one by one, for others stay on the interface."""
+        for address in sorted(addresses):
+            needs = (step for key, step in self._gone.items() if key.address == address)
+            self._unbound[address] = self._add(UnbindAddress(address), *needs)
+
+    def sets(self) -> None:
+        """Destroy our sets.
+
+        Those that say whose a virtual server is wait for the addresses too: where the ledger is
+        silent, an address speaks for all that stands at it.
+        """
+        telling = {set_name(base, family) for base in (LEDGER, CLUSTER_IP) for family in Family}
+        after = (*self._gone.values(), *dict.fromkeys(self._unbound.values()))
+        for name in set_specs(Family, 0):
+            if name in self._state.sets:
+                needs = (*self._rules, *after) if name in telling else self._rules
+                self._add(DestroySet(name), *needs)
+
+    def members(self, kept: AbstractSet[tuple[str, Member]]) -> None:
+        """Remove all members of our sets but those that are kept."""
+        for name in set_specs(Family, 0):
+            for member in sorted(self._state.members.get(name, ())):
+                if (name, member) not in kept:
+                    self._add(RemoveMember(name, member), *self._before(member))
+
+    def _before(self, member: Member) -> Iterator[int]:
+        """Give the steps without which a member is still needed."""
+        match member:
+            case IpMember(address):
+                going = {self._unbound.get(address)}
+            case IpPortMember(address, protocol, port):
+                key = VirtualServerKey(protocol, address, port)
+                going = {self._gone.get(key), self._unbound.get(address)}
+            case _:
+                going = set(self._gone.values())
+        return (step for step in sorted(one for one in going if one is not None))
+
+    def _add(self, operation: Operation, *needs: int) -> int:
+        self.steps.append(Step(operation, needs=tuple(needs)))
+        return len(self.steps) - 1
+
+
+def _ours(state: State) -> Iterator[VirtualServerKey]:
     owned = Ownership(state)
     adopted = {member for _, member in adopt(state)}
     for key in state.virtual_servers:
-        excluded = any(key.address in network for network in exclude)
-        if not excluded and (key in owned or frontend_member(key) in adopted):
+        if key in owned or frontend_member(key) in adopted:
             yield key
 
 
-def _listed(state: State, key: VirtualServerKey) -> bool:
-    return frontend_member(key) in state.members.get(set_name(LEDGER, key.family), ())
+def _kept_members(
+    state: State, kept: AbstractSet[VirtualServerKey], bound: AbstractSet[Address]
+) -> AbstractSet[tuple[str, Member]]:
+    """Give the members of our sets by which these virtual servers and addresses serve."""
+    wanted: set[Member] = {IpMember(address) for address in bound}
+    for key in kept:
+        wanted.add(frontend_member(key))
+        wanted.update(loop_back_member(key.protocol, real) for real in state.real_servers[key])
+    return {
+        (name, member)
+        for name in set_specs(Family, 0)
+        for member in state.members.get(name, set()) & wanted
+    }

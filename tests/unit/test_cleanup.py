@@ -7,15 +7,19 @@ import pytest
 from ipvsproxy.config import Settings
 from ipvsproxy.core.cleanup import cleanup
 from ipvsproxy.core.execution import Execution
-from ipvsproxy.core.firewall import frontend_member
+from ipvsproxy.core.firewall import frontend_member, loop_back_member
 from ipvsproxy.core.foundation import foundation
 from ipvsproxy.core.operations import DestroySet, RemoveVirtualServer
 from ipvsproxy.kernel.fake import ALL_SCHEDULERS, fresh_state
 from ipvsproxy.kernel.rules import carry_out
 from ipvsproxy.model import (
     Address,
+    IpMember,
+    Member,
     Network,
     Protocol,
+    RealServer,
+    RealServerKey,
     SetSpec,
     SetType,
     State,
@@ -25,6 +29,7 @@ from ipvsproxy.model import (
 
 BOUND = VirtualServerKey(Protocol.TCP, Address.parse("10.96.0.1"), 80)
 LISTED = VirtualServerKey(Protocol.TCP, Address.parse("192.0.2.1"), 80)
+KEPT = VirtualServerKey(Protocol.TCP, Address.parse("198.51.100.1"), 80)
 FOREIGN = VirtualServerKey(Protocol.TCP, Address.parse("192.0.2.2"), 80)
 
 
@@ -65,23 +70,81 @@ def test_all_that_is_ours_goes_and_nothing_else() -> None:
     assert cleaned(state) == []
 
 
-def test_what_is_excluded_stays() -> None:
+def serving(state: State, key: VirtualServerKey, real: RealServerKey) -> set[tuple[str, Member]]:
+    """Serve a frontend from an endpoint of this node; return the members that this takes."""
+    state.virtual_servers[key] = VirtualServer("rr")
+    state.real_servers[key] = {real: RealServer(1)}
+    state.addresses.add(key.address)
+    taken: set[tuple[str, Member]] = {
+        ("KUBE-CLUSTER-IP", frontend_member(key)),
+        ("IPVSPROXY-OWN", frontend_member(key)),
+        ("KUBE-IPVS-IPS", IpMember(key.address)),
+        ("KUBE-LOOP-BACK", loop_back_member(key.protocol, real)),
+    }
+    for name, one in taken:
+        state.members[name].add(one)
+    return taken
+
+
+def all_members(state: State) -> set[tuple[str, Member]]:
+    return {(name, one) for name, members in state.members.items() for one in members}
+
+
+def test_what_is_excluded_goes_on_serving_and_the_rest_goes() -> None:
+    state = kernel()
+    serving(state, LISTED, RealServerKey(Address.parse("10.244.1.5"), 8080))
+    kept = serving(state, KEPT, RealServerKey(Address.parse("10.244.1.6"), 8080))
+    rulesets, sets = dict(state.rulesets), dict(state.sets)
+    cleaned(state, "198.51.100.0/24")
+    assert state.virtual_servers.keys() == {KEPT, FOREIGN}
+    assert state.real_servers[KEPT]
+    assert state.link
+    assert state.addresses == {KEPT.address}
+    assert all_members(state) == kept
+    assert (state.rulesets, state.sets) == (rulesets, sets)
+    assert cleaned(state, "198.51.100.0/24") == []
+    cleaned(state)
+    assert state.virtual_servers.keys() == {FOREIGN}
+    assert state.sets.keys() == {"OTHER"}
+
+
+def test_an_excluded_network_in_which_nothing_is_ours_keeps_nothing() -> None:
+    state = kernel()
+    cleaned(state, "192.0.2.2/32")
+    assert state.virtual_servers.keys() == {FOREIGN}
+    assert state.sets.keys() == {"OTHER"}
+    assert not state.link
+
+
+def test_an_excluded_virtual_server_that_has_no_address_keeps_no_interface() -> None:
     state = kernel()
     cleaned(state, "192.0.2.0/24")
     assert state.virtual_servers.keys() == {LISTED, FOREIGN}
+    assert all_members(state) == {("IPVSPROXY-OWN", frontend_member(LISTED))}
+    assert not state.link
 
 
+@pytest.mark.parametrize("exclude", [(), ("198.51.100.0/24",)], ids=["all", "excluding"])
 @pytest.mark.parametrize("seen", range(20))
-def test_an_interrupted_clean_up_still_knows_what_is_ours(seen: int) -> None:
+def test_an_interrupted_clean_up_still_knows_what_is_ours(
+    seen: int, exclude: tuple[str, ...]
+) -> None:
     state = kernel()
-    execution, left = Execution(cleanup(state), lambda _: False), seen
+    serving(state, LISTED, RealServerKey(Address.parse("10.244.1.5"), 8080))
+    serving(state, KEPT, RealServerKey(Address.parse("10.244.1.6"), 8080))
+    neighbour = LISTED._replace(port=81)
+    state.virtual_servers[neighbour] = VirtualServer("rr")
+    state.real_servers[neighbour] = {}
+    left = seen
+    execution = Execution(cleanup(state, [Network.parse(one) for one in exclude]), lambda _: False)
     while left > 0 and (ready := execution.ready()):
         for position in ready[:left]:
             carry_out(state, execution.operation(position), ALL_SCHEDULERS)
             execution.answer(position, acknowledged=True)
         left -= len(ready)
-    cleaned(state)
-    assert state.virtual_servers.keys() == {FOREIGN}
+    cleaned(state, *exclude)
+    stays = {FOREIGN, neighbour} | ({KEPT} if exclude else set())
+    assert state.virtual_servers.keys() == stays
 
 
 def test_a_predecessor_without_a_ledger_is_cleaned_up_too() -> None:
