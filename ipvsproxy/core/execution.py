@@ -8,21 +8,14 @@ the answers; a step whose conditions can no longer hold is given up and gives up
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from enum import Enum
 
 from ipvsproxy.core.operations import Operation
 from ipvsproxy.core.plan import Batch, Step
 
-
-class _Fate(Enum):
-    WAITING = 0
-    SENT = 1
-    DONE = 2
-    FAILED = 3
-
-
-_UNANSWERED = (_Fate.WAITING, _Fate.SENT)
-"""A tuple: hashing an enumeration's member for a set costs more than two comparisons."""
+_WAITING, _SENT, _DONE, _FAILED = 1, 2, 4, 8
+"""The fates of a step, as bits: those of many steps together are one number."""
+_FEW = 8
+"""So many steps are looked at quicker than remembered."""
 
 
 class Execution:
@@ -32,27 +25,29 @@ class Execution:
         """Begin a batch; an operation for which `withhold` is true counts as refused, unsent."""
         self._steps = batch.steps
         self._withhold = withhold
-        self._fates = [_Fate.WAITING] * len(batch.steps)
+        self._fates = [_WAITING] * len(batch.steps)
         self._waiting = list(range(len(batch.steps)))
+        self._pass: dict[int, int] = {}
 
     def ready(self) -> list[int]:
         """Give the positions of the steps to be sent now; they do not depend on each other.
 
         Empty when the batch has come to its end, provided that all that was sent is answered.
         """
+        self._pass.clear()
         ready, waiting = [], []
         for position in self._waiting:
             match self._verdict(self._steps[position]):
                 case None:
                     waiting.append(position)
                 case False:
-                    self._fates[position] = _Fate.FAILED
+                    self._fates[position] = _FAILED
                 case True if self._withhold(self._steps[position].operation):
-                    self._fates[position] = _Fate.FAILED
+                    self._fates[position] = _FAILED
                 case True:
                     ready.append(position)
         for position in ready:
-            self._fates[position] = _Fate.SENT
+            self._fates[position] = _SENT
         self._waiting = waiting
         return ready
 
@@ -62,28 +57,38 @@ class Execution:
 
     def answer(self, position: int, *, acknowledged: bool) -> None:
         """Tell what became of a step that was sent."""
-        self._fates[position] = _Fate.DONE if acknowledged else _Fate.FAILED
+        self._fates[position] = _DONE if acknowledged else _FAILED
 
     def unfinished(self) -> Iterator[Operation]:
         """Give the operations that were refused, withheld, or given up for another's sake."""
         return (
             step.operation
             for step, fate in zip(self._steps, self._fates, strict=True)
-            if fate is not _Fate.DONE
+            if fate != _DONE
         )
 
     def _verdict(self, step: Step) -> bool | None:
         """Whether a step may be sent; None: not known yet."""
-        fates = self._fates
-        if any(fates[other] is _Fate.FAILED for other in step.needs):
+        needs, some = self._fates_of(step.needs), self._fates_of(step.needs_any)
+        if needs & _FAILED or some == _FAILED:
             return False
-        some = [fates[other] for other in step.needs_any]
-        if some and all(fate is _Fate.FAILED for fate in some):
-            return False
-        if some and _Fate.DONE not in some:
+        if some and not some & _DONE:
             return None
-        if any(fates[other] is not _Fate.DONE for other in step.needs):
-            return None
-        if any(fates[other] in _UNANSWERED for other in step.follows):
+        if needs & ~_DONE or self._fates_of(step.follows) & (_WAITING | _SENT):
             return None
         return True
+
+    def _fates_of(self, positions: tuple[int, ...]) -> int:
+        """Give the fates that occur among some steps.
+
+        Remembered for a pass where there are many: the steps of one virtual server share what they
+        wait for, and that stands before them, so it is settled when the first of them asks.
+        """
+        if len(positions) > _FEW and (known := self._pass.get(id(positions))) is not None:
+            return known
+        fates = 0
+        for position in positions:
+            fates |= self._fates[position]
+        if len(positions) > _FEW:
+            self._pass[id(positions)] = fates
+        return fates

@@ -277,9 +277,11 @@ class _Planner:
             real.weight and member in actual and actual[member].weight
             for member, real in wanted.real_servers.items()
         )
-        serving = (
-            [] if stays else [step for step in raised if _weight_of(self.steps[step].operation)]
+        # One tuple for all steps that wait for it: thousands of endpoints may be replaced at once.
+        serving = tuple(
+            step for step in raised if not stays and _weight_of(self.steps[step].operation)
         )
+        at_once, patiently = tuple(switched), (*switched, *raised)
         shrunk = []
         for member, found in actual.items():
             real = wanted.real_servers.get(member)
@@ -289,9 +291,8 @@ class _Planner:
                 operation = SetRealServer(key, member, real)
             else:
                 continue
-            patient = list(raised) if member in wanted.patient and found.weight else []
-            any_of = serving if found.weight else []
-            step = self._add(operation, needs=[*switched, *patient], needs_any=any_of)
+            needs = patiently if member in wanted.patient and found.weight else at_once
+            step = self._add(operation, needs=needs, needs_any=serving if found.weight else ())
             shrunk.append(step)
             if real is None:
                 self._left[member].append(step)

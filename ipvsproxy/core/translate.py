@@ -16,6 +16,7 @@ from typing import NamedTuple, TypeAlias
 
 from ipvsproxy.config import Settings
 from ipvsproxy.core.annotations import (
+    WEIGHTS,
     choose_scheduler,
     read_weights,
     scheduler_flags,
@@ -39,6 +40,7 @@ from ipvsproxy.model import (
     Member,
     RealServer,
     RealServerKey,
+    Scheduler,
     State,
     VirtualServer,
     VirtualServerKey,
@@ -221,13 +223,18 @@ def _last_good_scheduler(
     around: Surroundings,
     previous: Fragment | None,
 ) -> str | None:
-    """Give the scheduler that served until now: in memory, or as the kernel has kept it."""
+    """Give the scheduler that served until now: in memory, or as the kernel has kept it.
+
+    fo beside a real server of weight 0 stands in for dh while that drains (core.drain).
+    """
     if previous is not None and previous.scheduler not in around.unavailable:
         return previous.scheduler
     for key, _ in keys:
         found = around.kernel.virtual_servers.get(key)
         if found is not None:
-            return found.scheduler
+            weights = [real.weight for real in around.kernel.real_servers.get(key, {}).values()]
+            stands_in = found.scheduler == Scheduler.FO and any(weights) and not all(weights)
+            return Scheduler.DH if stands_in else found.scheduler
     return None
 
 
@@ -260,7 +267,7 @@ class _Weighing:
             self.weights[slice_name] = read_weights(text)
         except ValueError as error:
             message = (
-                f"annotation ipvsproxy.io/weights of EndpointSlice {slice_name}: {error}; "
+                f"annotation {WEIGHTS} of EndpointSlice {slice_name}: {error}; "
                 "the previous weights stay"
             )
             self.problems.append(Problem(ProblemKind.INVALID_ANNOTATION, message))

@@ -108,3 +108,14 @@ def test_the_flows_of_a_udp_virtual_server_go_with_it() -> None:
         ("remove virtual server 10.96.0.1:80/UDP", ()),
         ("forget the flows of 10.96.0.1:80/UDP to 10.1.0.1:8080", (1,)),
     ]
+
+
+def test_what_the_endpoints_of_one_virtual_server_wait_for_is_kept_once() -> None:
+    many = [RealServerKey(Address.parse(f"10.2.0.{index}"), 8080) for index in range(1, 100)]
+    wanted = {pod: RealServer(1) for pod in many} | {pod: RealServer(0) for pod in PODS}
+    aim = Wanted(VirtualServer("rr"), wanted, frozenset(PODS))
+    steps = plan(Target(Foundation({}, {}, {}), {KEY: aim}), kernel("rr", 1, 1, 1)).steps
+    lowered = [step for step in steps if step.needs_any]
+    assert len(lowered) == 3
+    assert len({id(step.needs) for step in lowered}) == 1
+    assert len({id(step.needs_any) for step in lowered}) == 1

@@ -209,3 +209,9 @@ def test_an_address_of_the_nodes_own_is_served_where_it_is() -> None:
     assert (own.bind, other.bind) == (False, True)
     assert "KUBE-IPVS-IPS" not in {name for name, _ in own.members}
     assert "KUBE-6-IPVS-IPS" in {name for name, _ in other.members}
+
+
+def test_fo_in_the_kernel_beside_a_draining_server_stands_in_for_dh() -> None:
+    wrong = service(scheduler="dhh")
+    assert translated(wrong, a_slice(), kernel=served("fo", 1, 0)).scheduler == "dh"
+    assert translated(wrong, a_slice(), kernel=served("fo", 1, 1)).scheduler == "fo"
