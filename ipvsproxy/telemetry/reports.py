@@ -14,7 +14,16 @@ import msgspec
 
 from ipvsproxy.dataplane import Reading
 from ipvsproxy.model import VirtualServerKey
-from ipvsproxy.telemetry.conditions import Condition
+from ipvsproxy.telemetry.conditions import Condition, ConditionType
+
+_SAY_WHY = (
+    ConditionType.FOREIGN_VIRTUAL_SERVER,
+    ConditionType.OPERATION_REFUSED,
+    ConditionType.INTERNAL_ERROR,
+)
+"""Conditions of a Service that say why the kernel lacks a frontend of it, and what follows."""
+
+_MISSING = "not in the kernel yet; the agent tries again"
 
 
 class Verdict(StrEnum):
@@ -157,15 +166,20 @@ def status_table(
 ) -> StatusTable:
     """Join what the kernel has (virtual servers of ours) with what the agent knows.
 
-    A frontend that the agent wants and the kernel lacks is a row with a problem; a virtual server
+    A frontend that the agent wants and the kernel lacks is a row with a problem: that of the
+    Service where it says why, else that the agent goes on trying. A virtual server
     that the agent does not name is a row without a Service.
     """
     services = agent.services if agent is not None else ()
     left = {str(key): (key, reading) for key, reading in readings.items()}
     rows: list[StatusRow] = []
+    explained = set(_explained(agent))
     for service in services:
+        missing = () if service.name in explained else (_MISSING,)
         rows.extend(
-            _wanted_row(service, frontend, left.pop(frontend.virtual_server, None))
+            _kernel_row(*left.pop(frontend.virtual_server), service, frontend)
+            if frontend.virtual_server in left
+            else _missing_row(service, frontend, missing)
             for frontend in service.frontends
         )
         if not service.frontends and service.problems:
@@ -179,15 +193,19 @@ def status_table(
     )
 
 
-def _wanted_row(
-    service: ServiceStatus,
-    frontend: FrontendStatus,
-    found: tuple[VirtualServerKey, Reading] | None,
+def _explained(agent: AgentStatus | None) -> Iterator[str]:
+    """Give the names of the Services whose conditions say why something is not in the kernel."""
+    if agent is not None:
+        for condition in agent.conditions:
+            kind, _, name = condition.subject.partition(" ")
+            if kind == "Service" and condition.type in _SAY_WHY:
+                yield name
+
+
+def _missing_row(
+    service: ServiceStatus, frontend: FrontendStatus, missing: tuple[str, ...]
 ) -> StatusRow:
-    if found is not None:
-        return _kernel_row(*found, service, frontend)
     address, _, protocol = frontend.virtual_server.rpartition("/")
-    missing = "not in the kernel yet; the agent tries again"
     return StatusRow(
         service=service.name,
         port=frontend.port,
@@ -195,7 +213,7 @@ def _wanted_row(
         address=address,
         scheduler="",
         annotated=frontend.annotated,
-        problems=(*service.problems, missing),
+        problems=(*service.problems, *missing),
     )
 
 

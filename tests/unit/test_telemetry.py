@@ -199,6 +199,9 @@ class TestMetrics:
         assert value == 0
 
 
+MISSING = "not in the kernel yet; the agent tries again"
+
+
 def key(address: str, port: int = 80) -> VirtualServerKey:
     return VirtualServerKey(Protocol.TCP, Address.parse(address), port)
 
@@ -260,6 +263,27 @@ class TestStatusTable:
 
         assert (row.address, row.protocol, row.scheduler) == ("[fd00::1]:80", "UDP", "")
         assert "not in the kernel" in row.problems[0]
+
+    @pytest.mark.parametrize(
+        ("type_", "subject", "problems"),
+        [
+            (ConditionType.FOREIGN_VIRTUAL_SERVER, "Service a/b", ("m",)),
+            (ConditionType.OPERATION_REFUSED, "Service a/b", ("m",)),
+            (ConditionType.INTERNAL_ERROR, "Service a/b", ("m",)),
+            (ConditionType.INVALID_ANNOTATION, "Service a/b", ("m", MISSING)),
+            (ConditionType.OPERATION_REFUSED, "Service a/c", ("m", MISSING)),
+        ],
+    )
+    def test_what_a_condition_explains_is_not_said_to_come(
+        self, type_: ConditionType, subject: str, problems: tuple[str, ...]
+    ) -> None:
+        frontend = FrontendStatus(virtual_server="10.0.0.1:80/TCP", port="80", scheduler="rr")
+        service = ServiceStatus(name="a/b", frontends=(frontend,), problems=("m",))
+        condition = Condition(subject=subject, type=type_, message="m", since=0)
+
+        (row,) = status_table({}, agent(service, conditions=(condition,))).rows
+
+        assert row.problems == problems
 
     def test_conditions_of_files_and_the_node_stand_below_the_table(self) -> None:
         conditions = tuple(
