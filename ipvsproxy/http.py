@@ -120,8 +120,6 @@ class Server:
         self._conditions = conditions
         self._wall_clock = wall_clock
         self._retry_seconds = retry_seconds
-        self._said = ""
-        """The last complaint that was logged."""
         self.listening = asyncio.Event()
 
     async def run(self) -> None:
@@ -162,9 +160,11 @@ class Server:
         self._conditions.set(
             self._subject, ConditionType.PORT_TAKEN, message=message, now=self._wall_clock()
         )
-        if message != self._said:
-            self._said = message
-            log.warning("port taken", problem=message)
+        raised = self._conditions.take_raised_of(self._subject, ConditionType.PORT_TAKEN)
+        if raised is not None:
+            log.warning(
+                "condition", subject=raised.subject, type=str(raised.type), problem=raised.message
+            )
 
 
 def health_application(

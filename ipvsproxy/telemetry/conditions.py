@@ -2,7 +2,8 @@
 
 A condition is a state, not an event: it is raised once however often it is found again, and cleared
 when it no longer holds. Whoever logs asks `take_raised` and `take_cleared` after each cycle and so
-tells each once; metrics, `status` and Events read what stands.
+tells each once (`take_raised_of`: one that shall not wait for a cycle); metrics, `status` and
+Events read what stands.
 """
 
 from __future__ import annotations
@@ -102,19 +103,19 @@ class Conditions:
         if key in self._told:
             self._cleared[key] = self._told.pop(key)
 
-    def replace(self, subject: str, messages: Mapping[ConditionType, str], *, now: float) -> None:
-        """Make these all the conditions of a subject."""
-        for type_ in self._standing.get(subject, {}).keys() - messages.keys():
-            self.clear(subject, type_)
-        for type_, message in messages.items():
-            self.set(subject, type_, message=message, now=now)
-
     def take_raised(self) -> tuple[Condition, ...]:
         """Return what was raised or has another message since the last call, and still stands."""
         raised = tuple(self._raised.values())
         self._told |= self._raised
         self._raised.clear()
         return raised
+
+    def take_raised_of(self, subject: str, type_: ConditionType) -> Condition | None:
+        """Return one condition if `take_raised` would, which then no longer does."""
+        condition = self._raised.pop((subject, type_), None)
+        if condition is not None:
+            self._told[subject, type_] = condition
+        return condition
 
     def take_cleared(self) -> tuple[Condition, ...]:
         """Return what was put right since the last call, of what `take_raised` had returned."""

@@ -213,15 +213,14 @@ class TestServing:
         await asyncio.gather(task, return_exceptions=True)
         assert await http.find_neighbour(address) is None
 
-    async def test_a_taken_port_is_logged_at_once_and_not_at_each_attempt(
-        self, taken: socket.socket
-    ) -> None:
-        clock, attempts = ChangingClock(), 5
+    async def test_a_taken_port_is_logged_at_once_and_not_again(self, taken: socket.socket) -> None:
+        """Neither at each attempt, nor by the next cycle."""
+        clock, attempts, conditions = ChangingClock(), 5, Conditions()
         server = http.Server(
             address_of(taken),
             http.metrics_application(StandInAgent()),
             name="metrics",
-            conditions=Conditions(),
+            conditions=conditions,
             wall_clock=clock,
             retry_seconds=0.001,
         )
@@ -233,8 +232,17 @@ class TestServing:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
 
-        assert [(one["event"], one["log_level"]) for one in logged] == [("port taken", "warning")]
-        assert "cannot listen on" in logged[0]["problem"]
+        (condition,) = conditions
+        assert logged == [
+            {
+                "event": "condition",
+                "log_level": "warning",
+                "subject": condition.subject,
+                "type": "PortTaken",
+                "problem": condition.message,
+            }
+        ]
+        assert conditions.take_raised() == ()
 
     async def test_an_empty_address_serves_nothing(self) -> None:
         agent = StandInAgent(healthz_bind_address="", metrics_bind_address="")

@@ -98,16 +98,20 @@ class TestConditions:
         assert conditions.take_raised() == ()
         assert [(one.message, one.since) for one in conditions] == [("no", 1)]
 
-    def test_replace_leaves_other_subjects_alone(self) -> None:
+    def test_one_can_be_told_before_the_others_and_is_not_told_again(self) -> None:
         conditions = Conditions()
-        conditions.set(NODE, REFUSED, message="n", now=0)
         conditions.set(WEB, REFUSED, message="a", now=0)
-        conditions.replace(WEB, {ConditionType.INVALID_ANNOTATION: "b"}, now=1)
+        conditions.set("Node", REFUSED, message="b", now=0)
 
-        assert [one.type for one in conditions.of(WEB)] == [ConditionType.INVALID_ANNOTATION]
-        assert len(conditions.of(NODE)) == 1
-        assert conditions.count()[REFUSED] == 1
-        assert conditions.count()[ConditionType.CONTESTED_ADDRESS] == 0
+        assert conditions.take_raised_of(WEB, REFUSED) == Condition(
+            subject=WEB, type=REFUSED, message="a", since=0
+        )
+        assert conditions.take_raised_of(WEB, REFUSED) is None
+        assert conditions.take_raised_of("File a.yaml", REFUSED) is None
+        assert [one.subject for one in conditions.take_raised()] == ["Node"]
+
+        conditions.clear(WEB, REFUSED)
+        assert [one.subject for one in conditions.take_cleared()] == [WEB]
 
     def test_every_problem_of_the_core_is_a_condition(self) -> None:
         assert {kind.value for kind in ProblemKind} <= {type_.value for type_ in ConditionType}
