@@ -167,8 +167,8 @@ def status_table(
     """Join what the kernel has (virtual servers of ours) with what the agent knows.
 
     A frontend that the agent wants and the kernel lacks is a row with a problem: that of the
-    Service where it says why, else that the agent goes on trying. A virtual server
-    that the agent does not name is a row without a Service.
+    Service where it says why, else that the agent goes on trying. A virtual server that the agent
+    does not name is a row without a Service.
     """
     services = agent.services if agent is not None else ()
     left = {str(key): (key, reading) for key, reading in readings.items()}
