@@ -26,7 +26,7 @@ from ipvsproxy.dataplane import (
 )
 from ipvsproxy.kernel.balance import Connection, Traffic
 from ipvsproxy.kernel.listing import ipvsadm_text
-from ipvsproxy.kernel.rules import carry_out
+from ipvsproxy.kernel.rules import carry_out, reported
 from ipvsproxy.model import (
     Address,
     Connections,
@@ -118,9 +118,11 @@ class FakeDataplane:
         self._changes: asyncio.Queue[Change] = asyncio.Queue()
 
     async def dump(self) -> State:
-        """Return a copy of the state."""
+        """Return a copy of the state, as far as it is reported."""
         self.dumps += 1
-        return copy_state(self.state)
+        state = copy_state(self.state)
+        state.rulesets = {family: reported(ruleset) for family, ruleset in state.rulesets.items()}
+        return state
 
     async def read(
         self, keys: Collection[VirtualServerKey]

@@ -6,9 +6,13 @@ texts; does not know which rules there ought to be, only which chains are ours.
 What is read is brought into one form, so that it can be compared with what is wanted whichever
 version wrote it. What is written touches nothing else: `--noflush` leaves other chains alone,
 declaring a chain of ours empties it, and jumps are inserted and deleted one by one, so that one
-which stands where it should keeps its place. A table changes as a whole or not at all; chains that
-are no longer wanted go last and each in a transaction of its own, as a rule of somebody else may
-still lead into one (portmap's externalSetMarkChain), which then stays, empty.
+which stands where it should keeps its place. A table changes as a whole or not at all.
+
+A chain that is no longer wanted is emptied with its table and deleted afterwards, in a transaction
+of its own, as a rule of somebody else may still lead into it (portmap's externalSetMarkChain). Then
+it stays, empty, and that is no failure: traffic falls through it. Nor is it read back as a chain,
+for nobody wants an empty one, and there would always be something to mend. `leftovers` has such
+chains, and whenever the family's chains are changed it is tried again to delete them.
 
 Of jumps only those in the built-in chains are looked at: what leads into ours from a chain of
 somebody else belongs to that chain's owner.
@@ -20,6 +24,8 @@ import re
 import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from enum import StrEnum
+
+import structlog
 
 from ipvsproxy.core.firewall import OWN_CHAINS
 from ipvsproxy.core.operations import ReplaceChains
@@ -33,6 +39,8 @@ HINTS = (":KUBE-IPTABLES-HINT ", ":KUBE-KUBELET-CANARY ")
 (KEP-3178, and kubernetes-sigs/iptables-wrappers)."""
 LOCK_SECONDS = "5"
 """How long the legacy backend waits for its lock; the nft backend has none."""
+
+log: structlog.typing.FilteringBoundLogger = structlog.get_logger(__name__)
 
 
 class Backend(StrEnum):
@@ -56,6 +64,7 @@ _PROTOCOLS = {
 }
 """Names of protocols in one form: it depends on the version and on /etc/protocols."""
 
+_DELETION_LINES = 3
 _ERROR_LINE = re.compile(r"line:? (\d+)")
 _NO_SUCH_RULE = "does a matching rule exist"
 _NO_NF_TABLES = re.compile(
@@ -103,6 +112,8 @@ class Iptables:
         self._backend = None if backend == "auto" else Backend(backend)
         self.unusable: dict[Family, str] = {}
         """Why a family's chains cannot be read; by the last dump of each."""
+        self.leftovers: dict[Family, list[tuple[str, str]]] = {}
+        """Tables and names of chains of ours that stand there empty; by the last call for each."""
 
     @property
     def backend(self) -> Backend:
@@ -124,24 +135,60 @@ class Iptables:
             self.unusable[family] = done
             return None
         self.unusable.pop(family, None)
-        return parse_save(done.stdout)
+        found = parse_save(done.stdout)
+        self.leftovers[family] = [chain[:2] for chain in found.chains if not chain.rules]
+        return Ruleset(tuple(chain for chain in found.chains if chain.rules), found.jumps)
 
     def apply(self, operation: ReplaceChains) -> Outcome:
         """Make our chains what is wanted; a table that was refused is as it was before."""
         text = restore_text(operation)
-        if not text:
-            return DONE
-        try:
-            done = self._restore(operation.family, text)
-            if done.returncode and self._open and _NO_NF_TABLES.search(done.stderr):
-                self._backend = Backend.LEGACY
+        if text:
+            try:
                 done = self._restore(operation.family, text)
-        except ProcessError as error:
-            return error.outcome
-        if done.returncode:
-            return _refused(done, text)
-        self._open = False
+                if done.returncode and self._open and _NO_NF_TABLES.search(done.stderr):
+                    self._backend = Backend.LEGACY
+                    done = self._restore(operation.family, text)
+            except ProcessError as error:
+                return error.outcome
+            if done.returncode:
+                return _refused(done, text)
+            self._open = False
+        self._delete_surplus(operation)
         return DONE
+
+    def _delete_surplus(self, operation: ReplaceChains) -> None:
+        """Delete the chains that are not wanted, which are empty by now, or leave them there."""
+        family = operation.family
+        wanted = {chain[:2] for chain in operation.wanted.chains}
+        found = (chain[:2] for chain in operation.found.chains)
+        surplus = sorted({*found, *self.leftovers.get(family, ())} - wanted)
+        left: list[tuple[str, str]] = []
+        reason = ""
+        while surplus:
+            text = deletion_text(surplus)
+            try:
+                done = self._restore(family, text)
+            except ProcessError as error:
+                reason, left = str(error), left + surplus
+                break
+            if not done.returncode:
+                break
+            reason = _refused(done, text).reason
+            line = _refused_line(done, text)
+            if line is None:
+                left += surplus
+                break
+            position = line // _DELETION_LINES
+            left.append(surplus[position])
+            surplus = surplus[position + 1 :]
+        if left:
+            log.info(
+                "chains of ours stay, empty, as rules of others lead into them",
+                family=int(family),
+                chains=[" ".join(chain) for chain in left],
+                reason=reason,
+            )
+        self.leftovers[family] = left
 
     def _restore(self, family: Family, text: str) -> Completed:
         program = _program(self.backend, family, "restore")
@@ -173,7 +220,7 @@ class Iptables:
 def restore_text(operation: ReplaceChains) -> str:
     """Write the input of `iptables-restore --noflush` that makes `found` what is wanted.
 
-    Empty when nothing is wanted and nothing is found.
+    Chains that are not wanted it leaves empty. Without anything wanted or found there is no text.
     """
     wanted, found = operation.wanted, operation.found
     chains = {(chain.table, chain.name): chain for chain in wanted.chains}
@@ -189,13 +236,22 @@ def restore_text(operation: ReplaceChains) -> str:
         lines += (f"-A {chain.name} {_text(rule)}" for chain in declared for rule in chain.rules)
         lines += _jump_lines(table, wanted.jumps, found.jumps)
         lines.append("COMMIT")
-    for chain in surplus:
-        lines += (f"*{chain.table}", f"-X {chain.name}", "COMMIT")
     return "".join(f"{line}\n" for line in lines)
 
 
+def deletion_text(chains: Iterable[tuple[str, str]]) -> str:
+    """Write the input of `iptables-restore --noflush` that deletes chains, given table and name.
+
+    Each in a transaction of its own, of `_DELETION_LINES` lines.
+    """
+    return "".join(f"*{table}\n-X {name}\nCOMMIT\n" for table, name in chains)
+
+
 def parse_save(text: str) -> Ruleset:
-    """Read what iptables-save prints: our chains, and the jumps into them from built-in chains."""
+    """Read what iptables-save prints: our chains, and the jumps into them from built-in chains.
+
+    Chains without rules are among them.
+    """
     table = ""
     own: frozenset[str] = frozenset()
     rules: dict[tuple[str, str], list[Rule]] = {}
@@ -295,21 +351,26 @@ def _program(backend: Backend, family: Family, verb: str) -> str:
 
 
 def _has_own_chain(text: str) -> bool:
-    return bool(parse_save(text).chains)
+    """Say whether a chain of ours is in use; one that was left over has no rules."""
+    return any(chain.rules for chain in parse_save(text).chains)
 
 
 def _refused(done: Completed, text: str) -> Outcome:
     """Say which line was refused, as the programs give only its number."""
     complaint = " ".join(re.sub(r"Try `.*", "", done.stderr).split()) or done.complaint
-    found = _ERROR_LINE.search(complaint)
-    lines = text.splitlines()
-    line = lines[int(found[1]) - 1] if found and 0 < int(found[1]) <= len(lines) else ""
+    number = _refused_line(done, text)
+    line = "" if number is None else text.splitlines()[number]
     reason = f"{complaint} [{line}]" if line else complaint
-    if line.startswith("-X "):
-        return Outcome(Refusal.BUSY, f"a rule that is not ours leads into a chain: {reason}")
     if line.startswith("-D "):
         return Outcome(Refusal.CONTRADICTED, reason)
     for words, refusal in _REFUSALS:
         if words in complaint:
             return Outcome(refusal, reason)
     return Outcome(Refusal.FAILED, reason)
+
+
+def _refused_line(done: Completed, text: str) -> int | None:
+    """Return the number of the line that was refused, from 0; None where that is not said."""
+    found = _ERROR_LINE.search(done.stderr)
+    number = int(found[1]) - 1 if found else -1
+    return number if 0 <= number < len(text.splitlines()) else None

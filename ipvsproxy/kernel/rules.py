@@ -59,7 +59,7 @@ from ipvsproxy.model import (
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
 
-__all__ = ["carry_out", "judge", "sets_of"]
+__all__ = ["carry_out", "judge", "reported", "sets_of"]
 
 _WEIGHT_END = 1 << 31  # the kernel keeps a signed int; ipvsadm's 65535 is ipvsadm's
 _NUMBER_END = 1 << 32
@@ -91,6 +91,11 @@ def carry_out(state: State, operation: Operation, schedulers: Collection[str]) -
 def judge(state: State, operation: Operation, schedulers: Collection[str]) -> Outcome:
     """Say what a kernel in `state` that has `schedulers` answers; nothing is changed."""
     return next(_objections(state, operation, schedulers), DONE)
+
+
+def reported(ruleset: Ruleset) -> Ruleset:
+    """Give what is read back of a ruleset: a chain without rules counts as absent."""
+    return ruleset._replace(chains=tuple(chain for chain in ruleset.chains if chain.rules))
 
 
 def _objections(  # noqa: C901, PLR0912 - one case for each operation

@@ -215,6 +215,16 @@ async def test_chains_and_jumps_are_replaced_and_removed(dataplane: Dataplane) -
     assert (await dataplane.dump()).rulesets[Family.IPV4] == NOTHING
 
 
+async def test_a_chain_without_rules_counts_as_absent(dataplane: Dataplane) -> None:
+    """So that one which somebody else's rule keeps there is no difference from what is wanted."""
+    empty = Ruleset((MARK._replace(rules=()), SERVICES._replace(rules=(("-j", "RETURN"),))))
+    await do(dataplane, ReplaceChains(Family.IPV4, empty, NOTHING))
+    found = (await dataplane.dump()).rulesets[Family.IPV4]
+    assert found == Ruleset(empty.chains[1:])
+    await do(dataplane, ReplaceChains(Family.IPV4, NOTHING, found))
+    assert (await dataplane.dump()).rulesets[Family.IPV4] == NOTHING
+
+
 async def test_the_other_family_has_chains_of_its_own(dataplane: Dataplane) -> None:
     rules = Ruleset((MARK,))
     await do(dataplane, ReplaceChains(Family.IPV6, rules, NOTHING))

@@ -13,7 +13,7 @@ from ipvsproxy.dataplane import DONE, Refusal
 from ipvsproxy.kernel.ipset import Ipsets
 from ipvsproxy.kernel.iptables import Backend, Iptables
 from ipvsproxy.kernel.process import Completed, Processes
-from ipvsproxy.model import Family, Network, Ruleset
+from ipvsproxy.model import Chain, Family, Network, Ruleset
 from tests.kernel.netfilter import netfilter, unusable
 
 FOREIGN = """*nat
@@ -36,6 +36,16 @@ PREDECESSOR = """*filter
 -A INPUT -m comment --comment "kubernetes health check rules" -j KUBE-NODE-PORT
 -A INPUT -m comment --comment "kubernetes ipvs access filter" -j KUBE-IPVS-FILTER
 -A INPUT -m comment --comment "kubernetes ipvs access filter" -j KUBE-IPVS-FILTER
+COMMIT
+"""
+HELD = """*filter
+:KUBE-PROXY-FIREWALL - [0:0]
+:KUBE-SOURCE-RANGES-FIREWALL - [0:0]
+:FOREIGN - [0:0]
+-A KUBE-PROXY-FIREWALL -j KUBE-SOURCE-RANGES-FIREWALL
+-A KUBE-SOURCE-RANGES-FIREWALL -j DROP
+-A FOREIGN -j KUBE-NODE-PORT
+-A FOREIGN -j KUBE-PROXY-FIREWALL
 COMMIT
 """
 NOTHING = Ruleset()
@@ -132,17 +142,45 @@ def test_rules_and_chains_of_others_survive(iptables: Iptables, processes: Proce
     assert there == WANTED[1]
 
     # The CNI plugin's chain still leads into KUBE-MARK-MASQ, so that one stays, and is empty.
-    outcome = iptables.apply(ReplaceChains(Family.IPV4, NOTHING, there))
-    assert outcome.refusal is Refusal.BUSY
-    assert "KUBE-MARK-MASQ" in outcome.reason
-    left = found(iptables, Family.IPV4)
-    assert all(chain.rules == () for chain in left.chains)
-    assert left.jumps == ()
+    assert iptables.apply(ReplaceChains(Family.IPV4, NOTHING, there)) == DONE
+    assert found(iptables, Family.IPV4) == NOTHING
+    assert iptables.leftovers == {Family.IPV4: [("nat", "KUBE-MARK-MASQ")]}
+    assert [line for line in save(processes, iptables) if "KUBE-MARK-MASQ" in line] == [
+        line for line in before if "KUBE-MARK-MASQ" in line
+    ]
     restore(processes, iptables, "*nat\n-F CNI-HOSTPORT-SETMARK\nCOMMIT\n")
-    assert iptables.apply(ReplaceChains(Family.IPV4, NOTHING, left)) == DONE
+    assert iptables.apply(ReplaceChains(Family.IPV4, NOTHING, NOTHING)) == DONE
+    assert iptables.leftovers == {Family.IPV4: []}
     after = save(processes, iptables)
     gone = (":KUBE-MARK-MASQ", "-A CNI-HOSTPORT-SETMARK")
     assert after == [line for line in before if not line.startswith(gone)]
+
+
+def test_a_chain_that_somebody_else_still_leads_into_holds_up_nothing(
+    iptables: Iptables, processes: Processes
+) -> None:
+    restore(processes, iptables, PREDECESSOR + HELD)
+    there = found(iptables, Family.IPV4)
+    assert iptables.apply(ReplaceChains(Family.IPV4, WANTED[0], there)) == DONE
+    held = [("filter", "KUBE-NODE-PORT"), ("filter", "KUBE-PROXY-FIREWALL")]
+    assert iptables.leftovers == {Family.IPV4: held}
+
+    again = Iptables(processes, str(iptables.backend))
+    assert again.dump(Family.IPV4) == WANTED[0], "so that a restart writes nothing"
+    assert again.leftovers == {Family.IPV4: held}
+    text = save(processes, iptables)
+    assert ":KUBE-SOURCE-RANGES-FIREWALL - [0:0]" not in text, "the others are gone"
+    assert "-A FOREIGN -j KUBE-NODE-PORT" in text
+
+    # One of them is wanted again, and the other is let go.
+    more = WANTED[0]._replace(
+        chains=(Chain("filter", "KUBE-NODE-PORT", (("-j", "RETURN"),)), *WANTED[0].chains)
+    )
+    restore(processes, iptables, "*filter\n-D FOREIGN -j KUBE-PROXY-FIREWALL\nCOMMIT\n")
+    assert again.apply(ReplaceChains(Family.IPV4, more, WANTED[0])) == DONE
+    dumped = found(again, Family.IPV4)
+    assert (sorted(dumped.chains), dumped.jumps) == (sorted(more.chains), more.jumps)
+    assert again.leftovers == {Family.IPV4: []}
 
 
 def test_a_predecessors_chains_and_double_jumps_are_taken_away(
@@ -150,10 +188,12 @@ def test_a_predecessors_chains_and_double_jumps_are_taken_away(
 ) -> None:
     restore(processes, iptables, PREDECESSOR)
     there = found(iptables, Family.IPV4)
-    assert {chain.name for chain in there.chains} == {"KUBE-NODE-PORT", "KUBE-IPVS-FILTER"}
+    assert {chain.name for chain in there.chains} == {"KUBE-IPVS-FILTER"}
+    assert iptables.leftovers == {Family.IPV4: [("filter", "KUBE-NODE-PORT")]}
     assert len(there.jumps) == 3
     assert iptables.apply(ReplaceChains(Family.IPV4, WANTED[0], there)) == DONE
     assert found(iptables, Family.IPV4) == WANTED[0]
+    assert iptables.leftovers == {Family.IPV4: []}
 
 
 def test_removal_leaves_the_tables_as_they_were(iptables: Iptables, processes: Processes) -> None:

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+import structlog
 
 from ipvsproxy.core.firewall import ruleset
 from ipvsproxy.core.operations import ReplaceChains
 from ipvsproxy.dataplane import DONE, Refusal
-from ipvsproxy.kernel.iptables import Backend, Iptables, parse_save, restore_text
+from ipvsproxy.kernel.iptables import Backend, Iptables, deletion_text, parse_save, restore_text
 from ipvsproxy.kernel.process import Completed, Processes
 from ipvsproxy.model import Chain, Family, Jump, Network, Rule, Ruleset
 
@@ -91,12 +92,9 @@ def test_chains_are_declared_then_filled_then_led_into() -> None:
     ]
 
 
-def test_unwanted_chains_are_emptied_unhooked_and_then_deleted_one_by_one() -> None:
+def test_unwanted_chains_are_emptied_and_unhooked() -> None:
     found = Ruleset(
-        (
-            chain("KUBE-FORWARD", ("-j", "KUBE-NODE-PORT")),
-            chain("KUBE-NODE-PORT"),
-        ),
+        (chain("KUBE-FORWARD", ("-j", "KUBE-NODE-PORT")), chain("KUBE-NODE-PORT", ("-j", "DROP"))),
         (jump("KUBE-FORWARD", "FORWARD"),),
     )
     assert text(NOTHING, found) == [
@@ -105,9 +103,47 @@ def test_unwanted_chains_are_emptied_unhooked_and_then_deleted_one_by_one() -> N
         ":KUBE-NODE-PORT - [0:0]",
         "-D FORWARD -j KUBE-FORWARD",
         "COMMIT",
-        *("*filter", "-X KUBE-FORWARD", "COMMIT"),
-        *("*filter", "-X KUBE-NODE-PORT", "COMMIT"),
     ]
+
+
+def test_chains_are_deleted_each_in_a_transaction_of_its_own() -> None:
+    chains = [("filter", "KUBE-FORWARD"), ("nat", "KUBE-NODE-PORT")]
+    assert deletion_text(chains).splitlines() == [
+        *("*filter", "-X KUBE-FORWARD", "COMMIT"),
+        *("*nat", "-X KUBE-NODE-PORT", "COMMIT"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("complaint", "left"),
+    [
+        ("iptables-restore: line 5 failed", ["KUBE-B", "KUBE-C"]),
+        ("line 6: CHAIN_DEL failed (Device or resource busy): chain KUBE-B", ["KUBE-B", "KUBE-C"]),
+        ("Another app is currently holding the xtables lock.", ["KUBE-A", "KUBE-B", "KUBE-C"]),
+        ("line 99 is beyond the end", ["KUBE-A", "KUBE-B", "KUBE-C"]),
+    ],
+)
+def test_chains_that_cannot_be_deleted_stay_and_the_tables_are_done(
+    complaint: str, left: list[str]
+) -> None:
+    """Of A, B and C one is refused, and then, of those after it, the first by another program."""
+
+    class Refusing(Scripted):
+        def run(self, argv: Sequence[str], stdin: str = "") -> Completed:
+            if "-X" not in stdin:
+                return EMPTY
+            self.asked.append(tuple(argv))
+            return failed(complaint if len(self.asked) == 1 else "line 2 failed")
+
+    names = ["KUBE-A", "KUBE-B", "KUBE-C"]
+    found = Ruleset(tuple(chain(name, ("-j", "DROP")) for name in names))
+    processes = Refusing({})
+    iptables = Iptables(processes, "nft")
+    with structlog.testing.capture_logs() as logs:
+        assert iptables.apply(ReplaceChains(Family.IPV4, NOTHING, found)) == DONE
+    assert iptables.leftovers == {Family.IPV4: [("filter", name) for name in left]}
+    assert len(processes.asked) <= len(names)
+    assert [entry["chains"] for entry in logs] == [[f"filter {name}" for name in left]]
 
 
 A, B, C = "KUBE-IPVS-FILTER", "KUBE-PROXY-FIREWALL", "KUBE-NODE-PORT"
@@ -200,7 +236,8 @@ def test_versions_that_print_differently_are_read_alike(printed_rule: str, rule:
 
 
 HINT = said("*mangle\n:KUBE-KUBELET-CANARY - [0:0]\nCOMMIT\n")
-OURS = said("*nat\n:KUBE-SERVICES - [0:0]\nCOMMIT\n")
+OURS = said("*nat\n:KUBE-SERVICES - [0:0]\n-A KUBE-SERVICES -j RETURN\nCOMMIT\n")
+LEFT_OVER = said("*nat\n:KUBE-SERVICES - [0:0]\nCOMMIT\n")
 EMPTY = said("")
 BROKEN = failed("no")
 
@@ -213,6 +250,7 @@ BROKEN = failed("no")
         ({"iptables-nft-save": OURS, "ip6tables-legacy-save": HINT}, Backend.LEGACY),
         ({"iptables-nft-save": EMPTY, "iptables-legacy-save": OURS}, Backend.LEGACY),
         ({"iptables-nft-save": OURS, "iptables-legacy-save": OURS}, Backend.NFT),
+        ({"iptables-nft-save": LEFT_OVER, "iptables-legacy-save": OURS}, Backend.LEGACY),
         ({"iptables-nft-save": EMPTY, "iptables-legacy-save": EMPTY}, Backend.NFT),
         ({"iptables-nft-save": BROKEN, "iptables-legacy-save": EMPTY}, Backend.LEGACY),
         ({"iptables-save": EMPTY}, Backend.PLAIN),
@@ -282,6 +320,17 @@ def test_a_complaint_is_told_apart_and_names_the_rule(
     assert line in outcome.reason
     assert "\n" not in outcome.reason
     assert "Try `" not in outcome.reason
+
+
+def test_an_empty_chain_of_ours_counts_as_absent_and_is_remembered() -> None:
+    """A rule of somebody else may hold it there, which is nothing that we can mend."""
+    printed_text = (
+        "*filter\n:KUBE-FORWARD - [0:0]\n:KUBE-NODE-PORT - [0:0]\n:OTHER - [0:0]\n"
+        "-A KUBE-FORWARD -j ACCEPT\n-A OTHER -j KUBE-NODE-PORT\nCOMMIT\n"
+    )
+    iptables = Iptables(Scripted({"iptables-nft-save": said(printed_text)}), "nft")
+    assert iptables.dump(Family.IPV4) == Ruleset((chain("KUBE-FORWARD", ("-j", "ACCEPT")),))
+    assert iptables.leftovers == {Family.IPV4: [("filter", "KUBE-NODE-PORT")]}
 
 
 def test_a_family_that_cannot_be_read_is_unknown_and_says_why(tmp_path: Path) -> None:

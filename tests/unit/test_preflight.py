@@ -100,7 +100,7 @@ class SavedRules(Processes):
 
 
 HINT = "*mangle\n:KUBE-IPTABLES-HINT - [0:0]\nCOMMIT\n"
-OURS = "*nat\n:KUBE-SERVICES - [0:0]\nCOMMIT\n"
+OURS = "*nat\n:KUBE-SERVICES - [0:0]\n-A KUBE-SERVICES -j RETURN\nCOMMIT\n"
 
 
 @pytest.mark.parametrize(
