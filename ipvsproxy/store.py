@@ -174,6 +174,11 @@ class Store:
         slices = tuple(self._slices.get(name, {}).values())
         return Inputs(service, slices, whole=self.whole, sound=self._sound(name))
 
+    def cluster_ips(self, name: ServiceName) -> tuple[Address, ...]:
+        """Give the addresses of a Service; none where it is not there."""
+        service = self._services.get(name)
+        return service.cluster_ips if service is not None else ()
+
     def port_name(self, name: ServiceName, key: VirtualServerKey) -> str:
         """Give the name of a Service's port; empty where it has none or is not there."""
         service = self._services.get(name)

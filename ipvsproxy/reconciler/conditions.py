@@ -9,6 +9,7 @@ from __future__ import annotations
 import traceback
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Set as AbstractSet
 from enum import Enum
 
 import structlog
@@ -21,9 +22,9 @@ from ipvsproxy.core.operations import (
     UnbindAddress,
     describe,
 )
-from ipvsproxy.model import IpMember, IpPortMember, VirtualServerKey
+from ipvsproxy.model import Family, IpMember, IpPortMember, VirtualServerKey
 from ipvsproxy.objects import ServiceName
-from ipvsproxy.reconciler.writer import Refused, virtual_server_of
+from ipvsproxy.reconciler.writer import RefusedOperation, virtual_server_of
 from ipvsproxy.store import Store
 from ipvsproxy.telemetry import Conditions, ConditionType
 
@@ -64,6 +65,10 @@ class ConditionWriter:
         self._conditions = conditions
         self._wall_clock = wall_clock
         self._failed: dict[ServiceName, set[Stage]] = {}
+        self._families: AbstractSet[Family] = frozenset(Family)
+        self._shortcomings: tuple[str, ...] = ()
+        self._without: dict[Family, set[ServiceName]] = {family: set() for family in Family}
+        """Services with an address of a family that this node lacks."""
         self._refused: set[str] = set()
         self._unread: dict[tuple[str, ConditionType], str] = {}
         self._revision = -1
@@ -72,13 +77,19 @@ class ConditionWriter:
         self,
         names: Iterable[ServiceName],
         keys: Iterable[VirtualServerKey],
-        refusals: Sequence[Refused],
+        refusals: Sequence[RefusedOperation],
+        *,
+        postponed: AbstractSet[ServiceName] = frozenset(),
     ) -> None:
-        """Tell what a cycle has found; `names` were translated, `keys` settled; log what is new."""
+        """Tell what a cycle has found; `names` were translated, `keys` settled; log what is new.
+
+        Of the Services in `postponed` nothing is told: the next cycle begins at once and knows.
+        """
         claimants = {name for key in keys for name in self._desired.claimants(key)}
-        for name in claimants.union(names):
+        for name in claimants.union(names) - postponed:
             self._translated(name)
-        self._refusals(refusals)
+        self._refusals(refusals, {_subject(name) for name in postponed})
+        self._tell_shortcomings()
         if self._store.revision != self._revision:
             self._revision = self._store.revision
             self._source()
@@ -115,23 +126,47 @@ class ConditionWriter:
                 del self._failed[name]
                 self._conditions.clear(_subject(name), ConditionType.INTERNAL_ERROR)
 
-    def kernel_unreadable(self, reason: str) -> None:
-        """Tell that the kernel's tables could not be read."""
-        text = f"the kernel's tables could not be read, the last picture stays: {reason}"
-        self._set("Node", ConditionType.KERNEL_UNREADABLE, text)
+    def kernel(self, trouble: str) -> None:
+        """Tell why the kernel's tables could not be read the last time; empty: they could."""
+        if trouble:
+            text = f"the kernel's tables could not be read, the last picture stays: {trouble}"
+            self._set("Node", ConditionType.KERNEL_UNREADABLE, text)
+        else:
+            self._conditions.clear("Node", ConditionType.KERNEL_UNREADABLE)
 
-    def kernel_read(self, shortcomings: Sequence[str]) -> None:
-        """Tell that the kernel's tables were read, and what this node cannot have."""
-        self._conditions.clear("Node", ConditionType.KERNEL_UNREADABLE)
-        if shortcomings:
-            self._set("Node", ConditionType.MISSING_FEATURE, "; ".join(shortcomings))
+    def node(self, families: AbstractSet[Family], shortcomings: Sequence[str]) -> None:
+        """Take note of what this node has and lacks; told with the next `update`."""
+        self._families = families
+        self._shortcomings = tuple(shortcomings)
+
+    def _tell_shortcomings(self) -> None:
+        """Tell what this node cannot have, and how many Services go without a family for it."""
+        told = [*self._shortcomings]
+        for family, names in sorted(self._without.items()):
+            if names and family not in self._families:
+                first = min(names)
+                told.append(
+                    f"this node has no IPv{family}: the IPv{family} addresses of {len(names)} "
+                    f"Services are not served ({first}{', ...' if len(names) > 1 else ''})"
+                )
+        if told:
+            self._set("Node", ConditionType.MISSING_FEATURE, "; ".join(told))
         else:
             self._conditions.clear("Node", ConditionType.MISSING_FEATURE)
+
+    def _note_families(self, name: ServiceName) -> None:
+        addresses = self._store.cluster_ips(name)
+        for family, names in self._without.items():
+            if family not in self._families and any(one.family is family for one in addresses):
+                names.add(name)
+            else:
+                names.discard(name)
 
     def _set(self, subject: str, type_: ConditionType, message: str) -> None:
         self._conditions.set(subject, type_, message=message, now=self._wall_clock())
 
     def _translated(self, name: ServiceName) -> None:
+        self._note_families(name)
         messages: dict[ConditionType, list[str]] = defaultdict(list)
         fragment = self._desired.fragments.get(name)
         if fragment is not None:
@@ -162,22 +197,24 @@ class ConditionWriter:
         self._failed.pop(name, None)
         return True
 
-    def _refusals(self, refusals: Sequence[Refused]) -> None:
+    def _refusals(self, refusals: Sequence[RefusedOperation], postponed: AbstractSet[str]) -> None:
         by_subject: dict[str, list[str]] = defaultdict(list)
         for refused in refusals:
             by_subject[self._subject_of(refused)].append(
                 f"{describe(refused.operation)}: {refused.outcome.reason}"
             )
+        for subject in postponed:
+            by_subject.pop(subject, None)
         for subject, lines in by_subject.items():
             more = len(lines) - _SHOWN_REFUSALS
             shown = [*lines[:_SHOWN_REFUSALS], *([f"and {more} more"] if more > 0 else [])]
             text = f"refused, tried again: {'; '.join(shown)}"
             self._set(subject, ConditionType.OPERATION_REFUSED, text)
-        for subject in self._refused - by_subject.keys():
+        for subject in self._refused - by_subject.keys() - postponed:
             self._conditions.clear(subject, ConditionType.OPERATION_REFUSED)
-        self._refused = set(by_subject)
+        self._refused = set(by_subject) | (self._refused & postponed)
 
-    def _subject_of(self, refused: Refused) -> str:
+    def _subject_of(self, refused: RefusedOperation) -> str:
         """Say whom a refusal concerns: the Service of its virtual server, else the node."""
         key = virtual_server_of(refused.operation)
         match refused.operation:

@@ -180,8 +180,12 @@ class Reconciler:
         touched.keys.update(connections)
         target, batch = self._decide(touched, connections)
         written = await self._carry_out(batch)
+        postponed = self._translation.lacking(written.unsupported)
         self._schedule_polls(target.virtual_servers)
-        self._conditions.update(names, target.virtual_servers, self._writer.refusals)
+        self._conditions.kernel(self._writer.trouble)
+        self._conditions.update(
+            names, target.virtual_servers, self._writer.refusals, postponed=postponed
+        )
         report.translated = len(names)
         report.add(written)
         self._finish(report)
@@ -253,16 +257,17 @@ class Reconciler:
         try:
             report.drift.update(await self._writer.dump())
             report.audited = True
-        except DataplaneError as error:
+        except DataplaneError:
             if first:
                 raise
-            self._conditions.kernel_unreadable(str(error))
             return
         if first:
             await self._adopt(report)
         elif before is not None and _surroundings(before) != _surroundings(self._writer.state):
             self._store.mark_dirty(self._store.names)
-        self._conditions.kernel_read(shortcomings(self._settings, self._writer.state))
+        self._conditions.node(
+            self._writer.state.families, shortcomings(self._settings, self._writer.state)
+        )
         if self._clock() >= self._schedulers_due:
             self._schedulers_due = self._clock() + _RECONSIDER_SCHEDULERS
             self._translation.reconsider()
@@ -321,8 +326,6 @@ class Reconciler:
         written = await self._writer.carry_out(batch)
         if written.contradicted:
             self.audit_soon()
-        if self._translation.lacking(written.unsupported):
-            self._woken.set()
         for key in written.foreign:
             # What was written for it goes again; it itself is somebody else's and stays.
             self._writer.unfinished.members |= self._desired.mark_foreign(key).members

@@ -73,13 +73,14 @@ class Translation:
             touched.add(self._translate_one(name, around))
         return touched
 
-    def lacking(self, schedulers: AbstractSet[str]) -> bool:
-        """Take note of schedulers that the kernel has refused; say whether that is news."""
-        if schedulers <= self.unavailable:
-            return False
-        self.unavailable |= schedulers
-        self._again(schedulers)
-        return True
+    def lacking(self, schedulers: AbstractSet[str]) -> frozenset[ServiceName]:
+        """Take note of schedulers that the kernel has refused.
+
+        Gives the Services that are translated again for it in the next cycle.
+        """
+        news = schedulers - self.unavailable
+        self.unavailable |= news
+        return self._again(news)
 
     def reconsider(self) -> None:
         """Try the schedulers again that the kernel lacked: a module may have been installed."""
@@ -87,12 +88,16 @@ class Translation:
         self.unavailable.clear()
         self._again(lacking)
 
-    def _again(self, schedulers: Collection[str]) -> None:
-        self._store.mark_dirty(
+    def _again(self, schedulers: Collection[str]) -> frozenset[ServiceName]:
+        if not schedulers:
+            return frozenset()
+        names = frozenset(
             name
             for name, fragment in self._desired.fragments.items()
             if fragment.asked in schedulers or fragment.scheduler in schedulers
         )
+        self._store.mark_dirty(names)
+        return names
 
     def _translate_one(self, name: ServiceName, around: Surroundings) -> Touched:
         inputs = self._store.inputs(name)

@@ -14,8 +14,6 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple, TypeVar
 
-import structlog
-
 from ipvsproxy.core.desired import Touched
 from ipvsproxy.core.execution import Execution
 from ipvsproxy.core.operations import (
@@ -35,8 +33,6 @@ from ipvsproxy.core.retry import Retries, scope
 from ipvsproxy.dataplane import Dataplane, DataplaneError, Outcome, Reading, Refusal
 from ipvsproxy.model import RealServerKey, State, VirtualServerKey
 
-log = structlog.get_logger(__name__)
-
 _DOUBTS = frozenset({Refusal.CONTRADICTED, Refusal.BUSY})
 """After these the virtual server is not known to be as the shadow says."""
 
@@ -44,7 +40,7 @@ _Key = TypeVar("_Key")
 _Value = TypeVar("_Value")
 
 
-class Refused(NamedTuple):
+class RefusedOperation(NamedTuple):
     """An operation that the kernel refused, and what it said."""
 
     operation: Operation
@@ -57,8 +53,8 @@ class Written:
 
     done: Counter[str] = field(default_factory=Counter)
     """Acknowledged operations, by the name of their type."""
-    refused: list[Refused] = field(default_factory=list)
-    """Refused ones; those that were withheld or given up are not among them."""
+    refused: list[RefusedOperation] = field(default_factory=list)
+    """RefusedOperation ones; those that were withheld or given up are not among them."""
     undone: list[Operation] = field(default_factory=list)
     """All that was not acknowledged: refused, withheld, or given up for another's sake."""
     contradicted: bool = False
@@ -81,7 +77,8 @@ class Writer:
         self._unanswered: set[VirtualServerKey] = set()
         """To be made, and perhaps made: the kernel's answer was lost, and nothing read since."""
         self._owed: frozenset[ForgetFlows] = frozenset()
-        """Refused ones: nothing in the tables would ask for them again."""
+        """RefusedOperation ones: nothing in the tables would ask for them again."""
+        self._troubles: dict[str, str] = {}
         self.unfinished = Touched()
         """What must be planned again, for something of it was not carried out."""
 
@@ -97,9 +94,16 @@ class Writer:
         return self._state is not None
 
     @property
-    def refusals(self) -> list[Refused]:
+    def refusals(self) -> list[RefusedOperation]:
         """What is refused now, tried in this cycle or waiting for its next try."""
-        return [Refused(operation, outcome) for operation, outcome in self._refusals.items()]
+        return [
+            RefusedOperation(operation, outcome) for operation, outcome in self._refusals.items()
+        ]
+
+    @property
+    def trouble(self) -> str:
+        """Why the last dump, or the last reading since, failed; empty: they did not."""
+        return next(iter(self._troubles.values()), "")
 
     def next_due(self) -> float | None:
         """When the first refused operation may be tried again; None: nothing is refused."""
@@ -110,7 +114,12 @@ class Writer:
 
         Raises DataplaneError when it cannot be read; the shadow is then as before.
         """
-        found = await self._dataplane.dump()
+        try:
+            found = await self._dataplane.dump()
+        except DataplaneError as error:
+            self._troubles["dump"] = str(error)
+            raise
+        self._troubles.clear()
         drifted = drift(self._state, found) if self._state is not None else Counter[str]()
         self._state = found
         return drifted
@@ -121,8 +130,8 @@ class Writer:
         """Read a few virtual servers into the shadow; give the connections of each real server.
 
         Connections are the active and the inactive ones, as kube-proxy counts them for draining.
-        A kernel that cannot be read just now tells nothing: the answer is empty, and the audit
-        says so if it lasts.
+        A kernel that cannot be read just now tells nothing: the answer is empty, and `trouble`
+        says why.
         """
         readings = await self._note_readings(keys) if keys else {}
         return {
@@ -140,8 +149,9 @@ class Writer:
         try:
             readings = await self._dataplane.read(keys)
         except DataplaneError as error:
-            log.warning("virtual servers not read", count=len(keys), reason=str(error))
+            self._troubles["read"] = str(error)
             return {}
+        self._troubles.pop("read", None)
         for key, reading in readings.items():
             _note(self.state, key, reading)
         return readings
@@ -174,7 +184,7 @@ class Writer:
             return
         self._retries.refused(operation, self._clock())
         self._refusals[operation] = outcome
-        written.refused.append(Refused(operation, outcome))
+        written.refused.append(RefusedOperation(operation, outcome))
         match operation:
             case AddVirtualServer(_, server) | SetVirtualServer(_, server):
                 if outcome.refusal is Refusal.UNSUPPORTED:

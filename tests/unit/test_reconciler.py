@@ -139,12 +139,17 @@ class TestBeginning:
         agent.list_all([msgspec.structs.replace(service(), cluster_ips=addresses)])
         await agent.settle()
         assert fake.state.virtual_servers.keys() == {WEB}
+        (condition,) = agent.conditions
+        assert condition.message == (
+            "this node has no IPv6: the IPv6 addresses of 1 Services are not served (default/web)"
+        )
         both = fresh_state()
         fake.state.families = both.families
         fake.state.rulesets[Family.IPV6] = both.rulesets[Family.IPV6]
         agent.clock.now += 31
         await agent.settle()
         assert len(fake.state.virtual_servers) == 2
+        assert agent.said() == []
 
 
 class Unread(FakeDataplane):
