@@ -309,9 +309,10 @@ def _application(handlers: dict[str, _Handler]) -> web.Application:
     return application
 
 
-async def _sign(_: web.Request, response: web.StreamResponse) -> None:
+async def _sign(request: web.Request, response: web.StreamResponse) -> None:
     response.headers["Server"] = _SERVER
     response.headers["X-Content-Type-Options"] = "nosniff"
+    log.debug("answered", path=request.path, status=response.status, client=request.remote)
 
 
 def _counted(counter: Counter, body: dict[str, object], good: bool) -> web.Response:

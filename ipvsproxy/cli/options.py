@@ -163,7 +163,7 @@ _OPTIONS: Mapping[str, Decorator] = {
         metavar="0-10",
         default=None,
         callback=lambda _context, _parameter, value: value.lstrip("=") if value else value,
-        help="Verbosity as kube-proxy's -v; debug from 4 on (default 2).",
+        help="Verbosity as kube-proxy's -v; from 4 on debug lines (default 2).",
     ),
 }
 

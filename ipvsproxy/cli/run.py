@@ -56,11 +56,15 @@ def run(*, once: bool, **flags: object) -> None:
 
     from ipvsproxy import agent  # noqa: PLC0415
     from ipvsproxy.cli import logs  # noqa: PLC0415
+    from ipvsproxy.config import effective  # noqa: PLC0415
 
     settings = resolved.settings
     logs.configure(settings.log_format, settings.verbosity, node=settings.node_name)
+    log = structlog.get_logger("ipvsproxy.config")
     for warning in resolved.warnings:
-        structlog.get_logger("ipvsproxy.config").warning("configuration", warning=warning)
+        log.warning("configuration", warning=warning)
+    for name, value in effective(settings).items():
+        log.debug("setting", setting=name, value=value, source=str(resolved.sources[name]))
     sys.exit(follow(agent.run_once(settings) if once else agent.run(settings)))
 
 

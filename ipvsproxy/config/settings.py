@@ -104,4 +104,5 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """How log lines look."""
 
     verbosity: int = 2
-    """As kube-proxy's -v, 0-10: below 4 what happens, from 4 on also why (debug)."""
+    """As kube-proxy's -v, 0-10: below 4 what happens; from 4 on also debug lines: where each
+    setting came from, and each HTTP answer."""

@@ -15,7 +15,7 @@ from click.testing import CliRunner, Result
 
 import ipvsproxy
 from ipvsproxy.cli import logs, main, render
-from ipvsproxy.config import LogFormat, Settings
+from ipvsproxy.config import LogFormat, Settings, effective
 from ipvsproxy.dataplane import DataplaneError
 from ipvsproxy.sources.kubernetes.errors import Unavailable
 from ipvsproxy.telemetry import CleanupReport, PlanReport, RealServerRow, StatusRow, StatusTable
@@ -247,6 +247,21 @@ class TestRun:
         assert line["level"] == "warning"
         assert line["node"] == "node-a"
         assert "ipvs.strictARP" in line["warning"]
+
+    @pytest.mark.usefixtures("agent")
+    def test_at_debug_it_says_which_setting_came_from_where(self, tmp_path: Path) -> None:
+        path = tmp_path / "config.yaml"
+        path.write_text("syncPeriod: 1m\n", "utf-8")
+        words = ("run", "--config", str(path), "--manifests", "/m", "--log-format", "json", "-v=4")
+
+        lines = [json.loads(line) for line in call(*words).stderr.splitlines()]
+
+        told = {line["setting"]: (line["value"], line["source"]) for line in lines}
+        assert {line["level"] for line in lines} == {"debug"}
+        assert told.keys() == {*effective(Settings(node_name="node-a"))}
+        assert told["sync_period"] == (60.0, "file")
+        assert told["manifests"] == ("/m", "flag")
+        assert told["node_name"] == ("node-a", "environment")
 
     @pytest.mark.parametrize(
         "error",

@@ -117,6 +117,21 @@ class TestHealthPort:
             agent.health.in_step()
             assert await status_of(client, "/readyz") == 200
 
+    async def test_at_debug_every_answer_is_a_line(self) -> None:
+        with structlog.testing.capture_logs() as logged:
+            async with health_client(StandInAgent()) as client:
+                await status_of(client, "/readyz")
+
+        assert logged == [
+            {
+                "event": "answered",
+                "log_level": "debug",
+                "path": "/readyz",
+                "status": 503,
+                "client": "127.0.0.1",
+            }
+        ]
+
     async def test_answers_are_counted_by_status(self) -> None:
         agent = StandInAgent()
         async with health_client(agent) as client:
