@@ -21,7 +21,13 @@ from ipvsproxy.core.operations import (
 from ipvsproxy.core.plan import Batch, Target, plan
 from ipvsproxy.core.translate import Fragment, Inputs, Surroundings, translate
 from ipvsproxy.dataplane import DataplaneError, Outcome, Reading, Refusal
-from ipvsproxy.kernel.fake import FakeDataplane, FaultyDataplane, copy_state, fresh_state
+from ipvsproxy.kernel.fake import (
+    ALL_SCHEDULERS,
+    FakeDataplane,
+    FaultyDataplane,
+    copy_state,
+    fresh_state,
+)
 from ipvsproxy.model import (
     Address,
     Family,
@@ -355,6 +361,20 @@ class TestRefusals:
         await agent.settle()
         assert fake.state.real_servers[BAD].keys() == {member("10.244.6.6")}
         assert agent.said() == []
+
+    async def test_a_scheduler_that_is_tried_again_in_vain_is_no_news(self) -> None:
+        fake = FakeDataplane(schedulers=ALL_SCHEDULERS - {"lc"})
+        agent = Agent(fake)
+        lc = (("ipvsproxy.io/scheduler", "lc"),)
+        agent.list_all([msgspec.structs.replace(service(), annotations=lc)])
+        await agent.settle()
+        assert agent.said() == ["Service default/web SchedulerUnavailable"]
+        before = list(agent.conditions)
+        tries = fake.writes
+        agent.clock.now += 400
+        await agent.settle()
+        assert fake.writes > tries
+        assert list(agent.conditions) == before, "since when included"
 
     async def test_one_that_we_made_without_hearing_of_it_is_ours(self) -> None:
         fake = FakeDataplane()
