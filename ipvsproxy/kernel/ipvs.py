@@ -34,7 +34,7 @@ from ipvsproxy.dataplane import (
 )
 from ipvsproxy.kernel import codec
 from ipvsproxy.kernel.message import CodecError
-from ipvsproxy.kernel.netlink import Answer, NetlinkSocket, Request
+from ipvsproxy.kernel.netlink import REPORTS, Answer, NetlinkSocket, Request
 from ipvsproxy.kernel.refusals import UNANSWERED, refused
 
 if TYPE_CHECKING:
@@ -122,7 +122,8 @@ class Ipvs:
         """Read a few virtual servers; None for one that does not exist. Raises DataplaneError."""
         family = self._number()
         answers = self._netlink.exchange(
-            [Request(family, codec.encode_read_virtual_server(key)) for key in keys]
+            [Request(family, codec.encode_read_virtual_server(key)) for key in keys],
+            batch=REPORTS,
         )
         return {key: self._reading(key, answer) for key, answer in zip(keys, answers, strict=True)}
 

@@ -5,11 +5,13 @@ does one thing at a time and is used from one thread.
 
 How it works: requests go out in batches, each asking for an acknowledgement. The kernel carries out
 a batch within the send call, message by message, and goes on after one that failed; its answers are
-then read back and matched by sequence number. A batch is small enough for all its answers to fit
-in a receive buffer of the usual size (about 768 bytes each of 208 KiB), since an answer that does
-not fit is lost. Still, whatever goes wrong with the socket itself (no answer in time, an overrun
-buffer) leaves requests of which nobody knows whether they were carried out: they are `UNANSWERED`,
-and the socket is thrown away with whatever it may still hold; the next use opens another.
+then read back and matched by sequence number. An answer that does not fit in the receive buffer is
+lost, so a batch must fit: an acknowledgement takes 768 bytes there, a report before it well over
+1 KiB (of the usual 208 KiB, 110 reports with theirs are too much). The buffer is made larger where
+that is allowed, and who asks for reports asks in batches of `REPORTS`. Still, whatever goes wrong
+with the socket itself (no answer in time, an overrun buffer) leaves requests of which nobody knows
+whether they were carried out: they are `UNANSWERED`, and the socket is thrown away with whatever it
+may still hold; the next use opens another.
 """
 
 from __future__ import annotations
@@ -26,9 +28,13 @@ from ipvsproxy.kernel.refusals import UNANSWERED
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["Answer", "DumpInterruptedError", "NetlinkSocket", "Request"]
+__all__ = ["REPORTS", "Answer", "DumpInterruptedError", "NetlinkSocket", "Request"]
 
+REPORTS = 25
+"""How many requests that are each answered by a report make a batch."""
 _BATCH = 100
+_RECEIVE_BUFFER = 1 << 20
+_SO_RCVBUFFORCE = 33  # as SO_RCVBUF, beyond net.core.rmem_max; needs CAP_NET_ADMIN
 _BUFFER = 65536
 _KERNEL = 0  # the port of the kernel; anybody may send to a netlink socket
 _SOL_NETLINK = 270
@@ -72,11 +78,11 @@ class NetlinkSocket:
         self._socket: socket.socket | None = None
         self._sequence = 0
 
-    def exchange(self, requests: Sequence[Request]) -> list[Answer]:
+    def exchange(self, requests: Sequence[Request], *, batch: int = _BATCH) -> list[Answer]:
         """Send requests, in batches; return one answer for each, in order. Never raises OSError."""
         answers: list[Answer] = []
-        for start in range(0, len(requests), _BATCH):
-            answers += self._exchange_batch(requests[start : start + _BATCH])
+        for start in range(0, len(requests), batch):
+            answers += self._exchange_batch(requests[start : start + batch])
         return answers
 
     def dump(self, request: Request) -> list[bytes]:
@@ -179,11 +185,19 @@ def _open(protocol: int, timeout: float) -> socket.socket:
         limit = struct.pack("@ll", int(seconds), int(fraction * 1_000_000))
         opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
         opened.setsockopt(_SOL_NETLINK, _CAP_ACK, 1)
+        _enlarge(opened)
         opened.bind((0, 0))
     except OSError:
         opened.close()
         raise
     return opened
+
+
+def _enlarge(opened: socket.socket) -> None:
+    try:
+        opened.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _RECEIVE_BUFFER)
+    except PermissionError:
+        opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER)
 
 
 def _receive(connection: socket.socket) -> list[Message]:

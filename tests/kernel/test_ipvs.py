@@ -1,6 +1,7 @@
 """What the kernel's IPVS does with our messages; ipvsadm is the witness where bytes could agree."""
 
 import os
+import socket
 import subprocess
 from collections.abc import Iterator, Sequence
 
@@ -237,3 +238,13 @@ def test_thousands_are_written_and_listed_in_several_messages(ipvs: Ipvs) -> Non
     assert set(ipvs.list_real_servers(WEB)) == set(members)
     assert set(ipvs.list_virtual_servers()) == {WEB, *others}
     assert set(ipvs.read(others)) == set(others)
+
+
+def test_hundreds_are_read_at_once_with_a_small_receive_buffer(ipvs: Ipvs) -> None:
+    """What is read takes more room in the receive buffer than an acknowledgement does."""
+    others = [WEB._replace(port=port) for port in range(1000, 1500)]
+    apply(ipvs, *(AddVirtualServer(key, RR) for key in others))
+    connection = ipvs._netlink._connection()
+    assert connection.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) == 2 << 20
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 32768)
+    assert ipvs.read(others) == dict.fromkeys(others, Reading(RR, {}))

@@ -19,6 +19,7 @@ from ipvsproxy.kernel.refusals import UNANSWERED, refused
 
 ERROR, DONE, REPORT = 2, 3, 28
 INTERRUPTED = 0x10
+SO_RCVBUFFORCE = 33
 KERNEL, STRANGER = (0, 0), (4711, 0)
 BATCH = 100
 REQUEST = Request(16, b"four")
@@ -77,6 +78,7 @@ class Kernel:
         self.script: deque[Step | tuple[Step, tuple[int, int]]] = deque()
         self.sockets: list[StandInSocket] = []
         self.refusal: OSError | None = None
+        self.refused_options: set[int] = set()
 
     def plan(self, *steps: Step | tuple[Step, tuple[int, int]]) -> None:
         self.script.extend(steps)
@@ -101,6 +103,8 @@ class StandInSocket:
         self.closed = False
 
     def setsockopt(self, level: int, option: int, value: int | bytes) -> None:
+        if level == socket.SOL_SOCKET and option in self._kernel.refused_options:
+            raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
         self.options[level, option] = value
 
     def bind(self, address: tuple[int, int]) -> None:
@@ -165,6 +169,23 @@ class TestExchange:
         (opened,) = kernel.sockets
         sequences = [one.sequence for batch in opened.sent for one in batch]
         assert len(set(sequences)) == len(sequences)
+
+    def test_a_caller_that_expects_much_asks_in_smaller_batches(
+        self, kernel: Kernel, connection: NetlinkSocket
+    ) -> None:
+        kernel.plan(acknowledge(0, 0), acknowledge(0))
+        assert connection.exchange([REQUEST] * 3, batch=2) == [Answer(0)] * 3
+        assert [len(batch) for batch in kernel.sockets[0].sent] == [2, 1]
+
+    @pytest.mark.parametrize("refused_options", [set(), {SO_RCVBUFFORCE}])
+    def test_the_receive_buffer_is_large_where_that_is_allowed(
+        self, kernel: Kernel, connection: NetlinkSocket, refused_options: set[int]
+    ) -> None:
+        kernel.refused_options = refused_options
+        kernel.plan(acknowledge(0))
+        assert connection.exchange([REQUEST]) == [Answer(0)]
+        option = socket.SO_RCVBUF if refused_options else SO_RCVBUFFORCE
+        assert kernel.sockets[0].options[socket.SOL_SOCKET, option] == 1 << 20
 
     def test_what_is_reported_before_the_acknowledgement_is_kept(
         self, kernel: Kernel, connection: NetlinkSocket
