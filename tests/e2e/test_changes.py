@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from testbed.traffic import Held
 
 HELD = 4
+LEAST_REPLIES = 20
+"""Fewer under a load say nothing: it ran beside too little of what happened."""
 
 
 def still_there(held: list[Held]) -> bool:
@@ -44,7 +46,7 @@ def test_a_scheduler_changes_under_load(
             cluster.apply(service.scheduled_by(scheduler))
         assert still_there(held)
     assert not failures(load.replies)
-    assert load.replies
+    assert len(load.replies) >= LEAST_REPLIES
 
 
 def test_the_new_scheduler_decides_at_once(
@@ -85,6 +87,7 @@ def test_all_endpoints_are_replaced_under_load(
         }
     for service, load in zip(rolled, loads, strict=True):
         assert not failures(load.replies), service.scheduler
+        assert len(load.replies) >= LEAST_REPLIES, service.scheduler
         assert set(counted[service.scheduler]) <= {pod.name for pod in new}
         assert counted[service.scheduler].total() == 8
 

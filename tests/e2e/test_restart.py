@@ -23,6 +23,8 @@ MANY = 60
 """Services: enough that an agent can be caught in the middle."""
 FIRST_NUMBER = 1000
 POLLS = 50_000
+LEAST_REPLIES = 20
+"""Fewer under a load say nothing: it ran beside too little of what happened."""
 
 
 @pytest.fixture(scope="module")
@@ -73,9 +75,7 @@ def cycles_missing(agent: Agent) -> str | None:
     except OSError as error:
         return f"no metrics yet: {error}"
     completed = sum(
-        value
-        for name, value in counters.items()
-        if name.startswith("ipvsproxy_cycles_total") and "failed" not in name
+        value for name, value in counters.items() if name.startswith("ipvsproxy_cycles_total")
     )
     return None if completed else "no cycle yet"
 
@@ -142,6 +142,7 @@ def test_an_agent_killed_in_the_middle_is_continued_without_a_loss(
         cluster.wait_applied(service, *many)
         assert not failures([one.talk() for one in held])
     assert not failures(load.replies)
+    assert len(load.replies) >= LEAST_REPLIES
     here, there = (witness.everything(node.namespace) for node in cluster.layout.nodes)
     assert here["ipvs"] == there["ipvs"]
     assert not failures(cluster.traffic.ask(client, target(many[-1], family=6), 4))
