@@ -2,8 +2,9 @@
 
 Knows our flags, our environment variables, our own file and kube-proxy's `KubeProxyConfiguration`;
 reads neither environment nor disk: `load` is handed both. `settings` holds the values and their
-meaning, `values` reads one value from text, `files` reads the two kinds of file, and `load` puts
-them together: flag before environment variable before file before default, each field by itself.
+meaning, `values` reads one value from text, `files` reads the two kinds of file by the YAML of
+`yaml_text`, and `load` puts them together: flag before environment variable before file before
+default, each field by itself.
 """
 
 from __future__ import annotations

@@ -17,6 +17,7 @@ import yaml
 
 from ipvsproxy.config.settings import Settings
 from ipvsproxy.config.values import ConfigurationError
+from ipvsproxy.config.yaml_text import UnreadableYaml, read_yaml
 
 KUBE_PROXY_KIND = "KubeProxyConfiguration"
 KUBE_PROXY_GROUP = "kubeproxy.config.k8s.io/"
@@ -156,29 +157,34 @@ def _leaves(document: Mapping[str, object], above: str = "") -> Iterator[tuple[s
 def _parse(text: str) -> tuple[Mapping[str, object], Mapping[str, int]]:
     """Return the document and the line number of each field's path."""
     try:
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
-        document: object = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f", line {mark.line + 1}" if mark is not None else ""
-        problem = getattr(error, "problem", None) or "not YAML"
+        documents = list(read_yaml(text))
+    except UnreadableYaml as error:
+        line = f", line {error.line}" if error.line is not None else ""
         raise ConfigurationError(
-            f"configuration file{line}: not readable as YAML or JSON: {problem}"
+            f"configuration file{line}: not readable as YAML or JSON: {error.reason}"
         ) from None
-    if document is None:
+    if len(documents) > 1:
+        line = f", line {documents[1].line}"
+        raise ConfigurationError(f"configuration file{line}: a second document; one is needed")
+    if not documents or documents[0].value is None:
         return {}, {}
+    document = documents[0].value
     if not _is_mapping(document):
         raise ConfigurationError("configuration file: fields and values (a mapping) are needed")
-    return document, dict(_lines(root, ""))
+    return document, dict(_lines(documents[0].node, ()))
 
 
-def _lines(node: yaml.Node | None, above: str) -> Iterator[tuple[str, int]]:
+def _lines(
+    node: yaml.Node, containing: tuple[yaml.MappingNode, ...], above: str = ""
+) -> Iterator[tuple[str, int]]:
     if not isinstance(node, yaml.MappingNode):
         return
     for key, value in node.value:
-        path = f"{above}{key.value}"
-        yield path, key.start_mark.line + 1
-        yield from _lines(value, f"{path}.")
+        path, line = f"{above}{key.value}", key.start_mark.line + 1
+        yield path, line
+        if value is node or value in containing:
+            raise ConfigurationError(f"configuration file, line {line}, {path}: it contains itself")
+        yield from _lines(value, (*containing, node), f"{path}.")
 
 
 def _place(lines: Mapping[str, int], path: str) -> str:

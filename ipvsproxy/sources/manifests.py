@@ -6,9 +6,8 @@ syntax error says nothing at all (`UnreadableManifest`), because what was meant 
 file that parses, an object that is nonsense is refused by itself, and something that cannot even
 be named is its `problem`.
 
-YAML is read as strings, numbers, booleans, lists and mappings, as JSON has them: a time stays the
-text that it is. The limits (size, depth) are far above any real manifest and keep a
-broken or hostile file from taking the agent down; libyaml itself crashes on deep nesting.
+YAML is read by the rules of `config.yaml_text`. The limit of size is far above any real manifest
+and keeps a broken or hostile file from taking the agent down.
 """
 
 from __future__ import annotations
@@ -17,15 +16,13 @@ import json
 from collections.abc import Iterator
 from typing import NamedTuple, NoReturn, TypeAlias
 
-import yaml
-
+from ipvsproxy.config.yaml_text import UnreadableYaml, read_yaml
 from ipvsproxy.objects import Contents, InvalidObject, KubernetesObject, Unnamed, read_document
 from ipvsproxy.store import Put, Refused
 
 SUFFIXES = frozenset({".yaml", ".yml", ".json"})
 MAXIMUM_BYTES = 64 * 1024 * 1024
 """A larger file is not read: some 20,000 Services fit in this."""
-_MAXIMUM_DEPTH = 100
 
 Statement: TypeAlias = Put | Refused
 """What a file says of one object."""
@@ -120,7 +117,7 @@ def _json_documents(text: str) -> Iterator[tuple[int, object]]:
         except json.JSONDecodeError as error:
             raise UnreadableManifest(f"line {error.lineno}: not JSON: {error.msg}") from None
         except (ValueError, RecursionError) as error:
-            raise UnreadableManifest(f"document at line {line}: {_one_line(error)}") from None
+            raise UnreadableManifest(f"document at line {line}: {error}") from None
         yield line, document
         position = _skip_space(text, position)
 
@@ -138,84 +135,11 @@ def _no_constant(name: str) -> NoReturn:
 # ------------------------------------------------------------------------------- YAML
 
 
-class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
-    """PyYAML's safe loader, by libyaml where that is there, with limits and with JSON's types."""
-
-    depth = 0
-
-    def descend_resolver(self, current_node: yaml.Node | None, current_index: object) -> None:
-        """Count the depth; called for each node before those within it are read."""
-        self.depth += 1
-        if self.depth > _MAXIMUM_DEPTH:
-            raise yaml.MarkedYAMLError(
-                problem=f"more than {_MAXIMUM_DEPTH} levels",
-                problem_mark=None if current_node is None else current_node.start_mark,
-            )
-        super().descend_resolver(current_node, current_index)
-
-    def ascend_resolver(self) -> None:
-        """Count the depth."""
-        self.depth -= 1
-        super().ascend_resolver()
-
-    def flatten_mapping(self, node: yaml.MappingNode) -> None:
-        """Refuse a key that is written twice; merge (`<<`) without repeating a key.
-
-        PyYAML repeats them, so that merges of merges grow without end.
-        """
-        written: set[str] = set()
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
-                if key.value in written:
-                    problem = f"the key {key.value!r} is written twice"
-                    raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
-                written.add(key.value)
-        super().flatten_mapping(node)
-        if len(node.value) > len(written):
-            unique = {
-                key.value if isinstance(key, yaml.ScalarNode) else id(key): (key, value)
-                for key, value in node.value
-            }
-            node.value = list(unique.values())
-
-
-_KEPT_AS_TEXT = ("tag:yaml.org,2002:timestamp", "tag:yaml.org,2002:value")
-_Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag not in _KEPT_AS_TEXT]
-    for first, resolvers in _Loader.yaml_implicit_resolvers.items()
-}
-for _tag in _KEPT_AS_TEXT:
-    _Loader.add_constructor(_tag, yaml.constructor.SafeConstructor.construct_yaml_str)
-
-
 def _yaml_documents(text: str) -> Iterator[tuple[int, object]]:
     """Yield each document with the line at which its content begins."""
-    loader = _Loader(text)
     try:
-        while loader.check_node():
-            node = loader.get_node()
-            yield node.start_mark.line + 1, loader.construct_document(node)
-    except yaml.MarkedYAMLError as error:
-        raise UnreadableManifest(_explain(error, text)) from None
-    except (yaml.YAMLError, ValueError, LookupError, RecursionError) as error:
-        # The others than YAMLError come from PyYAML's constructors, for `!!bool x` or `!!int ''`.
-        raise UnreadableManifest(f"not YAML: {_one_line(error)}") from None
-    finally:
-        loader.dispose()
-
-
-def _explain(error: yaml.MarkedYAMLError, text: str) -> str:
-    reason = _one_line(error.problem or error.context or "not YAML")
-    mark = error.problem_mark or error.context_mark
-    if mark is None:
-        return reason
-    lines = text.splitlines()
-    number = min(mark.line, len(lines) - 1)  # the end of the text counts as one line more
-    line = lines[number]
-    if "\t" in line[: len(line) - len(line.lstrip())]:
-        reason = "indented by a tab; YAML wants spaces"
-    return f"line {number + 1}: {reason}"
-
-
-def _one_line(error: object) -> str:
-    return " ".join(str(error).split())
+        for document in read_yaml(text):
+            yield document.line, document.value
+    except UnreadableYaml as error:
+        place = "not YAML" if error.line is None else f"line {error.line}"
+        raise UnreadableManifest(f"{place}: {error.reason}") from None
