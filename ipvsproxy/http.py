@@ -12,7 +12,6 @@ too: how commands ask a running agent, and how a second proxy on the node is fou
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import NamedTuple, Protocol
@@ -79,9 +78,7 @@ class Agent(Protocol):
         ...
 
 
-async def serve(
-    agent: Agent, *, clock: Clock = time.monotonic, wall_clock: Clock = time.time
-) -> None:
+async def serve(agent: Agent, *, clock: Clock, wall_clock: Clock) -> None:
     """Serve both ports until cancelled; `clock` is the one by which `agent.health` was told."""
     settings = agent.settings
     health = health_application(agent.health, agent.metrics, clock=clock, wall_clock=wall_clock)

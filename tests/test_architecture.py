@@ -58,6 +58,17 @@ def test_imports_go_downward_only() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+def test_clock_chance_and_environment_enter_in_agent_and_cli_only() -> None:
+    """Everything else is told; a test can then say what it is told."""
+    outside = re.compile(r"^(?:import|from) (?:time|random)\b|\bos\.environ\b", re.MULTILINE)
+    knowing = {
+        path.relative_to(ROOT / "ipvsproxy").parts[0]
+        for path in product_modules()
+        if outside.search(path.read_text())
+    }
+    assert knowing == {"agent", "cli"}
+
+
 @pytest.mark.parametrize("path", product_modules(), ids=name_of)
 def test_a_module_is_short_and_says_what_it_knows(path: Path) -> None:
     text = path.read_text(encoding="utf-8")

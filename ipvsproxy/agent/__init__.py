@@ -1,7 +1,8 @@
 """The agent: everything wired up, once for each command that needs it.
 
-The only package that reads the clock and the environment, and the only one that knows sources,
-kernel, reconciler and HTTP at the same time; they do not know each other.
+The only package that knows sources, kernel, reconciler and HTTP at the same time; they do not know
+each other. Clock and chance enter here and nowhere else; the environment here (what a pod is told
+of its API server) and in `cli` (the settings).
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import time
 
 import structlog
 
@@ -34,7 +35,8 @@ async def run(settings: Settings) -> int:
         dataplane = LinuxDataplane(WATCHED_SYSCTLS, settings.iptables_backend)
         try:
             async with open_source(settings) as source:
-                await _until_stopped(wire(settings, dataplane), source)
+                wiring = wire(settings, dataplane, clock=time.monotonic, wall_clock=time.time)
+                await _until_stopped(wiring, source)
         finally:
             await dataplane.close()
     log.info("stopped; the kernel's tables stay as they are")
@@ -50,7 +52,9 @@ async def _until_stopped(wiring: Wiring, source: Source) -> None:
         tasks = [
             group.create_task(_feed(wiring, source), name="source"),
             group.create_task(wiring.reconciler.run(), name="reconciler"),
-            group.create_task(serve(wiring), name="http"),
+            group.create_task(
+                serve(wiring, clock=time.monotonic, wall_clock=time.time), name="http"
+            ),
         ]
         await stopped.wait()
         for task in tasks:

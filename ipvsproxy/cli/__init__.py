@@ -1,7 +1,8 @@
 """The command line: one module for each command, and what they share.
 
 Knows flags, exit statuses and how things look; what a command does is in `agent`, `http` and
-`kernel.preflight`. This is one of the two places where the environment is read (`options.resolve`).
+`kernel.preflight`. The environment is read here for the settings (`options.resolve`) and for what a
+pod is told of its API server (`run.require_source`), else in `agent` only.
 Modules that cost time to import are imported inside the commands, so that `--help` is quick.
 """
 

@@ -262,7 +262,7 @@ class TestServing:
     async def test_an_empty_address_serves_nothing(self) -> None:
         agent = StandInAgent(healthz_bind_address="", metrics_bind_address="")
 
-        await asyncio.wait_for(http.serve(agent), 10)
+        await asyncio.wait_for(http.serve(agent, clock=agent.clock, wall_clock=lambda: WALL), 10)
 
     async def test_serve_answers_on_both_ports_and_the_status_comes_back_whole(self) -> None:
         ports = []
@@ -270,7 +270,7 @@ class TestServing:
             with socket.create_server(("127.0.0.1", 0)) as free:
                 ports.append(address_of(free))
         agent = StandInAgent(healthz_bind_address=ports[0], metrics_bind_address=ports[1])
-        task = asyncio.create_task(http.serve(agent))
+        task = asyncio.create_task(http.serve(agent, clock=agent.clock, wall_clock=lambda: WALL))
         try:
             status = None
             for _ in range(1000):
