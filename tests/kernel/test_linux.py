@@ -46,7 +46,7 @@ ADDRESS = Address.parse("10.0.0.1")
 WEB = VirtualServerKey(Protocol.TCP, ADDRESS, 80)
 POD = RealServerKey(Address.parse("10.1.0.1"), 8080)
 CONNTRACK = "net/ipv4/vs/conntrack"
-CHAINS = Ruleset(chains=(Chain("nat", "KUBE-MARK-MASQ", ()),))
+CHAINS = Ruleset(chains=(Chain("nat", "KUBE-MARK-MASQ", (("-j", "RETURN"),)),))
 SPEC = SetSpec(SetType.HASH_IP_PORT, Family.IPV4)
 MEMBER = IpPortMember(ADDRESS, Protocol.TCP, 80)
 
