@@ -37,7 +37,7 @@ class ConditionType(StrEnum):
     PORT_TAKEN = "PortTaken"
     """An HTTP server of the agent cannot listen; it is tried again."""
     KERNEL_UNREADABLE = "KernelUnreadable"
-    """The kernel's tables cannot be read; nothing is written until they can."""
+    """The kernel's tables could not be read; the last picture stays in force."""
     MISSING_FEATURE = "MissingFeature"
     """A program, module or setting of the node is missing; the message says what goes without."""
 
