@@ -40,6 +40,7 @@ STATUS_HEADINGS = (
 )
 _NUMBERS = frozenset({"WEIGHT", "ACTIVE", "INACTIVE"})
 _STYLES = {Verdict.OK: "green", Verdict.WARN: "yellow", Verdict.FAIL: "red"}
+_CLEAN = "nothing to remove"
 NO_AGENT = "no agent answers on this node: Service names and problems are not known"
 
 
@@ -62,7 +63,7 @@ def cleanup_text(cleanup: CleanupReport) -> str:
     """Write what was removed and what stayed."""
     lines = [*cleanup.operations, *(f"refused: {line}" for line in cleanup.refused)]
     done = len(cleanup.operations)
-    lines.append(f"{_count(done, 'change')} made" if lines else "nothing of ours was there")
+    lines.append(f"{_count(done, 'change')} made" if lines else _CLEAN)
     return _text(lines)
 
 
@@ -70,7 +71,7 @@ def dry_cleanup_text(cleanup: CleanupReport) -> str:
     """Write what would be removed."""
     lines = [*cleanup.operations, *(f"refused: {line}" for line in cleanup.refused)]
     done = len(cleanup.operations)
-    lines.append(f"{_count(done, 'change')} would be made" if lines else "nothing of ours is there")
+    lines.append(f"{_count(done, 'change')} would be made" if lines else _CLEAN)
     return _text(lines)
 
 

@@ -368,7 +368,8 @@ class TestCleanup:
 
     @pytest.mark.usefixtures("agent")
     def test_a_clean_node_is_said_to_be_one(self) -> None:
-        assert call("cleanup").stdout == "nothing of ours was there\n"
+        assert call("cleanup").stdout == "nothing to remove\n"
+        assert call("cleanup", "--dry-run").stdout == "nothing to remove\n"
 
 
 TABLE = StatusTable(
