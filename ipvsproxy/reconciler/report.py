@@ -24,7 +24,7 @@ class CycleReport:
     done: Counter[str] = field(default_factory=Counter)
     """Acknowledged operations, by kind."""
     refused: Counter[tuple[str, str]] = field(default_factory=Counter)
-    """RefusedOperation operations, by kind and reason."""
+    """Refused operations, by kind and reason."""
     drift: Counter[str] = field(default_factory=Counter)
     """What others had changed, where an audit was made, by kind."""
     audited: bool = False

@@ -54,7 +54,7 @@ class Written:
     done: Counter[str] = field(default_factory=Counter)
     """Acknowledged operations, by the name of their type."""
     refused: list[RefusedOperation] = field(default_factory=list)
-    """RefusedOperation ones; those that were withheld or given up are not among them."""
+    """Refused ones; those that were withheld or given up are not among them."""
     undone: list[Operation] = field(default_factory=list)
     """All that was not acknowledged: refused, withheld, or given up for another's sake."""
     contradicted: bool = False
@@ -77,7 +77,7 @@ class Writer:
         self._unanswered: set[VirtualServerKey] = set()
         """To be made, and perhaps made: the kernel's answer was lost, and nothing read since."""
         self._owed: frozenset[ForgetFlows] = frozenset()
-        """RefusedOperation ones: nothing in the tables would ask for them again."""
+        """Refused ones: nothing in the tables would ask for them again."""
         self._troubles: dict[str, str] = {}
         self.unfinished = Touched()
         """What must be planned again, for something of it was not carried out."""

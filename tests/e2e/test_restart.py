@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from testbed.agent import Agent
     from testbed.layout import Layout
 
-MANY = 60
+MANY = 300
 """Services: enough that an agent can be caught in the middle."""
 FIRST_NUMBER = 1000
 POLLS = 50_000
