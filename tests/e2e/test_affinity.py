@@ -22,7 +22,7 @@ SECONDS = 600
 @pytest.fixture
 def sticky(cluster: Cluster, old: tuple[Pod, ...]) -> Iterator[Service]:
     """A Service that is spread by rr, but for its affinity."""
-    service = Service("sticky", 90, endpoints_of(old), "rr", affinity_seconds=SECONDS)
+    service = Service("sticky", 91, endpoints_of(old), "rr", affinity_seconds=SECONDS)
     cluster.apply(service)
     yield service
     cluster.folder.withdraw(service)
