@@ -100,7 +100,8 @@ def test_the_pods_account_is_bound_to_the_role() -> None:
     account, binding = OBJECTS["ServiceAccount"]["metadata"], OBJECTS["ClusterRoleBinding"]
     assert POD["serviceAccountName"] == account["name"]
     assert binding["roleRef"]["name"] == OBJECTS["ClusterRole"]["metadata"]["name"]
-    assert binding["subjects"] == [{"kind": "ServiceAccount", **account}]
+    subject = {"name": account["name"], "namespace": account["namespace"]}
+    assert binding["subjects"] == [{"kind": "ServiceAccount", **subject}]
 
 
 def test_the_command_line_is_one_that_the_program_has() -> None:
