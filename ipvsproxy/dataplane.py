@@ -14,6 +14,7 @@ from typing import NamedTuple, Protocol, TypeAlias
 from ipvsproxy.core.operations import Operation
 from ipvsproxy.model import (
     Connections,
+    NodeNetwork,
     RealServer,
     RealServerKey,
     State,
@@ -67,11 +68,11 @@ class Reading(NamedTuple):
     real_servers: Mapping[RealServerKey, RealServerReading]
 
 
-class NodeAddressesChanged(NamedTuple):
-    """An address came to or left an interface of this node, or a link came or went."""
+class NodeNetworkChanged(NamedTuple):
+    """An address, a link or a route of this node came or went."""
 
 
-Change: TypeAlias = NodeAddressesChanged
+Change: TypeAlias = NodeNetworkChanged
 
 
 class DataplaneError(Exception):
@@ -95,6 +96,10 @@ class Dataplane(Protocol):
 
         Costs one request to the kernel for each key. Raises DataplaneError as `dump` does.
         """
+        ...
+
+    async def network(self) -> NodeNetwork:
+        """Read the node's own network, as `dump` does; cheap. Raises DataplaneError."""
         ...
 
     async def apply(self, operations: Sequence[Operation]) -> Sequence[Outcome]:

@@ -14,8 +14,10 @@ acknowledged operation, and compared with what is wanted.
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum, IntFlag, StrEnum
+from functools import cached_property
 from typing import NamedTuple, TypeAlias
 
 __all__ = [
@@ -31,8 +33,10 @@ __all__ = [
     "IpPortMember",
     "IpPortNetMember",
     "Jump",
+    "Listener",
     "Member",
     "Network",
+    "NodeNetwork",
     "PortMember",
     "Protocol",
     "RealServer",
@@ -259,6 +263,7 @@ class SetSpec(NamedTuple):
     type: SetType
     family: Family
     maxelem: int = 65536
+    """Most members; a bitmap has none of this."""
 
 
 class IpMember(NamedTuple):
@@ -328,6 +333,32 @@ class Ruleset(NamedTuple):
     jumps: tuple[Jump, ...] = ()
 
 
+class Listener(NamedTuple):
+    """A socket of this node that takes what comes to a port."""
+
+    protocol: Protocol
+    address: Address
+    """All zeros: every address of its family; all zeros of IPv6: of both families."""
+    port: int
+
+
+@dataclass(frozen=True)
+class NodeNetwork:
+    """What there is of the node's own network: not ours to change, but Services must fit in."""
+
+    interfaces: Mapping[str, frozenset[Address]] = field(default_factory=dict)
+    """The addresses of every interface but `DUMMY_INTERFACE`, by the interface's name."""
+    gateways: frozenset[Address] = frozenset()
+    """Next hops of the node's routes."""
+    listeners: frozenset[Listener] = frozenset()
+    """Sockets that listen in this network namespace, whatever process has them."""
+
+    @cached_property
+    def addresses(self) -> frozenset[Address]:
+        """All addresses that are the node's own: they are never put on `DUMMY_INTERFACE`."""
+        return frozenset[Address]().union(*self.interfaces.values())
+
+
 @dataclass(slots=True)
 class State:
     """What the kernel holds of the things that we look at, ours and foreign.
@@ -343,8 +374,7 @@ class State:
     """Whether `DUMMY_INTERFACE` exists."""
     addresses: set[Address] = field(default_factory=set)
     """Addresses on `DUMMY_INTERFACE`, link-local ones left out."""
-    node_addresses: frozenset[Address] = frozenset()
-    """Addresses of all other interfaces: the node's own, which are never put on the dummy one."""
+    network: NodeNetwork = field(default_factory=NodeNetwork)
     virtual_servers: dict[VirtualServerKey, VirtualServer] = field(default_factory=dict)
     real_servers: dict[VirtualServerKey, dict[RealServerKey, RealServer]] = field(
         default_factory=dict

@@ -10,16 +10,28 @@ default, each field by itself.
 from __future__ import annotations
 
 from ipvsproxy.config.load import Resolved, Source, effective, load
-from ipvsproxy.config.settings import IptablesBackend, LogFormat, Settings
+from ipvsproxy.config.settings import (
+    DetectLocalMode,
+    IptablesBackend,
+    LogFormat,
+    NodePortAddresses,
+    NoLocalEndpoints,
+    Settings,
+    WatchNodes,
+)
 from ipvsproxy.config.values import ConfigurationError
 
 __all__ = [
     "ConfigurationError",
+    "DetectLocalMode",
     "IptablesBackend",
     "LogFormat",
+    "NoLocalEndpoints",
+    "NodePortAddresses",
     "Resolved",
     "Settings",
     "Source",
+    "WatchNodes",
     "effective",
     "load",
 ]

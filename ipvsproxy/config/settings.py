@@ -34,6 +34,49 @@ class LogFormat(StrEnum):
     CONSOLE = "console"
 
 
+class DetectLocalMode(StrEnum):
+    """How a packet of a pod is told from others; kube-proxy's detectLocalMode."""
+
+    CLUSTER_CIDR = "ClusterCIDR"
+    """By its source, which is in `cluster_cidrs`."""
+    NODE_CIDR = "NodeCIDR"
+    """By its source, which is in the podCIDRs of this Node."""
+    BRIDGE_INTERFACE = "BridgeInterface"
+    """By the interface that it comes in by: `pod_bridge_interface`."""
+    INTERFACE_NAME_PREFIX = "InterfaceNamePrefix"
+    """By the beginning of that interface's name: `pod_interface_name_prefix`."""
+
+
+class NoLocalEndpoints(StrEnum):
+    """What becomes of a new connection from outside, for which there is no local endpoint."""
+
+    DROP = "drop"
+    """Silence, so that a load balancer's retry lands on another node."""
+    REJECT = "reject"
+
+
+class WatchNodes(StrEnum):
+    """Whether all Nodes of the cluster are watched; the own one always is."""
+
+    AUTO = "auto"
+    """As long as some Service has externalIPs: one of them may be another node's address."""
+    ALWAYS = "always"
+    """LoadBalancer addresses are then held against the nodes' addresses too."""
+    NEVER = "never"
+
+
+class NodePortAddresses(msgspec.Struct, frozen=True):
+    """On which of the node's addresses NodePorts are served; kube-proxy's nodePortAddresses.
+
+    Neither `primary` nor a network of a family: on all addresses of that family.
+    """
+
+    primary: bool = False
+    """On the Node's own InternalIPs only."""
+    networks: tuple[Network, ...] = ()
+    """On the addresses within these networks."""
+
+
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that can be set, valid; made by `config.load`, or by hand in tests."""
 
@@ -56,6 +99,34 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     cluster_cidrs: tuple[Network, ...] = ()
     """The pods' networks: what comes from elsewhere is masqueraded, so that answers return through
     this node. Empty: nothing is known of pods, and only hairpin traffic is masqueraded."""
+
+    detect_local_mode: DetectLocalMode = DetectLocalMode.CLUSTER_CIDR
+    """How a packet of a pod is told from others. Where nothing is known of pods (no network, no
+    interface is set), only the node's own traffic is known to be from inside the cluster."""
+
+    pod_bridge_interface: str | None = None
+    """The bridge that all pods of this node are behind, for BridgeInterface."""
+
+    pod_interface_name_prefix: str | None = None
+    """What the names of the pods' interfaces begin with, for InterfaceNamePrefix."""
+
+    node_port_addresses: NodePortAddresses = NodePortAddresses()
+    """On which of the node's addresses NodePorts are served; unset: on all but loopback."""
+
+    no_local_endpoints: NoLocalEndpoints = NoLocalEndpoints.DROP
+    """What becomes of new connections from outside to a Service of externalTrafficPolicy Local
+    that has endpoints, but none on this node."""
+
+    protected_ports: tuple[int, ...] = (22, 6443, 10250, 10256)
+    """Ports of this node's own addresses that no Service's external address may take."""
+
+    watch_nodes: WatchNodes = WatchNodes.AUTO
+    """Whether all Nodes are watched, to keep Services off other nodes' addresses. Each agent that
+    does costs the API server a watch of all Nodes."""
+
+    strict_arp: bool = False
+    """Answer ARP for service addresses on no interface (sysctls arp_ignore=1, arp_announce=2), as
+    MetalLB and the like need it. False: these sysctls are left as they are."""
 
     masquerade_all: bool = False
     """Masquerade everything sent to a service address, pods' own traffic too."""
@@ -88,8 +159,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Seconds for which a Service or port that was deleted keeps its open connections. 0: it is
     removed at once."""
 
+    set_hash_size: int = 1024
+    """Buckets of each ipset when it is made, 64-1,048,576; the kernel adds more by itself."""
+
     set_capacity: int = 65536
-    """Most members of each ipset (its maxelem), 1,024-16,777,216; memory follows use."""
+    """Most members of each ipset when it is made (its maxelem), 1,024-16,777,216. It grows before
+    it is full; memory follows use."""
+
+    set_capacity_limit: int = 16777216
+    """Most members that an ipset may grow to; at least `set_capacity`."""
 
     iptables_backend: IptablesBackend = IptablesBackend.AUTO
     """Which iptables programs are used; must be the one that the rest of the node uses."""

@@ -112,6 +112,16 @@ class DestroySet(msgspec.Struct, frozen=True):
     name: str
 
 
+class GrowSet(msgspec.Struct, frozen=True):
+    """Let an ipset hold more members: one of `spec` takes its place and its members, by a swap.
+
+    Rules that use the set go on doing so, and miss no member at any moment.
+    """
+
+    name: str
+    spec: SetSpec
+
+
 class AddMember(msgspec.Struct, frozen=True):
     """Add a member to an ipset."""
 
@@ -146,13 +156,15 @@ class SetSysctl(msgspec.Struct, frozen=True):
 
 
 class ForgetFlows(msgspec.Struct, frozen=True):
-    """Delete the conntrack entries of a UDP frontend that lead to a real server that has left.
+    """Delete the conntrack entries of a UDP frontend: those that lead to a real server, or all.
 
     Changes no table that is compared: a flow that was missed ends with its own timeout.
     """
 
     key: VirtualServerKey
-    member: RealServerKey
+    """What the clients had asked for, before any translation."""
+    member: RealServerKey | None
+    """The real server that has left; None: whoever answers."""
 
 
 Operation: TypeAlias = (
@@ -168,6 +180,7 @@ Operation: TypeAlias = (
     | UnbindAddress
     | CreateSet
     | DestroySet
+    | GrowSet
     | AddMember
     | RemoveMember
     | ReplaceChains
@@ -203,6 +216,8 @@ def advance(state: State, operation: Operation) -> None:  # noqa: C901, PLR0912,
         case CreateSet(name, spec):
             state.sets[name] = spec
             state.members[name] = set()
+        case GrowSet(name, spec):
+            state.sets[name] = spec
         case DestroySet(name):
             state.sets.pop(name, None)
             state.members.pop(name, None)
@@ -247,6 +262,8 @@ def describe(operation: Operation) -> str:  # noqa: C901, PLR0911, PLR0912 - one
             return f"create set {name} {spec.type}"
         case DestroySet(name):
             return f"destroy set {name}"
+        case GrowSet(name, spec):
+            return f"grow set {name} to {spec.maxelem} members"
         case AddMember(name, member):
             return f"add {member_text(member)} to set {name}"
         case RemoveMember(name, member):
@@ -256,6 +273,8 @@ def describe(operation: Operation) -> str:  # noqa: C901, PLR0911, PLR0912 - one
             return f"{verb} the IPv{family} chains"
         case SetSysctl(name, value):
             return f"write {value} to sysctl {name}"
+        case ForgetFlows(key, None):
+            return f"forget the flows of {key}"
         case ForgetFlows(key, member):
             return f"forget the flows of {key} to {member}"
         case _:

@@ -169,7 +169,7 @@ def _frontend(
     )
     # An address of the node's own stays where it is: on the dummy interface it would be filtered,
     # and every other port of the node with it (kubernetes #72236, k3s #7183).
-    bind = key.address not in around.kernel.node_addresses
+    bind = key.address not in around.kernel.network.addresses
     policy = Policy.LOCAL if inputs.service.internal_traffic_local else Policy.CLUSTER
     selection = select(endpoints, policy, around.settings.node_name)
     return Frontend(

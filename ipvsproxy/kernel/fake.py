@@ -90,7 +90,7 @@ def copy_state(state: State) -> State:
         rulesets=dict(state.rulesets),
         sysctls=dict(state.sysctls),
         lacks=dict(state.lacks),
-        node_addresses=state.node_addresses,
+        network=state.network,
     )
 
 

@@ -28,7 +28,7 @@ from ipvsproxy.dataplane import (
     DONE,
     Change,
     DataplaneError,
-    NodeAddressesChanged,
+    NodeNetworkChanged,
     Outcome,
     Refusal,
 )
@@ -209,10 +209,10 @@ async def changes() -> AsyncIterator[Change]:
             except OSError as error:
                 if error.errno != errno.ENOBUFS:
                     raise
-                yield NodeAddressesChanged()
+                yield NodeNetworkChanged()
             else:
                 if _is_change(notice, _index()):
-                    yield NodeAddressesChanged()
+                    yield NodeNetworkChanged()
 
 
 def _is_change(notice: bytes, dummy: int | None) -> bool:

@@ -40,7 +40,7 @@ from ipvsproxy.kernel.ipset import Ipsets
 from ipvsproxy.kernel.iptables import Iptables
 from ipvsproxy.kernel.ipvs import Ipvs
 from ipvsproxy.kernel.process import Processes
-from ipvsproxy.model import Address, State
+from ipvsproxy.model import NodeNetwork, State
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
@@ -123,7 +123,9 @@ class LinuxDataplane:
             families=families,
             link=interfaces.dummy is not None,
             addresses=interfaces.dummy or set(),
-            node_addresses=frozenset[Address]().union(*interfaces.others.values()),
+            network=NodeNetwork(
+                {name: frozenset(found) for name, found in interfaces.others.items()}
+            ),
             virtual_servers=virtual_servers,
             real_servers={
                 key: {

@@ -67,6 +67,14 @@ class Service(msgspec.Struct, frozen=True):
     ports: tuple[ServicePort, ...] = ()
     affinity_seconds: int = 0
     """ClientIP affinity; 0: none."""
+    external_ips: tuple[Address, ...] = ()
+    """spec.externalIPs, in their order."""
+    ingress_ips: tuple[Address, ...] = ()
+    """status.loadBalancer.ingress of a LoadBalancer, those of ipMode VIP (KEP-1860)."""
+    source_ranges: tuple[Network, ...] = ()
+    """spec.loadBalancerSourceRanges of a LoadBalancer; empty: everybody."""
+    health_check_node_port: int = 0
+    """Of a LoadBalancer with externalTrafficPolicy Local; 0: none."""
     internal_traffic_local: bool = False
     """internalTrafficPolicy is Local."""
     external_traffic_local: bool = False
@@ -85,6 +93,10 @@ class Endpoint(msgspec.Struct, frozen=True, gc=False):
     serving: bool = True
     terminating: bool = False
     node_name: str | None = None
+    zone_hints: tuple[str, ...] = ()
+    """hints.forZones: the zones that should use it (KEP-2433)."""
+    node_hints: tuple[str, ...] = ()
+    """hints.forNodes: the nodes that should use it (KEP-3015)."""
 
 
 class SlicePort(msgspec.Struct, frozen=True, gc=False):

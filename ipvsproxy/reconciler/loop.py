@@ -363,4 +363,4 @@ class Reconciler:
 
 def _surroundings(state: State) -> tuple[object, ...]:
     """Give what of the kernel every translation depends on."""
-    return state.families, state.node_addresses
+    return state.families, state.network.addresses

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from ipvsproxy.core.operations import BindAddress, CreateLink, RemoveLink, UnbindAddress
-from ipvsproxy.dataplane import DONE, Change, NodeAddressesChanged, Refusal
+from ipvsproxy.dataplane import DONE, Change, NodeNetworkChanged, Refusal
 from ipvsproxy.kernel.link import Link, LinkOperation, changes, families
 from ipvsproxy.model import DUMMY_INTERFACE, Address, Family
 
@@ -148,10 +148,10 @@ async def listening(reports: AsyncIterator[Change]) -> asyncio.Task[Change]:
 async def test_a_change_of_the_node_is_reported(reports: AsyncIterator[Change]) -> None:
     first = await listening(reports)
     ip("address", "add", "192.0.2.1/32", "dev", "lo")
-    assert await first == NodeAddressesChanged()
+    assert await first == NodeNetworkChanged()
     second = await listening(reports)
     ip("link", "add", "other", "type", "dummy")
-    assert await second == NodeAddressesChanged()
+    assert await second == NodeNetworkChanged()
 
 
 async def test_our_own_addresses_are_not_reported(
@@ -161,7 +161,7 @@ async def test_our_own_addresses_are_not_reported(
     first = await listening(reports)
     await asyncio.to_thread(apply, link, BindAddress(V4), BindAddress(V6), UnbindAddress(V4))
     ip("address", "add", "192.0.2.1/32", "dev", "lo")
-    assert await first == NodeAddressesChanged()
+    assert await first == NodeNetworkChanged()
     second = await listening(reports)
     assert not second.done(), "one change, one report"
     second.cancel()
@@ -174,7 +174,7 @@ async def test_lost_notifications_are_reported_and_the_next_ones_are_seen(
     await asyncio.to_thread(apply, link, CreateLink())
     first = await listening(reports)
     apply(link, *map(BindAddress, many(1000)))  # in the loop's own thread, which reads nothing
-    assert await first == NodeAddressesChanged()
+    assert await first == NodeNetworkChanged()
     second = await listening(reports)
     ip("address", "add", "192.0.2.1/32", "dev", "lo")
-    assert await second == NodeAddressesChanged()
+    assert await second == NodeNetworkChanged()

@@ -19,7 +19,7 @@ from ipvsproxy.core.operations import (
     SetSysctl,
     SetVirtualServer,
 )
-from ipvsproxy.dataplane import Dataplane, NodeAddressesChanged, Refusal
+from ipvsproxy.dataplane import Dataplane, NodeNetworkChanged, Refusal
 from ipvsproxy.kernel.balance import Connection
 from ipvsproxy.kernel.fake import (
     DryRunDataplane,
@@ -204,9 +204,9 @@ async def test_a_kernel_without_ipv6_has_no_chains_for_it() -> None:
 
 async def test_announced_changes_are_reported() -> None:
     fake = FakeDataplane()
-    fake.announce(NodeAddressesChanged())
+    fake.announce(NodeNetworkChanged())
     changes = fake.changes()
-    assert await anext(changes) == NodeAddressesChanged()
+    assert await anext(changes) == NodeNetworkChanged()
 
 
 async def test_faults_reach_no_kernel_and_hold_up_no_other() -> None:

@@ -12,6 +12,7 @@ from ipvsproxy.model import (
     Address,
     Family,
     Flags,
+    NodeNetwork,
     Protocol,
     RealServer,
     RealServerKey,
@@ -203,7 +204,7 @@ def test_after_a_restart_wrong_weights_leave_those_of_the_kernel_for_good() -> N
 
 def test_an_address_of_the_nodes_own_is_served_where_it_is() -> None:
     kernel = fresh_state()
-    kernel.node_addresses = frozenset({IP4})
+    kernel.network = NodeNetwork({"eth0": frozenset({IP4})})
     inputs = Inputs(service(ips=(IP4, IP6)), (a_slice(),), whole=True)
     own, other = translate(inputs, Surroundings(SETTINGS, kernel), None).frontends
     assert (own.bind, other.bind) == (False, True)
