@@ -140,11 +140,11 @@ def _remarks(service: Service) -> tuple[Problem, ...]:
 
 
 def _health_check(inputs: Inputs, around: Surroundings) -> HealthCheck | None:
-    port = inputs.service.health_check_node_port
-    if not port:
+    service = inputs.service
+    if not service.health_check_node_port:
         return None
     count = local_endpoints(inputs.slices, around.settings.node_name)
-    return HealthCheck(inputs.service.name, port, count)
+    return HealthCheck(service.name, service.health_check_node_port, count, service.created)
 
 
 class _Frontends:
