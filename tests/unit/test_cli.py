@@ -123,6 +123,8 @@ class TestRun:
             *("--ipvs-scheduler", "lc", "--ipvs-exclude-cidrs", "192.0.2.0/24"),
             *("--ipvs-sync-period", "1m", "--masquerade-all", "--iptables-backend=legacy"),
             *("--healthz-bind-address", "", "--metrics-bind-address", "[::1]:1"),
+            *("--nodeport-addresses", "primary", "--ipvs-strict-arp", "--set-hash-size", "2048"),
+            *("--detect-local-mode", "BridgeInterface", "--pod-bridge-interface", "cni0"),
             *("--log-format", "json", "-v=4"),
         )
 
@@ -134,6 +136,9 @@ class TestRun:
         assert (read.node_name, read.default_scheduler, read.verbosity) == ("node-b", "lc", 4)
         assert (read.masquerade_all, read.sync_period) == (True, 60)
         assert (read.healthz_bind_address, read.metrics_bind_address) == ("", "[::1]:1")
+        assert (read.node_port_addresses.primary, read.strict_arp) == (True, True)
+        assert (read.detect_local_mode, read.pod_bridge_interface) == ("BridgeInterface", "cni0")
+        assert read.set_hash_size == 2048
         assert [str(network) for network in read.exclude_cidrs] == ["192.0.2.0/24"]
 
     @pytest.mark.parametrize(
@@ -236,7 +241,7 @@ class TestRun:
     ) -> None:
         path = tmp_path / "config.conf"
         path.write_text(
-            "kind: KubeProxyConfiguration\nipvs: {scheduler: sh, strictARP: true}\n", "utf-8"
+            "kind: KubeProxyConfiguration\nipvs: {scheduler: sh, tcpTimeout: 2h}\n", "utf-8"
         )
 
         result = call("run", "--config", str(path), "--manifests", "/m", "--log-format", "json")
@@ -246,7 +251,7 @@ class TestRun:
         line = json.loads(result.stderr)
         assert line["level"] == "warning"
         assert line["node"] == "node-a"
-        assert "ipvs.strictARP" in line["warning"]
+        assert "ipvs.tcpTimeout" in line["warning"]
 
     @pytest.mark.usefixtures("agent")
     def test_at_debug_it_says_which_setting_came_from_where(self, tmp_path: Path) -> None:

@@ -151,6 +151,8 @@ def test_the_defaults_of_the_table_are_those_of_the_program() -> None:
                 assert seconds(written) == value, name
             case None | []:
                 assert written == "none", name
+            case list():
+                assert written == ",".join(map(str, value)), name
             case _ if name == "nodeName":
                 assert written == "the host's name"
             case _:
