@@ -79,6 +79,7 @@ class Listed(NamedTuple):
     """The initial list of a kind has been sent, whole as far as it could be read."""
 
     kind: str
+    """`Node` is the own one; `Nodes`: all of them are known (`Source.need_nodes`)."""
 
 
 Event: TypeAlias = Put | Gone | Refused | Unreadable | Readable | Listed
@@ -93,6 +94,14 @@ class Source(Protocol):
 
     def once(self) -> AsyncIterator[Event]:
         """Give everything that is there, once. What cannot be read is an event too."""
+        ...
+
+    def need_nodes(self) -> None:
+        """Have all Nodes told, and `Listed("Nodes")` once all were; before, only the own one is.
+
+        May be called at any time, from the event loop, and again. When they are needed no longer
+        they go on being told: a watch that begins costs the API server more than one that lasts.
+        """
         ...
 
 

@@ -7,6 +7,7 @@ what is left half done is only different from what is wanted, and the next start
 from __future__ import annotations
 
 import asyncio
+import resource
 import signal
 import time
 
@@ -30,6 +31,7 @@ async def run(settings: Settings) -> int:
     Raises AnotherAgentError, what a source raises that cannot be opened, or a group of what ended
     its tasks: DataplaneError when the kernel cannot be read at the start.
     """
+    _allow_many_files()
     with only_agent():
         await refuse_beside_kube_proxy(settings)
         dataplane = LinuxDataplane(WATCHED_SYSCTLS, settings.iptables_backend)
@@ -41,6 +43,15 @@ async def run(settings: Settings) -> int:
             await dataplane.close()
     log.info("stopped; the kernel's tables stay as they are")
     return 0
+
+
+def _allow_many_files() -> None:
+    """Raise the limit of open files as far as it may be, as Go's runtime does for every program.
+
+    Each health check node port is a file, and many hosts begin with 1024 (systemd's default).
+    """
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 async def _until_stopped(wiring: Wiring, source: Source) -> None:
