@@ -103,7 +103,7 @@ def wire(
     wall_clock: Callable[[], float] = time.time,
 ) -> Wiring:
     """Put an agent together around a dataplane; the clocks are as in `Reconciler`."""
-    store = Store()
+    store = Store(settings.node_name)
     conditions = Conditions()
     metrics = Metrics(conditions, version=__version__)
     health = Health(sync_period=settings.sync_period, now=clock())

@@ -19,7 +19,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TypeAlias, assert_never
 
-from ipvsproxy.core.firewall import OWN_SET_PREFIXES
+from ipvsproxy.core.sets import OWN_SET_PREFIXES
 from ipvsproxy.core.operations import AddMember, CreateSet, DestroySet, RemoveMember, member_text
 from ipvsproxy.dataplane import DONE, DataplaneError, Outcome, Refusal
 from ipvsproxy.kernel.process import Completed, ProcessError, Processes

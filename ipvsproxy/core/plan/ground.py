@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import replace
 
 from ipvsproxy.core.firewall import redirect_rule, redirect_rules, with_present_redirects
 from ipvsproxy.core.operations import (
@@ -68,8 +69,8 @@ class Ground:
             found = state.sets.get(name)
             members = len(state.members.get(name, ())) + coming[name]
             least = max(spec.maxelem, found.maxelem if found is not None else 0)
-            fitting = spec._replace(
-                maxelem=capacity(least, members, foundation.capacity_limit)
+            fitting = replace(
+                spec, maxelem=capacity(least, members, foundation.capacity_limit)
             )
             if found is None:
                 draft.sets[name] = draft.add(CreateSet(name, fitting))
