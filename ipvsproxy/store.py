@@ -165,9 +165,7 @@ class Store:
                     if node.name != self._node_name
                     for address in node.addresses
                 },
-                **dict.fromkeys(
-                    self._addresses_behind(API_SERVER), "the address of an API server"
-                ),
+                **dict.fromkeys(self._addresses_behind(API_SERVER), "the address of an API server"),
             }
         return self._taken
 

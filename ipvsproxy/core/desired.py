@@ -237,9 +237,7 @@ class Desired:
         self.redirections.put(key, frontend.redirect if frontend is not None else None)
         return Touched(keys={key}, members=self._recount(old, new))
 
-    def _recount(
-        self, old: frozenset[SetMember], new: frozenset[SetMember]
-    ) -> set[SetMember]:
+    def _recount(self, old: frozenset[SetMember], new: frozenset[SetMember]) -> set[SetMember]:
         """Count members that somebody wants now and no longer; give what was counted anew."""
         for member in old - new:
             self._counted[member] -= 1

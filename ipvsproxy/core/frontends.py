@@ -61,9 +61,7 @@ class Places(NamedTuple):
     problems: tuple[Problem, ...]
 
 
-def places(
-    service: Service, around: Surroundings, served: frozenset[VirtualServerKey]
-) -> Places:
+def places(service: Service, around: Surroundings, served: frozenset[VirtualServerKey]) -> Places:
     """Say where a Service is to be reached; `served` is what it has been served at until now."""
     if service.proxy_name is not None:
         return Places((), ())

@@ -142,4 +142,3 @@ def _source_ranges(
     own = around.primary_addresses(key.family)
     if any(address in network for network in ranges for address in own):
         yield SOURCE_IP, IpPortIpMember(key.address, key.protocol, key.port, key.address)
-

@@ -93,9 +93,7 @@ class Settlement:
         state = around.kernel
         wanted: dict[VirtualServerKey, Wanted | None] = {}
         for key in self._with_neighbours(touched, state):
-            settled = self._settle(
-                key, state, connections.get(key, {}), now, around.unavailable
-            )
+            settled = self._settle(key, state, connections.get(key, {}), now, around.unavailable)
             wanted[key] = settled.wanted if settled else None
             if settled is None:
                 touched.members |= self._desired.finish(key).members
@@ -217,9 +215,7 @@ class Settlement:
                 return holds.any
 
 
-def _members_of(
-    state: State, names: Collection[str]
-) -> Mapping[VirtualServerKey, list[SetMember]]:
+def _members_of(state: State, names: Collection[str]) -> Mapping[VirtualServerKey, list[SetMember]]:
     """Give the set members of every frontend that is in the kernel, but for redirections."""
     found: defaultdict[VirtualServerKey, list[SetMember]] = defaultdict(list)
     for name in names:
@@ -241,9 +237,7 @@ def _members_of(
     return found
 
 
-def _leftover(
-    key: VirtualServerKey, state: State, members: frozenset[SetMember]
-) -> Frontend:
+def _leftover(key: VirtualServerKey, state: State, members: frozenset[SetMember]) -> Frontend:
     """Describe a virtual server of ours that nobody claims, as if a Service had had it."""
     return Frontend(
         key=key,

@@ -157,7 +157,9 @@ class _Frontends:
         self._around = around
         self._scheduler = scheduler
         self._weighing = weighing
-        self._gathered: dict[tuple[ServicePort, Family], Mapping[RealServerKey, PlacedEndpoint]] = {}
+        self._gathered: dict[
+            tuple[ServicePort, Family], Mapping[RealServerKey, PlacedEndpoint]
+        ] = {}
         self._selected: dict[tuple[ServicePort, Family, Policy], Selection] = {}
 
     def endpoints(self) -> list[tuple[ServicePort, Mapping[RealServerKey, PlacedEndpoint]]]:
@@ -191,9 +193,7 @@ class _Frontends:
 
     def _policy(self, place: Place) -> Policy:
         service = self._inputs.service
-        local = (
-            service.external_traffic_local if place.external else service.internal_traffic_local
-        )
+        local = service.external_traffic_local if place.external else service.internal_traffic_local
         return Policy.LOCAL if local else Policy.CLUSTER
 
     def _gather(self, place: Place) -> Mapping[RealServerKey, PlacedEndpoint]:

@@ -402,4 +402,3 @@ class Reconciler:
             if due <= now:
                 longer = min(max(pause * 2, _FIRST_POLL), _LONGEST_POLL)
                 self._polls[key] = (now + pause, longer)
-

@@ -69,9 +69,7 @@ class Ground:
             found = state.sets.get(name)
             members = len(state.members.get(name, ())) + coming[name]
             least = max(spec.maxelem, found.maxelem if found is not None else 0)
-            fitting = replace(
-                spec, maxelem=capacity(least, members, foundation.capacity_limit)
-            )
+            fitting = replace(spec, maxelem=capacity(least, members, foundation.capacity_limit))
             if found is None:
                 draft.sets[name] = draft.add(CreateSet(name, fitting))
             elif fitting.maxelem > found.maxelem and spec.type is not SetType.BITMAP_PORT:

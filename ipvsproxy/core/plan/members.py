@@ -1,9 +1,9 @@
 """Planning set members, each at the time that its role allows (core.sets.Role).
 
-    admit    what lets traffic work, then what closes to others; masquerading begins again
-    switch   clients inside the cluster are redirected, then the others are shut out; or back
-    bare     masquerading ends, now that no server elsewhere takes new connections
-    remove   what let traffic work and is not needed any more
+admit    what lets traffic work, then what closes to others; masquerading begins again
+switch   clients inside the cluster are redirected, then the others are shut out; or back
+bare     masquerading ends, now that no server elsewhere takes new connections
+remove   what let traffic work and is not needed any more
 """
 
 from __future__ import annotations
@@ -176,17 +176,19 @@ class Members:
 
     def _stands(self, name: str, member: Member) -> bool:
         """Whether a virtual server that is masqueraded until now is there already."""
-        return any(key in self._draft.state.virtual_servers for key in self._frontends(name, member))
+        return any(
+            key in self._draft.state.virtual_servers for key in self._frontends(name, member)
+        )
 
     def _frontends(self, name: str, member: Member) -> list[VirtualServerKey]:
         """Give the virtual servers that a member is about."""
         match member:
             case PortMember(port):
                 family = Family.IPV6 if name.startswith("KUBE-6-") else Family.IPV4
-                own = (
-                    one for one in self._draft.state.network.addresses if one.family is family
-                )
-                return [VirtualServerKey(_PROTOCOLS[name], address, port) for address in sorted(own)]
+                own = (one for one in self._draft.state.network.addresses if one.family is family)
+                return [
+                    VirtualServerKey(_PROTOCOLS[name], address, port) for address in sorted(own)
+                ]
             case _:
                 return [_frontend(member)]
 
