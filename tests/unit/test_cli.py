@@ -418,6 +418,38 @@ problem: default/web: annotation is wrong
 ipvsproxy 1 on node n, in step
 """  # noqa: E501 - as it is printed
 
+KINDS = StatusTable(
+    rows=(
+        StatusRow(
+            service="default/web",
+            port="http",
+            protocol="TCP",
+            address="10.0.0.1:80",
+            scheduler="rr",
+        ),
+        StatusRow(
+            service="default/web",
+            port="http",
+            kind="LoadBalancer",
+            protocol="TCP",
+            address="203.0.113.1:80",
+            scheduler="rr",
+        ),
+        StatusRow(
+            service="", port="53", kind="", protocol="UDP", address="10.0.0.9:53", scheduler="rr"
+        ),
+    ),
+    agent="ipvsproxy 1 on node n, in step",
+)
+KINDS_TEXT = """\
+SERVICE      PORT  PROTOCOL  KIND          ADDRESS         SCHEDULER  PERSISTENCE  REAL SERVER  WEIGHT  ACTIVE  INACTIVE  STATE
+default/web  http  TCP       ClusterIP     10.0.0.1:80     rr         -            -
+default/web  http  TCP       LoadBalancer  203.0.113.1:80  rr         -            -
+-            53    UDP       -             10.0.0.9:53     rr         -            -
+
+ipvsproxy 1 on node n, in step
+"""  # noqa: E501 - as it is printed
+
 
 class TestStatus:
     def test_the_table_has_a_line_for_each_real_server_and_problems_below(
@@ -470,6 +502,23 @@ class TestStatus:
         shown = stream.getvalue()
         assert all(text in shown for text in (row.service, row.address, server.address, "draining"))
         assert len(shown.splitlines()[1]) <= max(width, 80)
+
+    def test_kinds_are_a_column_where_there_is_more_than_one(self, agent: StandInAgent) -> None:
+        agent.table = KINDS
+
+        assert call("status").stdout == KINDS_TEXT
+
+    def test_a_narrow_terminal_tells_kinds_too(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("COLUMNS", "60")
+        stream = io.StringIO()
+        monkeypatch.setattr(sys, "stdout", stream)
+
+        render.status_on_terminal(KINDS)
+
+        assert stream.getvalue().splitlines()[:2] == [
+            "default/web http  10.0.0.1:80/TCP  rr",
+            "default/web http  203.0.113.1:80/TCP  LoadBalancer  rr",
+        ]
 
     def test_as_json(self, agent: StandInAgent) -> None:
         agent.table = TABLE
