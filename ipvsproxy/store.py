@@ -129,6 +129,7 @@ class Store:
         self._nodes: dict[str, Node] = {}
         self._external: set[ServiceName] = set()
         """Services with external addresses."""
+        self._with_external_ips: set[ServiceName] = set()
         self._taken: Mapping[Address, str] | None = None
         self._services: dict[ServiceName, Service] = {}
         self._slices: dict[ServiceName, dict[str, EndpointSlice]] = {}
@@ -149,7 +150,7 @@ class Store:
     @property
     def needs_nodes(self) -> bool:
         """Whether a Service has externalIPs, any of which may be another node's address."""
-        return any(self._services[name].external_ips for name in self._external)
+        return bool(self._with_external_ips)
 
     @property
     def taken(self) -> Mapping[Address, str]:
@@ -323,10 +324,7 @@ class Store:
                     return False
                 self._services[name] = changed
                 self._dirty[name] = None
-                if changed.external_ips or changed.ingress_ips:
-                    self._external.add(name)
-                else:
-                    self._external.discard(name)
+                self._note_external(name, changed)
             case EndpointSlice(namespace=namespace, name=slice_name, service=owner):
                 before = self._slice_owner.get((namespace, slice_name))
                 if before == owner and self._slices[owner].get(slice_name) == changed:
@@ -340,9 +338,9 @@ class Store:
             case Node(name=node_name):
                 if self._nodes.get(node_name) == changed:
                     return False
-                before = self._nodes.get(node_name)
+                known = self._nodes.get(node_name)
                 self._nodes[node_name] = changed
-                self._note_node(before, changed)
+                self._note_node(known, changed)
             case _:
                 assert_never(changed)
         return True
@@ -354,7 +352,7 @@ class Store:
                 if self._services.pop(service, None) is None:
                     return False
                 self._dirty[service] = None
-                self._external.discard(service)
+                self._note_external(service, None)
                 return True
             case ObjectReference("EndpointSlice", namespace, name):
                 return self._remove_slice(namespace, name)
@@ -376,6 +374,16 @@ class Store:
         self._dirty[owner] = None
         self._note_endpoints(owner)
         return True
+
+    def _note_external(self, name: ServiceName, service: Service | None) -> None:
+        for names, addresses in (
+            (self._external, service and (*service.external_ips, *service.ingress_ips)),
+            (self._with_external_ips, service and service.external_ips),
+        ):
+            if addresses:
+                names.add(name)
+            else:
+                names.discard(name)
 
     def _note_node(self, before: Node | None, after: Node | None) -> None:
         """Have those translated again to whom a Node matters: to all, if it is the own one."""

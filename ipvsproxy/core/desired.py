@@ -21,6 +21,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from ipvsproxy.core.health_check import HealthCheck
 from ipvsproxy.core.members import SetMember
 from ipvsproxy.core.redirect import Redirections
 from ipvsproxy.core.sets import Role, role_of
@@ -69,6 +70,8 @@ class Desired:
         self._foreign: set[VirtualServerKey] = set()
         self._counted: Counter[SetMember] = Counter()
         self._bound: dict[Address, tuple[VirtualServerKey, ...]] = {}
+        self._health_checks: dict[ServiceName, HealthCheck] = {}
+        self._listed_checks: tuple[HealthCheck, ...] | None = ()
         self.redirections = Redirections()
         """Where clients inside the cluster are sent, of the frontends in force."""
 
@@ -91,6 +94,13 @@ class Desired:
     def foreign(self) -> frozenset[VirtualServerKey]:
         """Claimed virtual servers that exist and are not ours; they are left alone."""
         return frozenset(self._foreign)
+
+    @property
+    def health_checks(self) -> tuple[HealthCheck, ...]:
+        """What is to be answered on health check node ports; the same object until it changes."""
+        if self._listed_checks is None:
+            self._listed_checks = tuple(self._health_checks.values())
+        return self._listed_checks
 
     def owner(self, key: VirtualServerKey) -> ServiceName | None:
         """Give the Service whose frontend counts; None for one that is departing or unknown."""
@@ -135,6 +145,7 @@ class Desired:
         if before == fragment:
             return Touched()
         self._fragments[fragment.name] = fragment
+        self._note_health_check(fragment.name, fragment.health_check)
         wanted = {frontend.key for frontend in fragment.frontends}
         gone = {frontend.key for frontend in before.frontends} - wanted if before else set()
         touched = self._reclaim(fragment.name, wanted, gone, now)
@@ -147,6 +158,7 @@ class Desired:
         before = self._fragments.pop(name, None)
         if before is None:
             return Touched()
+        self._note_health_check(name, None)
         gone = {frontend.key for frontend in before.frontends}
         touched = self._reclaim(name, set(), gone, now)
         touched.members |= self._recount(before.members, frozenset())
@@ -245,6 +257,12 @@ class Desired:
                 del self._counted[member]
         self._counted.update(new - old)
         return set(old ^ new)
+
+    def _note_health_check(self, name: ServiceName, check: HealthCheck | None) -> None:
+        if self._health_checks.pop(name, None) != check:
+            self._listed_checks = None
+        if check is not None:
+            self._health_checks[name] = check
 
     def _bind(self, key: VirtualServerKey, wanted: bool) -> None:
         others = tuple(other for other in self._bound.get(key.address, ()) if other != key)

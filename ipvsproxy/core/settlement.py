@@ -232,8 +232,8 @@ def _members_of(state: State, names: Collection[str]) -> Mapping[VirtualServerKe
                 case _:
                     pass
     for key in state.virtual_servers:
-        address = IpMember(key.address)
-        found[key] += [(name, address) for name in names if address in state.members.get(name, ())]
+        alone = IpMember(key.address)
+        found[key] += [(name, alone) for name in names if alone in state.members.get(name, ())]
     return found
 
 

@@ -10,8 +10,8 @@ import socket
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeAlias, assert_never
 
-from ipvsproxy.core.sets import OWN_SET_PREFIXES
 from ipvsproxy.core.operations import AddMember, CreateSet, DestroySet, RemoveMember, member_text
+from ipvsproxy.core.sets import OWN_SET_PREFIXES
 from ipvsproxy.model import (
     Address,
     Family,

@@ -12,7 +12,7 @@ returns a report, logged as one sentence. Time comes from the clock that is hand
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Protocol, TypeAlias
 
 import structlog
@@ -20,12 +20,13 @@ import structlog
 from ipvsproxy.config import Settings
 from ipvsproxy.core.desired import Desired, Touched
 from ipvsproxy.core.foundation import foundation, shortcomings
+from ipvsproxy.core.health_check import HealthCheck
 from ipvsproxy.core.ledger import adopt
 from ipvsproxy.core.plan import Batch, Target, plan
 from ipvsproxy.core.settlement import Holds, Settlement
 from ipvsproxy.core.surroundings import Surroundings, node_port_addresses
 from ipvsproxy.dataplane import Dataplane, DataplaneError
-from ipvsproxy.model import Family, NodeNetwork, RealServerKey, State, VirtualServerKey
+from ipvsproxy.model import Address, Family, NodeNetwork, RealServerKey, State, VirtualServerKey
 from ipvsproxy.reconciler.conditions import ConditionWriter, Stage
 from ipvsproxy.reconciler.report import CycleReport
 from ipvsproxy.reconciler.translation import Translation
@@ -58,6 +59,16 @@ class CycleObserver(Protocol):
         ...
 
 
+class HealthCheckPorts(Protocol):
+    """Who answers on the health check node ports of Services."""
+
+    def update(
+        self, checks: Iterable[HealthCheck], addresses: Collection[Address] | None = None
+    ) -> None:
+        """Answer these, on these addresses of the node only; None: on all."""
+        ...
+
+
 class Reconciler:
     """Keeps the kernel's tables equal to what the store asks for."""
 
@@ -71,6 +82,7 @@ class Reconciler:
         clock: Callable[[], float],
         wall_clock: Callable[[], float],
         observer: CycleObserver | None = None,
+        health_checks: HealthCheckPorts | None = None,
     ) -> None:
         """Wire the loop up.
 
@@ -82,6 +94,7 @@ class Reconciler:
         self._clock = clock
         self._wall_clock = wall_clock
         self._observer = observer
+        self._health_checks = health_checks
         self._writer = Writer(dataplane, clock)
         self._desired = Desired()
         self._settlement = Settlement(self._desired, settings)
@@ -192,6 +205,8 @@ class Reconciler:
         touched.add(self._writer.unfinished)
         connections = await self._poll()
         touched.keys.update(connections)
+        if self._health_checks is not None:
+            self._health_checks.update(self._desired.health_checks, around.health_check_addresses)
         target, batch = self._decide(touched, around, connections)
         written = await self._carry_out(batch)
         postponed = self._translation.lacking(written.unsupported)

@@ -14,9 +14,9 @@ import dataclasses
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
-from ipvsproxy.core.firewall import set_specs
 from ipvsproxy.core.operations import CreateSet
-from ipvsproxy.kernel.ipset import line, parse_save
+from ipvsproxy.core.sets import set_specs
+from ipvsproxy.kernel.ipset_text import line, parse_save
 from ipvsproxy.model import (
     Address,
     Family,

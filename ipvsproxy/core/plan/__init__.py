@@ -46,9 +46,10 @@ def plan(target: Target, state: State, seed: bytes = b"") -> Batch:
     for key, one in wanted:
         servers.make(key, one)
     members.switch()
-    servers.bind_and_unbind()
+    servers.bind()
     for key, one in wanted:
         servers.shrink(key, one)
+    servers.unbind()
     members.bare()
     for key in sorted(target.virtual_servers):
         if target.virtual_servers[key] is None and key in state.virtual_servers:

@@ -64,15 +64,14 @@ class Servers:
         behind += draft.raised[key]
         behind += self._loop_backs_of(key, wanted)
 
-    def bind_and_unbind(self) -> None:
-        """Plan the addresses of the dummy interface."""
+    def bind(self) -> None:
+        """Plan the addresses that come to the dummy interface."""
         draft = self._draft
         switched: dict[Address, list[int]] = {}
         for key, steps in draft.switched.items():
             switched.setdefault(key.address, []).extend(steps)
         for address, wanted in sorted(draft.target.addresses.items()):
-            bound = address in draft.state.addresses
-            if wanted and not bound:
+            if wanted and address not in draft.state.addresses:
                 standing = address in self._standing
                 draft.add(
                     BindAddress(address),
@@ -84,7 +83,12 @@ class Servers:
                     needs_any=() if standing else self._created_at.get(address, ()),
                     follows=(*self._behind.get(address, ()), *switched.get(address, ())),
                 )
-            elif bound and not wanted:
+
+    def unbind(self) -> None:
+        """Plan the addresses that leave the dummy interface."""
+        draft = self._draft
+        for address, wanted in sorted(draft.target.addresses.items()):
+            if not wanted and address in draft.state.addresses:
                 draft.unbound[address] = draft.add(UnbindAddress(address))
 
     def shrink(self, key: VirtualServerKey, wanted: Wanted) -> None:
