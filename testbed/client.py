@@ -25,6 +25,10 @@ ANSWER_SECONDS = 5.0
 """How long a client waits for a connection and its answer, together."""
 MOST_REQUESTS = 50_000
 """The bound of any load."""
+SILENCE = "no answer"
+"""How the reason of a failure begins where nothing at all came back."""
+REFUSAL = "Connection refused"
+"""The reason where somebody said no."""
 _LINE = 200
 _QUESTION = b"?\n"
 
@@ -88,12 +92,14 @@ def distribution(replies: Iterable[Reply]) -> Counter[str]:
 
 
 class Connection:
-    """One connection (or UDP socket) of a client."""
+    """One connection (or UDP socket) of a client; `port` is its own, 0: the kernel chooses."""
 
-    def __init__(self, host: Host, target: Target) -> None:
+    def __init__(self, host: Host, target: Target, *, port: int = 0) -> None:
         self.target = target
         kind, number = target.protocol.value
         self._socket = namespaces.open_socket(host.namespace, target.family, kind, number)
+        if port:
+            self._socket.bind(("", port))
 
     async def open(self) -> None:
         """Connect; OSError where that fails.
@@ -131,28 +137,30 @@ class Connection:
         """Send a line and wait for the answer, a bounded time."""
         return await _timed(self.talk)
 
-    async def open_and_reply(self) -> Reply:
-        """Connect, send a line and wait for the answer, a bounded time for all."""
+    async def open_and_reply(self, seconds: float = ANSWER_SECONDS) -> Reply:
+        """Connect, send a line and wait for the answer, so many seconds for all."""
 
         async def both() -> tuple[str, str, int]:
             await self.open()
             return await self.talk()
 
-        return await _timed(both)
+        return await _timed(both, seconds)
 
     def close(self) -> None:
         """Close it."""
         self._socket.close()
 
 
-async def _timed(work: Callable[[], Awaitable[tuple[str, str, int]]]) -> Reply:
+async def _timed(
+    work: Callable[[], Awaitable[tuple[str, str, int]]], seconds: float = ANSWER_SECONDS
+) -> Reply:
     loop = asyncio.get_running_loop()
     started = loop.time()
     try:
-        async with asyncio.timeout(ANSWER_SECONDS):
+        async with asyncio.timeout(seconds):
             pod, source, port = await work()
     except TimeoutError:
-        return Failure(f"no answer within {ANSWER_SECONDS:g} s", loop.time() - started)
+        return Failure(f"{SILENCE} within {seconds:g} s", loop.time() - started)
     except OSError as error:
         return Failure(error.strerror or str(error), loop.time() - started)
     return Answer(pod, source, port, loop.time() - started)
