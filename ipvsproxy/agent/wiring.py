@@ -15,6 +15,7 @@ from ipvsproxy.agent.observer import Observer, sizes
 from ipvsproxy.config import Settings
 from ipvsproxy.core.translate import Fragment, Frontend
 from ipvsproxy.dataplane import Dataplane
+from ipvsproxy.http import HealthChecks
 from ipvsproxy.reconciler import Reconciler
 from ipvsproxy.store import Event, Store
 from ipvsproxy.telemetry import (
@@ -36,6 +37,7 @@ class Wiring:
     conditions: Conditions
     metrics: Metrics
     health: Health
+    health_checks: HealthChecks
     observer: Observer
     reconciler: Reconciler
 
@@ -121,4 +123,5 @@ def wire(
         wall_clock=wall_clock,
         observer=observer,
     )
-    return Wiring(settings, store, conditions, metrics, health, observer, reconciler)
+    checks = HealthChecks(health, conditions, clock=clock, wall_clock=wall_clock)
+    return Wiring(settings, store, conditions, metrics, health, checks, observer, reconciler)

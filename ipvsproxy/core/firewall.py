@@ -1,86 +1,81 @@
-"""The ipsets and the iptables chains that let balanced traffic work, as values.
+"""The iptables chains that let balanced traffic work, as values.
 
-Knows the names, types and members of the sets and every rule of the chains, for each family; does
-not know how they reach the kernel, nor what is there. Chains never grow with the number of
-Services: what belongs to a Service is a set member, and a rule asks the set.
+Knows every rule of the chains, for each family; does not know how they reach the kernel, nor what
+is there. Chains do not grow with the number of Services: what belongs to a Service is a set member,
+and a rule asks the set (core.sets). The one exception is KUBE-SPLIT, which has a rule for each
+redirected frontend, and which only packets to such a frontend enter.
 
-    nat     PREROUTING, OUTPUT -> KUBE-SERVICES      who is to be masqueraded -> KUBE-MARK-MASQ
-            POSTROUTING        -> KUBE-POSTROUTING   masquerades hairpins and what was marked
-    filter  INPUT              -> KUBE-IPVS-FILTER   refuses what a service address does not serve
-            FORWARD            -> KUBE-FORWARD       lets the answers through a closed FORWARD
+    nat     PREROUTING, OUTPUT -> KUBE-SERVICES            redirects, marks who is masqueraded
+                KUBE-SPLIT                                 to the ClusterIP, for clients inside
+                KUBE-LOAD-BALANCER, KUBE-NODE-PORT         marks, but for policy Local
+                KUBE-MARK-MASQ                             sets the mark
+            POSTROUTING        -> KUBE-POSTROUTING         masquerades hairpins and what is marked
+    mangle  OUTPUT             -> KUBE-IPVS-OUT-FILTER     source ranges, for the node itself
+    filter  INPUT              -> KUBE-PROXY-FIREWALL      source ranges, for everybody else
+                                  KUBE-IPVS-FILTER         refuses what is not served
+                                  KUBE-NODE-PORT           lets health checks in
+            FORWARD            -> KUBE-FORWARD             lets answers through a closed FORWARD
 
-Names, comments and rules are those of kube-proxy's IPVS mode (pkg/proxy/ipvs, README and
+Names, comments and most rules are those of kube-proxy's IPVS mode (pkg/proxy/ipvs, README and
 proxier.go of Kubernetes 1.30), because this replaces it in place and other tools look for them.
 Words stand exactly as iptables-save prints them, so that what is wanted can be compared with what
 is found and a restart writes nothing.
 
-To add a set: a constant and a line in `_SETS`. To add a chain: a line in `OWN_CHAINS` unless it is
-there, and one in `ruleset`; to add a jump into it, a line in `_jumps`.
+To add a chain: a line in `OWN_CHAINS` unless it is there, and one in `ruleset`; to add a jump into
+it, a line in `_jumps`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
-from ipvsproxy.model import (
-    Chain,
-    Family,
-    IpPortIpMember,
-    IpPortMember,
-    Jump,
-    Network,
-    Protocol,
-    RealServerKey,
-    Rule,
-    Ruleset,
-    SetSpec,
-    SetType,
-    VirtualServerKey,
+from ipvsproxy.config import NoLocalEndpoints
+from ipvsproxy.core.detect_local import LocalPods
+from ipvsproxy.core.redirect import Redirect
+from ipvsproxy.core.sets import (
+    CLUSTER_IP,
+    EXTERNAL_IP,
+    EXTERNAL_IP_LOCAL,
+    HEALTH_CHECK_NODE_PORT,
+    IPVS_IPS,
+    LOAD_BALANCER,
+    LOAD_BALANCER_FW,
+    LOAD_BALANCER_LOCAL,
+    LOOP_BACK,
+    NO_LOCAL,
+    NODE_IP,
+    NODE_PORT,
+    NODE_PORT_LOCAL,
+    SOURCE_CIDR,
+    SOURCE_IP,
+    SPLIT,
+    set_name,
 )
-
-CLUSTER_IP = "KUBE-CLUSTER-IP"
-"""Address and port of every ClusterIP frontend."""
-LOOP_BACK = "KUBE-LOOP-BACK"
-"""Endpoints of this node, each with itself: a pod that reaches itself through a Service."""
-IPVS_IPS = "KUBE-IPVS-IPS"
-"""Every address on the dummy interface."""
-LEDGER = "IPVSPROXY-OWN"
-"""The virtual servers that are ours; no rule uses it (see `core.desired`)."""
-
-OWN_SET_PREFIXES = ("KUBE-", "IPVSPROXY-")
-"""How the names of the sets begin that are looked at: ours and those of a kube-proxy before us."""
+from ipvsproxy.model import Chain, Family, Jump, Protocol, Rule, Ruleset
 
 SERVICES = "KUBE-SERVICES"
+SPLIT_CHAIN = "KUBE-SPLIT"
+LOAD_BALANCER_CHAIN = "KUBE-LOAD-BALANCER"
+NODE_PORT_CHAIN = "KUBE-NODE-PORT"
 MARK_MASQ = "KUBE-MARK-MASQ"
 POSTROUTING = "KUBE-POSTROUTING"
 FORWARD = "KUBE-FORWARD"
 IPVS_FILTER = "KUBE-IPVS-FILTER"
+OUT_FILTER = "KUBE-IPVS-OUT-FILTER"
+PROXY_FIREWALL = "KUBE-PROXY-FIREWALL"
+SOURCE_RANGES = "KUBE-SOURCE-RANGES-FIREWALL"
 
 OWN_CHAINS: Mapping[str, frozenset[str]] = {
-    "nat": frozenset({SERVICES, MARK_MASQ, POSTROUTING, "KUBE-NODE-PORT", "KUBE-LOAD-BALANCER"}),
     "filter": frozenset(
-        {
-            FORWARD,
-            IPVS_FILTER,
-            "KUBE-NODE-PORT",
-            "KUBE-PROXY-FIREWALL",
-            "KUBE-SOURCE-RANGES-FIREWALL",
-            "KUBE-IPVS-OUT-FILTER",
-        }
+        {FORWARD, IPVS_FILTER, NODE_PORT_CHAIN, OUT_FILTER, PROXY_FIREWALL, SOURCE_RANGES}
+    ),
+    "mangle": frozenset({OUT_FILTER}),
+    "nat": frozenset(
+        {SERVICES, SPLIT_CHAIN, LOAD_BALANCER_CHAIN, NODE_PORT_CHAIN, MARK_MASQ, POSTROUTING}
     ),
 }
 """Names of the chains that are ours, by table: those of kube-proxy's IPVS mode, used here or not,
 so that none of a predecessor is left behind. KUBE-FIREWALL is kubelet's."""
-
-_SET_NAME_LENGTH = 31
-"""IPSET_MAXNAMELEN in include/uapi/linux/netfilter/ipset/ip_set.h, less the final NUL."""
-
-_SETS: Mapping[str, SetType] = {
-    CLUSTER_IP: SetType.HASH_IP_PORT,
-    LOOP_BACK: SetType.HASH_IP_PORT_IP,
-    IPVS_IPS: SetType.HASH_IP,
-    LEDGER: SetType.HASH_IP_PORT,
-}
 
 _LOOPBACK = {Family.IPV4: "127.0.0.0/8", Family.IPV6: "::1/128"}
 _PING: Mapping[Family, Rule] = {
@@ -91,112 +86,172 @@ _PORT_UNREACHABLE = {
     Family.IPV4: "icmp-port-unreachable",
     Family.IPV6: "icmp6-port-unreachable",
 }
-
-
-def set_name(base: str, family: Family) -> str:
-    """Name of a set in one family: kube-proxy's names, and for the ledger a suffix.
-
-    kube-proxy writes KUBE-6- for KUBE- and cuts the result to what ipset allows, so that two of
-    its names end in the middle of a word.
-    """
-    if family is Family.IPV4:
-        return base
-    if base.startswith("KUBE-"):
-        return base.replace("KUBE-", "KUBE-6-", 1)[:_SET_NAME_LENGTH]
-    return f"{base}-6"
-
-
-def set_specs(families: Iterable[Family], maxelem: int) -> dict[str, SetSpec]:
-    """Every set that must exist, by name; `maxelem` is the most members that one may have."""
-    return {
-        set_name(base, family): SetSpec(set_type, family, maxelem)
-        for family in families
-        for base, set_type in _SETS.items()
-    }
-
-
-def frontend_member(key: VirtualServerKey) -> IpPortMember:
-    """Member that stands for a frontend in the sets of frontends and in the ledger."""
-    return IpPortMember(key.address, key.protocol, key.port)
-
-
-def loop_back_member(protocol: Protocol, real: RealServerKey) -> IpPortIpMember:
-    """Member of LOOP_BACK for an endpoint of this node."""
-    return IpPortIpMember(real.address, protocol, real.port, real.address)
+_NEW: Rule = ("-m", "conntrack", "--ctstate", "NEW")
 
 
 def ruleset(
     family: Family,
     *,
-    local: Sequence[Network],
-    masquerade_all: bool,
-    masquerade_bit: int,
+    pods: LocalPods,
+    masquerade_all: bool = False,
+    masquerade_bit: int = 14,
+    no_local: NoLocalEndpoints = NoLocalEndpoints.DROP,
+    redirects: Sequence[Redirect] = (),
 ) -> Ruleset:
     """Say which chains and jumps one family is to have.
 
-    `local` are the address blocks of the pods; those of the other family are left out. Without
-    any, only traffic of the node itself is masqueraded. `masquerade_bit` is the bit of the packet
-    mark that means "masquerade this", 0 to 31. Every set of `set_specs` that a rule names must
-    exist before the rules can.
+    Where nothing is known of `pods`, only the node's own traffic to ClusterIPs is masqueraded.
+    `masquerade_bit` is the bit of the packet mark that means "masquerade this", 0 to 31.
+    `redirects` are those of this family. Every set of core.sets must exist before the rules can.
 
     MASQUERADE is always `--random-fully`, without which two connections may be given one source
     port and one of them loses its packets (kubernetes/kubernetes#56903): iptables has it since
     1.6.2 and the kernel since 3.13, both older than what is supported here.
     """
     mark = f"{1 << masquerade_bit:#x}"
-    if masquerade_all:
-        marking: tuple[Rule, ...] = (_cluster_ip(family, "dst,dst", MARK_MASQ),)
-    else:
-        marking = _mark_strangers(family, sorted({net for net in local if net.family is family}))
+    sets = _Sets(family)
     chains = (
         Chain("filter", FORWARD, _forward(mark)),
-        Chain("filter", IPVS_FILTER, _ipvs_filter(family)),
+        Chain("filter", IPVS_FILTER, tuple(_ipvs_filter(sets, no_local))),
+        Chain("filter", NODE_PORT_CHAIN, (_health_checks(sets),)),
+        Chain("filter", PROXY_FIREWALL, (_has_ranges(sets),)),
+        Chain("filter", SOURCE_RANGES, _source_ranges(sets)),
+        Chain("mangle", OUT_FILTER, ((*_outside_ranges(sets), "-j", "DROP"),)),
+        Chain("nat", LOAD_BALANCER_CHAIN, _load_balancer(sets)),
         Chain("nat", MARK_MASQ, (("-j", "MARK", "--set-xmark", f"{mark}/{mark}"),)),
-        Chain("nat", POSTROUTING, _postrouting(family, mark)),
-        Chain("nat", SERVICES, _services(family, marking)),
+        Chain("nat", NODE_PORT_CHAIN, tuple(_node_ports(sets))),
+        Chain("nat", POSTROUTING, _postrouting(sets, mark)),
+        Chain("nat", SERVICES, tuple(_services(sets, pods, masquerade_all=masquerade_all))),
+        Chain("nat", SPLIT_CHAIN, tuple(_split(sets, redirects))),
     )
     return Ruleset(tuple(sorted(chains, key=lambda chain: chain[:2])), _jumps())
 
 
-def _services(family: Family, marking: tuple[Rule, ...]) -> tuple[Rule, ...]:
-    return (
-        ("-s", _LOOPBACK[family], "-j", "RETURN"),
-        *marking,
-        # Ends the chain that called, so that a rule for a hostPort, which matches every local
-        # address, does not take Service traffic (kubernetes/kubernetes#61938).
-        (*_in_set(CLUSTER_IP, family, "dst,dst"), "-j", "ACCEPT"),
-    )
+def with_present_redirects(wanted: Ruleset, found: Ruleset) -> Ruleset:
+    """Give `wanted` and, behind its own, the redirections that stand in `found`.
 
-
-def _mark_strangers(family: Family, local: Sequence[Network]) -> tuple[Rule, ...]:
-    """Mark what comes to a ClusterIP and is not from a pod.
-
-    No block: the node's own traffic, whose source is the service address itself. One block: one
-    rule, kube-proxy's. Several: "in none of them" does not go into one rule, so what is in one is
-    accepted first, as it would be at the end of the chain.
+    A rule is only reached by members of SPLIT, so one that is there too long does no harm, but one
+    that goes before its member lets clients inside the cluster through to the outside's frontend.
     """
-    if not local:
-        return (_cluster_ip(family, "src,dst", MARK_MASQ),)
-    if any(block.prefix_length == 0 for block in local):
-        return ()
-    if len(local) == 1:
-        return (("!", "-s", str(local[0]), *_cluster_ip(family, "dst,dst", MARK_MASQ)),)
-    pods = tuple(
-        ("-s", str(block), *_in_set(CLUSTER_IP, family, "dst,dst"), "-j", "ACCEPT")
-        for block in local
+    wanted_rules = next((chain.rules for chain in wanted.chains if _is_split(chain)), ())
+    found_rules = next((chain.rules for chain in found.chains if _is_split(chain)), ())
+    matches = {_redirected(rule) for rule in wanted_rules}
+    present = tuple(
+        rule for rule in found_rules if "DNAT" in rule and _redirected(rule) not in matches
     )
-    return (*pods, _cluster_ip(family, "dst,dst", MARK_MASQ))
+    if not present:
+        return wanted
+    return wanted._replace(
+        chains=tuple(
+            chain._replace(rules=(*chain.rules, *present)) if _is_split(chain) else chain
+            for chain in wanted.chains
+        )
+    )
 
 
-def _cluster_ip(family: Family, directions: str, target: str) -> Rule:
-    comment = _comment("Kubernetes service cluster ip + port for masquerade purpose")
-    return (*comment, *_in_set(CLUSTER_IP, family, directions), "-j", target)
+def redirect_rules(ruleset: Ruleset) -> frozenset[Rule]:
+    """Give the rules of a ruleset that redirect."""
+    chains = (chain for chain in ruleset.chains if _is_split(chain))
+    return frozenset(rule for chain in chains for rule in chain.rules if "DNAT" in rule)
 
 
-def _postrouting(family: Family, mark: str) -> tuple[Rule, ...]:
+def redirect_rule(redirect: Redirect) -> Rule:
+    """Write a redirection as a rule."""
+    protocol, target = redirect.protocol.name.lower(), redirect.target
+    where: Rule = ()
+    if redirect.address is not None:
+        where = ("-d", f"{redirect.address}/{redirect.address.family.host_prefix}")
+    match: Rule = ("-p", protocol, "-m", protocol, "--dport", str(redirect.port))
+    host = str(target.address) if target.family is Family.IPV4 else f"[{target.address}]"
+    return (*where, *match, "-j", "DNAT", "--to-destination", f"{host}:{target.port}")
+
+
+class _Sets:
+    """Matches on the sets of one family."""
+
+    def __init__(self, family: Family) -> None:
+        self.family = family
+
+    def has(self, base: str, directions: str = "dst,dst") -> Rule:
+        return ("-m", "set", "--match-set", set_name(base, self.family), directions)
+
+    def lacks(self, base: str, directions: str) -> Rule:
+        return ("-m", "set", "!", "--match-set", set_name(base, self.family), directions)
+
+
+def _services(sets: _Sets, pods: LocalPods, *, masquerade_all: bool) -> Iterator[Rule]:
+    """Redirect clients inside the cluster, mark who is to be masqueraded, end at a frontend."""
+    yield "-s", _LOOPBACK[sets.family], "-j", "RETURN"
+    yield from _inside_clients(sets, pods, masquerade_all=masquerade_all)
+    if pods.known and not masquerade_all:
+        # A pod keeps its address where the packet is certainly the pod's own node's to answer: a
+        # bound address is bound on its node too, so nobody else's pod comes here to it.
+        for match in pods.matches:
+            yield *match, *sets.has(IPVS_IPS, "dst"), "-j", "ACCEPT"
+    whose = "dst,dst" if pods.known or masquerade_all else "src,dst"
+    portal = _comment("Kubernetes service cluster ip + port for masquerade purpose")
+    yield *portal, *sets.has(CLUSTER_IP, whose), "-j", MARK_MASQ
+    portal = _comment("Kubernetes service external ip + port for masquerade and filter purpose")
+    yield *portal, *sets.has(EXTERNAL_IP), "-j", MARK_MASQ
+    portal = _comment("Kubernetes service lb portal")
+    yield *portal, *sets.has(LOAD_BALANCER), "-j", LOAD_BALANCER_CHAIN
+    # ACCEPT ends the chain that called, so that a rule for a hostPort, which matches every local
+    # address, does not take Service traffic (kubernetes/kubernetes#61938).
+    for base in (CLUSTER_IP, EXTERNAL_IP, EXTERNAL_IP_LOCAL, LOAD_BALANCER):
+        yield *sets.has(base), "-j", "ACCEPT"
+    yield *sets.has(NODE_IP, "dst"), "-j", NODE_PORT_CHAIN
+
+
+def _inside_clients(sets: _Sets, pods: LocalPods, *, masquerade_all: bool) -> Iterator[Rule]:
+    """Lead the node's own packets and those of pods to the redirections.
+
+    The node's are masqueraded: it comes with a service address, which every node has. So are those
+    of other nodes' pods: a server elsewhere would answer them past this node.
+    """
+    node = ("-m", "addrtype", "--src-type", "LOCAL")
+    yield *node, *sets.has(SPLIT), "-j", MARK_MASQ
+    yield *node, *sets.has(SPLIT), "-j", SPLIT_CHAIN
+    for match in pods.matches if masquerade_all else pods.from_afar:
+        yield *match, *sets.has(SPLIT), "-j", MARK_MASQ
+    for match in pods.matches:
+        yield *match, *sets.has(SPLIT), "-j", SPLIT_CHAIN
+
+
+def _split(sets: _Sets, redirects: Sequence[Redirect]) -> Iterator[Rule]:
+    """Send to the ClusterIP; not who may not use the address: the firewall shall meet him there."""
+    yield *_outside_ranges(sets), "-j", "RETURN"
+    # With an address first: a NodePort's number may be another Service's port on one address.
+    for redirect in sorted(redirects, key=lambda one: (one.address is None, one)):
+        yield redirect_rule(redirect)
+
+
+def _outside_ranges(sets: _Sets) -> Rule:
+    return (
+        *sets.has(LOAD_BALANCER_FW),
+        *sets.lacks(SOURCE_CIDR, "dst,dst,src"),
+        *sets.lacks(SOURCE_IP, "dst,dst,src"),
+    )
+
+
+def _load_balancer(sets: _Sets) -> tuple[Rule, ...]:
+    return ((*sets.has(LOAD_BALANCER_LOCAL), "-j", "RETURN"), ("-j", MARK_MASQ))
+
+
+def _node_ports(sets: _Sets) -> Iterator[Rule]:
+    for protocol in Protocol:
+        directions = "dst,dst" if protocol is Protocol.SCTP else "dst"
+        match = ("-p", protocol.name.lower())
+        comment = _comment(f"Kubernetes nodeport {protocol.name} port for masquerade purpose")
+        port = sets.has(NODE_PORT[protocol], directions)
+        yield *match, *sets.has(NODE_PORT_LOCAL[protocol], directions), "-j", "ACCEPT"
+        yield *match, *comment, *port, "-j", MARK_MASQ
+        yield *match, *port, "-j", "ACCEPT"
+
+
+def _postrouting(sets: _Sets, mark: str) -> tuple[Rule, ...]:
     hairpin = _comment("Kubernetes endpoints dst ip:port, source ip for solving hairpin purpose")
     return (
-        (*hairpin, *_in_set(LOOP_BACK, family, "dst,dst,src"), "-j", "MASQUERADE"),
+        (*hairpin, *sets.has(LOOP_BACK, "dst,dst,src"), "-j", "MASQUERADE"),
         ("-m", "mark", "!", "--mark", f"{mark}/{mark}", "-j", "RETURN"),
         # The bit is cleared, lest a packet that passes here twice be masqueraded twice.
         ("-j", "MARK", "--set-xmark", f"{mark}/0x0"),
@@ -220,27 +275,52 @@ def _forward(mark: str) -> tuple[Rule, ...]:
     )
 
 
-def _ipvs_filter(family: Family) -> tuple[Rule, ...]:
+def _has_ranges(sets: _Sets) -> Rule:
+    comment = "Kubernetes service load balancer ip + port for load balancer with sourceRange"
+    return (*_comment(comment), *sets.has(LOAD_BALANCER_FW), "-j", SOURCE_RANGES)
+
+
+def _source_ranges(sets: _Sets) -> tuple[Rule, ...]:
+    return (
+        (*sets.has(SOURCE_CIDR, "dst,dst,src"), "-j", "RETURN"),
+        (*sets.has(SOURCE_IP, "dst,dst,src"), "-j", "RETURN"),
+        ("-j", "DROP"),
+    )
+
+
+def _health_checks(sets: _Sets) -> Rule:
+    comment = _comment("Kubernetes health check node port")
+    return ("-p", "tcp", *comment, *sets.has(HEALTH_CHECK_NODE_PORT, "dst"), "-j", "ACCEPT")
+
+
+def _ipvs_filter(sets: _Sets, no_local: NoLocalEndpoints) -> Iterator[Rule]:
     """Refuse new traffic to a service address that no frontend serves, but answer its ping.
 
     Service addresses are local, so without this every daemon of the node that listens on all
     addresses would answer on them (kubernetes/kubernetes#72236). kube-proxy refuses pings too,
     which only misleads whoever looks for a fault.
+
+    Who asks a frontend of policy Local from outside, where this node has no endpoint of it, gets
+    no answer, so that a load balancer tries another node. Open connections go on.
     """
-    new = ("-m", "conntrack", "--ctstate", "NEW")
-    reject = ("-j", "REJECT", "--reject-with", _PORT_UNREACHABLE[family])
-    return (
-        (*_in_set(CLUSTER_IP, family, "dst,dst"), "-j", "RETURN"),
-        (*_PING[family], "-j", "RETURN"),
-        (*new, *_in_set(IPVS_IPS, family, "dst"), *reject),
-    )
+    reject = ("-j", "REJECT", "--reject-with", _PORT_UNREACHABLE[sets.family])
+    silence = ("-j", "DROP") if no_local is NoLocalEndpoints.DROP else reject
+    yield *_NEW, *sets.has(NO_LOCAL), *silence
+    for base in (LOAD_BALANCER, CLUSTER_IP, EXTERNAL_IP, EXTERNAL_IP_LOCAL):
+        yield *sets.has(base), "-j", "RETURN"
+    yield "-p", "tcp", *sets.has(HEALTH_CHECK_NODE_PORT, "dst"), "-j", "RETURN"
+    yield *_PING[sets.family], "-j", "RETURN"
+    yield *_NEW, *sets.has(IPVS_IPS, "dst"), *reject
 
 
 def _jumps() -> tuple[Jump, ...]:
     """Jumps into our chains; those of one chain in the order in which they stand in it."""
     return (
         _jump_from("filter", "FORWARD", "kubernetes forwarding rules", FORWARD),
+        _jump_from("filter", "INPUT", "kube-proxy firewall rules", PROXY_FIREWALL),
         _jump_from("filter", "INPUT", "kubernetes ipvs access filter", IPVS_FILTER),
+        _jump_from("filter", "INPUT", "kubernetes health check rules", NODE_PORT_CHAIN),
+        _jump_from("mangle", "OUTPUT", "kubernetes ipvs access filter", OUT_FILTER),
         _jump_from("nat", "OUTPUT", "kubernetes service portals", SERVICES),
         _jump_from("nat", "POSTROUTING", "kubernetes postrouting rules", POSTROUTING),
         _jump_from("nat", "PREROUTING", "kubernetes service portals", SERVICES),
@@ -255,5 +335,10 @@ def _comment(text: str) -> Rule:
     return ("-m", "comment", "--comment", text)
 
 
-def _in_set(base: str, family: Family, directions: str) -> Rule:
-    return ("-m", "set", "--match-set", set_name(base, family), directions)
+def _is_split(chain: Chain) -> bool:
+    return chain[:2] == ("nat", SPLIT_CHAIN)
+
+
+def _redirected(rule: Rule) -> Rule:
+    """Give the words of a redirection that say what is redirected."""
+    return rule[: rule.index("-j")] if "-j" in rule else rule

@@ -17,6 +17,9 @@ class ProblemKind(StrEnum):
     SCHEDULER_UNAVAILABLE = "SchedulerUnavailable"
     CONTESTED_ADDRESS = "ContestedAddress"
     FOREIGN_VIRTUAL_SERVER = "ForeignVirtualServer"
+    IGNORED_FIELD = "IgnoredField"
+    RESERVED_ADDRESS = "ReservedAddress"
+    NODES_UNKNOWN = "NodesUnknown"
 
 
 class Problem(NamedTuple):

@@ -1,20 +1,20 @@
 """What one Service wants in the kernel: a Service, its slices and the node become a `Fragment`.
 
-This is where Kubernetes' words end. A Service is a set of frontends (today its ClusterIP and port
-in each family); each frontend is one virtual server with its real servers, whether its address is
-bound to the dummy interface, and the set members that let its traffic work. A fragment knows
-nothing of other Services, nor - with one exception - of what the kernel holds: the exception is a
-wrong annotation after a restart, whose last good value is then read from the kernel.
+This is where Kubernetes' words end. A Service is a set of places where it is to be reached
+(core.frontends); each becomes a frontend: one virtual server with its real servers, whether its
+address is bound to the dummy interface, the set members that let its traffic work, and where
+clients inside the cluster are sent instead. A fragment knows nothing of other Services, nor - with
+two exceptions - of what the kernel holds: a wrong annotation after a restart, whose last good value
+is then read from the kernel, and an external address of this node, which goes on being served.
 
 Pure: the same inputs give an equal fragment, and an equal fragment touches nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import NamedTuple, TypeAlias
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
-from ipvsproxy.config import Settings
 from ipvsproxy.core.annotations import (
     WEIGHTS,
     choose_scheduler,
@@ -23,21 +23,15 @@ from ipvsproxy.core.annotations import (
     unknown_annotation,
 )
 from ipvsproxy.core.endpoints import PlacedEndpoint, Policy, Selection, gather, select
-from ipvsproxy.core.firewall import (
-    CLUSTER_IP,
-    IPVS_IPS,
-    LEDGER,
-    LOOP_BACK,
-    frontend_member,
-    loop_back_member,
-    set_name,
-)
+from ipvsproxy.core.frontends import Kind, Place, places
+from ipvsproxy.core.health_check import HealthCheck, local_endpoints
+from ipvsproxy.core.members import SetMember, frontend_members, service_members
 from ipvsproxy.core.problem import Problem, ProblemKind
+from ipvsproxy.core.redirect import Redirect
+from ipvsproxy.core.surroundings import Surroundings
 from ipvsproxy.model import (
     Address,
     Family,
-    IpMember,
-    Member,
     RealServer,
     RealServerKey,
     Scheduler,
@@ -47,9 +41,6 @@ from ipvsproxy.model import (
 )
 from ipvsproxy.objects import EndpointSlice, Service, ServiceName, ServicePort
 
-SetMember: TypeAlias = tuple[str, Member]
-"""A member, with the name of its set."""
-
 DEFAULT_WEIGHT = 1
 
 
@@ -57,6 +48,7 @@ class Frontend(NamedTuple):
     """One virtual server as one Service wants it."""
 
     key: VirtualServerKey
+    kind: Kind
     server: VirtualServer
     real_servers: Mapping[RealServerKey, RealServer]
     """In rotation, and those that an annotation has given weight 0."""
@@ -69,6 +61,8 @@ class Frontend(NamedTuple):
     members: frozenset[SetMember]
     whole: bool
     """False: slices of this Service may be missing from the picture, so no real server is gone."""
+    redirect: Redirect | None = None
+    """Where clients inside the cluster are sent instead."""
 
 
 class Fragment(NamedTuple):
@@ -86,6 +80,10 @@ class Fragment(NamedTuple):
     """The scheduler in force: the last good one where the other cannot be had."""
     weights: Mapping[str, Mapping[Address, int]]
     """The weights in force, by slice name."""
+    members: frozenset[SetMember] = frozenset()
+    """Set members that are needed whichever of its frontends the Service holds."""
+    health_check: HealthCheck | None = None
+    """What is answered on its health check node port."""
 
 
 class Inputs(NamedTuple):
@@ -107,119 +105,133 @@ class Inputs(NamedTuple):
         return self.sound and (self.whole or any(one.family is family for one in self.slices))
 
 
-class Surroundings(NamedTuple):
-    """What is the same for all Services of a cycle."""
-
-    settings: Settings
-    kernel: State
-    unavailable: Collection[str] = frozenset()
-    """Schedulers that this kernel has refused."""
-
-
 def translate(inputs: Inputs, around: Surroundings, previous: Fragment | None) -> Fragment:
     """Say what a Service wants, given what it wanted before (None: new, or after a restart)."""
     service = inputs.service
-    keys = tuple(_keys(service, around.kernel))
+    served = frozenset(one.key for one in previous.frontends) if previous else frozenset()
+    found = places(service, around, served)
+    annotations = dict(service.annotations)
     choice = choose_scheduler(
-        dict(service.annotations),
+        annotations,
         default=around.settings.default_scheduler,
-        previous=_last_good_scheduler(keys, around, previous),
+        previous=_last_good_scheduler([one.key for one in found.places], around, previous),
         unavailable=around.unavailable,
     )
     weighing = _Weighing(inputs.slices, previous, around.kernel)
-    frontends = tuple(
-        _frontend(
-            key, port, inputs=inputs, around=around, scheduler=choice.scheduler, weighing=weighing
-        )
-        for key, port in keys
-    )
-    found = (choice.problem, unknown_annotation(dict(service.annotations)), *weighing.problems)
+    builder = _Frontends(inputs, around, choice.scheduler, weighing)
+    frontends = tuple(map(builder.frontend, found.places))
+    said = (choice.problem, unknown_annotation(annotations), *weighing.problems, *found.problems)
     return Fragment(
         service.name,
         service.created,
         frontends,
-        tuple(problem for problem in found if problem is not None),
+        (*_remarks(service), *(problem for problem in said if problem is not None)),
         choice.annotated,
         choice.asked,
         choice.scheduler,
         weighing.weights,
+        service_members(service, builder.endpoints(), around) if frontends else frozenset(),
+        _health_check(inputs, around) if frontends else None,
     )
 
 
-def _keys(service: Service, kernel: State) -> Iterator[tuple[VirtualServerKey, ServicePort]]:
-    if service.proxy_name is not None:
-        return
-    for address in service.cluster_ips:
-        if address.family in kernel.families:
-            for port in service.ports:
-                yield VirtualServerKey(port.protocol, address, port.port), port
+def _remarks(service: Service) -> tuple[Problem, ...]:
+    return tuple(Problem(ProblemKind.IGNORED_FIELD, remark) for remark in service.remarks)
 
 
-def _frontend(
-    key: VirtualServerKey,
-    port: ServicePort,
-    *,
-    inputs: Inputs,
-    around: Surroundings,
-    scheduler: str,
-    weighing: _Weighing,
-) -> Frontend:
-    endpoints = gather(
-        inputs.slices, port_name=port.name, protocol=port.protocol, family=key.family
-    )
-    # An address of the node's own stays where it is: on the dummy interface it would be filtered,
-    # and every other port of the node with it (kubernetes #72236, k3s #7183).
-    bind = key.address not in around.kernel.network.addresses
-    policy = Policy.LOCAL if inputs.service.internal_traffic_local else Policy.CLUSTER
-    selection = select(endpoints, policy, around.settings.node_name)
-    return Frontend(
-        key=key,
-        server=VirtualServer(
-            scheduler,
-            scheduler_flags(scheduler),
-            inputs.service.affinity_seconds,
-            key.family.host_prefix,
-        ),
-        real_servers=_real_servers(key, endpoints, selection, weighing),
-        displaced=selection.displaced,
-        retiring=selection.retiring,
-        bind=bind,
-        members=frozenset(_members(key, endpoints, around.settings.node_name, bind=bind)),
-        whole=inputs.knows_endpoints(key.family),
-    )
+def _health_check(inputs: Inputs, around: Surroundings) -> HealthCheck | None:
+    port = inputs.service.health_check_node_port
+    if not port:
+        return None
+    count = local_endpoints(inputs.slices, around.settings.node_name)
+    return HealthCheck(inputs.service.name, port, count)
 
 
-def _real_servers(
-    key: VirtualServerKey,
-    endpoints: Mapping[RealServerKey, PlacedEndpoint],
-    selection: Selection,
-    weighing: _Weighing,
-) -> dict[RealServerKey, RealServer]:
-    return {
-        member: RealServer(weighing.weight(key, member, endpoints[member].slice_name))
-        for member in sorted(selection.serving)
-    }
+class _Frontends:
+    """Makes frontends of places; what several of them share is worked out once."""
+
+    def __init__(
+        self, inputs: Inputs, around: Surroundings, scheduler: str, weighing: _Weighing
+    ) -> None:
+        self._inputs = inputs
+        self._around = around
+        self._scheduler = scheduler
+        self._weighing = weighing
+        self._gathered: dict[tuple[ServicePort, Family], Mapping[RealServerKey, PlacedEndpoint]] = {}
+        self._selected: dict[tuple[ServicePort, Family, Policy], Selection] = {}
+
+    def endpoints(self) -> list[tuple[ServicePort, Mapping[RealServerKey, PlacedEndpoint]]]:
+        """Give the endpoints of each port and family that has a frontend."""
+        return [(port, found) for (port, _), found in self._gathered.items()]
+
+    def frontend(self, place: Place) -> Frontend:
+        """Say what the virtual server of a place looks like."""
+        service, key = self._inputs.service, place.key
+        redirected = place.external and service.external_traffic_local
+        selection = self._select(place, self._policy(place))
+        elsewhere = redirected and not selection.serving
+        shut_out = elsewhere and bool(self._select(place, Policy.CLUSTER).serving)
+        return Frontend(
+            key=key,
+            kind=place.kinds[0],
+            server=VirtualServer(
+                self._scheduler,
+                scheduler_flags(self._scheduler),
+                service.affinity_seconds,
+                key.family.host_prefix,
+            ),
+            real_servers=self._real_servers(place, selection),
+            displaced=selection.displaced,
+            retiring=selection.retiring,
+            bind=place.bind,
+            members=frontend_members(place, service, self._around, shut_out=shut_out),
+            whole=self._inputs.knows_endpoints(key.family),
+            redirect=_redirect(place) if redirected else None,
+        )
+
+    def _policy(self, place: Place) -> Policy:
+        service = self._inputs.service
+        local = (
+            service.external_traffic_local if place.external else service.internal_traffic_local
+        )
+        return Policy.LOCAL if local else Policy.CLUSTER
+
+    def _gather(self, place: Place) -> Mapping[RealServerKey, PlacedEndpoint]:
+        port, family = place.port, place.key.family
+        if (port, family) not in self._gathered:
+            self._gathered[port, family] = gather(
+                self._inputs.slices,
+                port_name=port.name,
+                protocol=port.protocol,
+                family=family,
+                node_name=self._around.settings.node_name,
+            )
+        return self._gathered[port, family]
+
+    def _select(self, place: Place, policy: Policy) -> Selection:
+        which = (place.port, place.key.family, policy)
+        if which not in self._selected:
+            self._selected[which] = select(self._gather(place), policy, self._around.here)
+        return self._selected[which]
+
+    def _real_servers(self, place: Place, selection: Selection) -> dict[RealServerKey, RealServer]:
+        endpoints = self._gather(place)
+        return {
+            member: RealServer(
+                self._weighing.weight(place.key, member, endpoints[member].slice_name)
+            )
+            for member in sorted(selection.serving)
+        }
 
 
-def _members(
-    key: VirtualServerKey,
-    endpoints: Mapping[RealServerKey, PlacedEndpoint],
-    node_name: str,
-    *,
-    bind: bool,
-) -> Iterator[SetMember]:
-    family = key.family
-    yield set_name(LEDGER, family), frontend_member(key)
-    yield set_name(CLUSTER_IP, family), frontend_member(key)
-    if bind:
-        yield set_name(IPVS_IPS, family), IpMember(key.address)
-    for member, placed in endpoints.items():
-        if placed.endpoint.node_name == node_name:
-            yield set_name(LOOP_BACK, family), loop_back_member(key.protocol, member)
+def _redirect(place: Place) -> Redirect:
+    key = place.key
+    address = None if place.kinds[0] is Kind.NODE_PORT else key.address
+    return Redirect(key.protocol, address, key.port, place.cluster)
 
 
 def _last_good_scheduler(
-    keys: Sequence[tuple[VirtualServerKey, ServicePort]],
+    keys: Sequence[VirtualServerKey],
     around: Surroundings,
     previous: Fragment | None,
 ) -> str | None:
@@ -229,7 +241,7 @@ def _last_good_scheduler(
     """
     if previous is not None and previous.scheduler not in around.unavailable:
         return previous.scheduler
-    for key, _ in keys:
+    for key in keys:
         found = around.kernel.virtual_servers.get(key)
         if found is not None:
             weights = [real.weight for real in around.kernel.real_servers.get(key, {}).values()]

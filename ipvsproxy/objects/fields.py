@@ -18,6 +18,7 @@ _LONGEST_NAME = 253
 # RFC 1123 as the API checks it; an API server never lets another name pass. From a folder, a name
 # with a space, a slash or a line break would make ambiguous what is shown and written.
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?")
+_LEADING_ZEROS = re.compile(r"\b0+(?=\d)")
 _PROTOCOLS = {protocol.name: protocol for protocol in Protocol}
 _LOOPBACK = "a loopback address"
 _UNSPECIFIED = "the unspecified address"
@@ -86,6 +87,15 @@ def address(path: str, text: str) -> Address:
         return Address.parse(text)
     except ValueError:
         raise Wrong(path, f"{text!r} is not an address") from None
+
+
+def plain(text: str) -> str:
+    """Write an address or network of IPv4 without leading zeros; all else stays as it is.
+
+    Go read 192.0.2.010 as 192.0.2.10 once, and for objects of that time Kubernetes still does
+    (ParseIPSloppy, KEP-4858). Today's parsers refuse it.
+    """
+    return text if ":" in text else _LEADING_ZEROS.sub("", text)
 
 
 def unicast(path: str, text: str) -> Address:

@@ -3,6 +3,7 @@
 Knows the API's rules as far as breaking them would hurt this node; rules that only matter to the
 control plane are not repeated. Each reader takes JSON bytes or a parsed mapping, and returns a
 sound value or raises `InvalidObject` for the first thing that is wrong, the field's path first.
+How a Service is reached from outside the cluster is read by `external`.
 
 References: k8s.io/api core/v1 and discovery/v1 types.go; pkg/apis/{core,discovery}/validation.
 """
@@ -11,10 +12,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Mapping
+from functools import lru_cache
 from typing import TypeVar
 
 from ipvsproxy.model import Address, Family, Protocol
 from ipvsproxy.objects import fields, wire
+from ipvsproxy.objects.external import Reach, has_node_ports, read_reach
 from ipvsproxy.objects.refusal import DEFAULT_NAMESPACE, describe
 from ipvsproxy.objects.values import (
     DEFAULT_AFFINITY_SECONDS,
@@ -40,6 +43,7 @@ _LEAVING_TAINT = "ToBeDeletedByClusterAutoscaler"
 _SERVICE_TYPES = ("ClusterIP", "NodePort", "LoadBalancer", "ExternalName")
 _LONGEST_AFFINITY = 86400
 _NO_CONDITIONS = wire.Conditions()
+_NO_HINTS = wire.Hints()
 _FAMILIES = {"IPv4": Family.IPV4, "IPv6": Family.IPV6}
 
 _Value = TypeVar("_Value")
@@ -101,23 +105,38 @@ def _service(written: wire.Service) -> Service:
     if service_type not in _SERVICE_TYPES:
         raise fields.Wrong("spec.type", f"{spec.type!r} is none of {', '.join(_SERVICE_TYPES)}")
     labels = metadata.labels or {}
+    cluster_ips = _cluster_ips(spec, service_type)
+    reach = _reach(written, service_type, cluster_ips)
     return Service(
         name=name,
         type=service_type,
         uid=metadata.uid or "",
         created=fields.moment("metadata.creationTimestamp", metadata.creation_timestamp),
-        cluster_ips=_cluster_ips(spec, service_type),
+        cluster_ips=cluster_ips,
         ports=_service_ports(spec, service_type),
         affinity_seconds=_affinity_seconds(spec),
+        external_ips=reach.external_ips,
+        ingress_ips=reach.ingress_ips,
+        source_ranges=reach.source_ranges,
+        closed_families=reach.closed_families,
+        health_check_node_port=reach.health_check_node_port,
         internal_traffic_local=_is_local(
             "spec.internalTrafficPolicy", spec.internal_traffic_policy
         ),
-        external_traffic_local=_is_local(
-            "spec.externalTrafficPolicy", spec.external_traffic_policy
-        ),
+        external_traffic_local=reach.traffic_local,
         proxy_name=(labels[PROXY_NAME_LABEL] or "") if PROXY_NAME_LABEL in labels else None,
         annotations=_kept_annotations(metadata.annotations or {}),
+        remarks=reach.remarks,
     )
+
+
+def _reach(written: wire.Service, service_type: str, cluster_ips: tuple[Address, ...]) -> Reach:
+    """Read how a Service is reached from outside: not at all without a ClusterIP (kube-proxy)."""
+    policy = written.spec.external_traffic_policy if written.spec else None
+    traffic_local = _is_local("spec.externalTrafficPolicy", policy)
+    if not cluster_ips:
+        return Reach()
+    return read_reach(written, service_type, traffic_local=traffic_local)
 
 
 def _cluster_ips(spec: wire.ServiceSpec, service_type: str) -> tuple[Address, ...]:
@@ -156,8 +175,10 @@ def _check_families(written: list[str], addresses: tuple[Address, ...]) -> None:
 
 
 def _service_ports(spec: wire.ServiceSpec, service_type: str) -> tuple[ServicePort, ...]:
+    node_ports = has_node_ports(service_type)
     ports = tuple(
-        _service_port(f"spec.ports[{i}]", port) for i, port in enumerate(spec.ports or ())
+        _service_port(f"spec.ports[{i}]", port, node_ports=node_ports)
+        for i, port in enumerate(spec.ports or ())
     )
     if not ports and service_type != "ExternalName" and not _is_headless(spec):
         raise fields.Wrong("spec.ports", "a Service with an address needs at least one port")
@@ -183,14 +204,15 @@ def _check_unique(ports: Iterable[ServicePort]) -> None:
             numbers.add(claim)
 
 
-def _service_port(path: str, written: wire.ServicePort) -> ServicePort:
+def _service_port(path: str, written: wire.ServicePort, *, node_ports: bool) -> ServicePort:
     if written.port is None:
         raise fields.Wrong(f"{path}.port", "is missing")
+    node_port = written.node_port if node_ports else None
     return ServicePort(
         name=sys.intern(written.name or ""),
         protocol=fields.protocol(f"{path}.protocol", written.protocol),
         port=fields.port(f"{path}.port", written.port),
-        node_port=fields.port(f"{path}.nodePort", written.node_port) if written.node_port else 0,
+        node_port=fields.port(f"{path}.nodePort", node_port) if node_port else 0,
     )
 
 
@@ -279,6 +301,7 @@ def _endpoint(index: int, written: wire.Endpoint, family: Family) -> Endpoint:
     if address.family is not family:
         raise fields.Wrong(path, f"{address} in a slice of addressType IPv{family.value}")
     conditions = written.conditions or _NO_CONDITIONS
+    hints = written.hints or _NO_HINTS
     return Endpoint(
         address=address,
         ready=conditions.ready is not False,
@@ -286,7 +309,19 @@ def _endpoint(index: int, written: wire.Endpoint, family: Family) -> Endpoint:
         terminating=conditions.terminating is True,
         # A few thousand names shared by a hundred thousand endpoints.
         node_name=sys.intern(written.node_name) if written.node_name else None,
+        zone_hints=_hinted(hints.for_zones) if hints.for_zones else (),
+        node_hints=_hinted(hints.for_nodes) if hints.for_nodes else (),
     )
+
+
+def _hinted(hints: list[wire.Hint]) -> tuple[str, ...]:
+    return _shared(tuple(hint.name for hint in hints if hint.name))
+
+
+@lru_cache(maxsize=4096)
+def _shared(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the one tuple that stands for all equal ones: endpoints have few different hints."""
+    return names
 
 
 def _slice_ports(written: Iterable[wire.SlicePort]) -> tuple[SlicePort, ...]:

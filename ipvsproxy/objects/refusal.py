@@ -8,8 +8,10 @@ object that was already nonsense when the agent started (DESIGN: never worse tha
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 
 from ipvsproxy.model import Address
+from ipvsproxy.objects.fields import plain
 from ipvsproxy.objects.values import SERVICE_LABEL, ObjectReference, ServiceName
 from ipvsproxy.objects.wire import Raw, loosely
 
@@ -70,23 +72,26 @@ def _service(kind: str, namespace: str, metadata: object) -> ServiceName | None:
 
 
 def _addresses(data: object) -> frozenset[Address] | None:
-    """Give every address at which the Service may be served today; None: one is not readable."""
+    """Give every address at which the Service may be served today; None: one is not readable.
+
+    An external address that cannot be read is served by nobody: `external` passes over it.
+    """
     spec = _get(data, "spec")
     if not isinstance(spec, Mapping):
         return None
-    written = [text for text in _written_addresses(data, spec) if text not in _NO_ADDRESS]
+    written = [_get(spec, "clusterIP"), *_items(spec, "clusterIPs")]
     try:
-        return frozenset(Address.parse(str(text)) for text in written)
+        own = [Address.parse(str(text)) for text in written if text not in _NO_ADDRESS]
     except ValueError:
         return None
+    return frozenset([*own, *_external_addresses(data, spec)])
 
 
-def _written_addresses(data: object, spec: object) -> Iterator[object]:
+def _external_addresses(data: object, spec: object) -> Iterator[Address]:
     ingresses = _items(_get(_get(data, "status"), "loadBalancer"), "ingress")
-    yield _get(spec, "clusterIP")
-    yield from _items(spec, "clusterIPs")
-    yield from _items(spec, "externalIPs")
-    yield from (_get(ingress, "ip") for ingress in ingresses)
+    for text in (*_items(spec, "externalIPs"), *(_get(one, "ip") for one in ingresses)):
+        with suppress(ValueError):
+            yield Address.parse(plain(str(text)))
 
 
 def _get(value: object, key: str) -> object:

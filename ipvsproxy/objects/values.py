@@ -51,7 +51,7 @@ class ServicePort(msgspec.Struct, frozen=True, gc=False):
     protocol: Protocol
     port: int
     node_port: int = 0
-    """0: none."""
+    """Of a NodePort or LoadBalancer; 0: none."""
 
 
 class Service(msgspec.Struct, frozen=True):
@@ -72,17 +72,31 @@ class Service(msgspec.Struct, frozen=True):
     ingress_ips: tuple[Address, ...] = ()
     """status.loadBalancer.ingress of a LoadBalancer, those of ipMode VIP (KEP-1860)."""
     source_ranges: tuple[Network, ...] = ()
-    """spec.loadBalancerSourceRanges of a LoadBalancer; empty: everybody."""
+    """spec.loadBalancerSourceRanges of a LoadBalancer; ask `allowed`, which knows what none of
+    them means."""
+    closed_families: tuple[Family, ...] = ()
+    """Families of which ranges were written and none could be read: nobody is let in."""
     health_check_node_port: int = 0
     """Of a LoadBalancer with externalTrafficPolicy Local; 0: none."""
     internal_traffic_local: bool = False
     """internalTrafficPolicy is Local."""
     external_traffic_local: bool = False
-    """externalTrafficPolicy is Local."""
+    """externalTrafficPolicy is Local, and the Service can be reached from outside the cluster: it
+    is a NodePort or LoadBalancer, or has externalIPs."""
     proxy_name: str | None = None
     """Value of `PROXY_NAME_LABEL`; None: the cluster's own proxy, which is us."""
     annotations: tuple[tuple[str, str], ...] = ()
     """Those in our domain and those that we accept as aliases, sorted; the others are not kept."""
+    remarks: tuple[str, ...] = ()
+    """What was passed over though the Service is served: one line each, the field's path first."""
+
+    def allowed(self, family: Family) -> tuple[Network, ...] | None:
+        """Give who may use the ingress addresses of a family; None: everybody, empty: nobody.
+
+        Ranges of one family say nothing of the other one, as in kube-proxy.
+        """
+        ranges = tuple(one for one in self.source_ranges if one.family is family)
+        return ranges if ranges or family in self.closed_families else None
 
 
 class Endpoint(msgspec.Struct, frozen=True, gc=False):

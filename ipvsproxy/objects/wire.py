@@ -65,6 +65,28 @@ class ServiceSpec(msgspec.Struct, rename="camel"):
     session_affinity_config: SessionAffinityConfig | None = None
     internal_traffic_policy: str | None = None
     external_traffic_policy: str | None = None
+    external_ips: list[str] | None = field(default=None, name="externalIPs")
+    load_balancer_source_ranges: list[str] | None = None
+    health_check_node_port: int | None = None
+
+
+class LoadBalancerIngress(msgspec.Struct, rename="camel"):
+    """core/v1 LoadBalancerIngress."""
+
+    ip: str | None = None
+    ip_mode: str | None = None
+
+
+class LoadBalancerStatus(msgspec.Struct):
+    """core/v1 LoadBalancerStatus."""
+
+    ingress: list[LoadBalancerIngress] | None = None
+
+
+class ServiceStatus(msgspec.Struct, rename="camel"):
+    """core/v1 ServiceStatus."""
+
+    load_balancer: LoadBalancerStatus | None = None
 
 
 class Service(msgspec.Struct):
@@ -72,6 +94,7 @@ class Service(msgspec.Struct):
 
     metadata: Metadata | None = None
     spec: ServiceSpec | None = None
+    status: ServiceStatus | None = None
 
 
 class Conditions(msgspec.Struct):
@@ -82,12 +105,26 @@ class Conditions(msgspec.Struct):
     terminating: bool | None = None
 
 
+class Hint(msgspec.Struct):
+    """discovery.k8s.io/v1 ForZone and ForNode."""
+
+    name: str | None = None
+
+
+class Hints(msgspec.Struct, rename="camel"):
+    """discovery.k8s.io/v1 EndpointHints."""
+
+    for_zones: list[Hint] | None = None
+    for_nodes: list[Hint] | None = None
+
+
 class Endpoint(msgspec.Struct, rename="camel"):
     """discovery.k8s.io/v1 Endpoint."""
 
     addresses: list[str] | None = None
     conditions: Conditions | None = None
     node_name: str | None = None
+    hints: Hints | None = None
 
 
 class SlicePort(msgspec.Struct):

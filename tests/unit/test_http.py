@@ -17,6 +17,10 @@ from aiohttp.test_utils import TestClient, TestServer
 
 from ipvsproxy import http
 from ipvsproxy.config import Settings
+from ipvsproxy.core.health_check import HealthCheck
+from ipvsproxy.http import neighbours
+from ipvsproxy.model import Address
+from ipvsproxy.objects import ServiceName
 from ipvsproxy.telemetry import AgentStatus, Conditions, ConditionType, Health, Metrics
 
 WALL = 1_700_000_000.0
@@ -34,6 +38,9 @@ class StandInAgent:
         self.metrics = Metrics(self.conditions, version="1")
         self.health = Health(sync_period=30, now=0)
         self.now = 0.0
+        self.health_checks = http.HealthChecks(
+            self.health, self.conditions, clock=self.clock, wall_clock=lambda: WALL
+        )
 
     def status(self) -> AgentStatus:
         return AgentStatus(version="1", node="n", applied_revision=7, writes={"AddRealServer": 2})
@@ -260,16 +267,24 @@ class TestServing:
         assert conditions.take_raised() == ()
 
     async def test_an_empty_address_serves_nothing(self) -> None:
-        agent = StandInAgent(healthz_bind_address="", metrics_bind_address="")
+        server = http.Server(
+            "",
+            http.metrics_application(StandInAgent()),
+            name="metrics",
+            conditions=Conditions(),
+            wall_clock=lambda: WALL,
+        )
+        await asyncio.wait_for(server.run(), 10)
+        assert not server.listening.is_set()
 
-        await asyncio.wait_for(http.serve(agent, clock=agent.clock, wall_clock=lambda: WALL), 10)
-
-    async def test_serve_answers_on_both_ports_and_the_status_comes_back_whole(self) -> None:
+    async def test_serve_answers_on_all_ports_and_the_status_comes_back_whole(self) -> None:
         ports = []
-        for _ in range(2):
+        for _ in range(3):
             with socket.create_server(("127.0.0.1", 0)) as free:
                 ports.append(address_of(free))
         agent = StandInAgent(healthz_bind_address=ports[0], metrics_bind_address=ports[1])
+        check = HealthCheck(ServiceName("default", "web"), int(ports[2].partition(":")[2]), 1)
+        agent.health_checks.update([check], [Address.parse("127.0.0.1")])
         task = asyncio.create_task(http.serve(agent, clock=agent.clock, wall_clock=lambda: WALL))
         try:
             status = None
@@ -278,11 +293,13 @@ class TestServing:
                 if status is not None:
                     break
             assert status == agent.status()
-            async with (
-                aiohttp.ClientSession() as session,
-                session.get(f"http://{ports[0]}/livez") as response,
-            ):
-                assert response.status == 200
+            await asyncio.wait_for(agent.health_checks.settled.wait(), 10)
+            for address in (f"{ports[0]}/livez", ports[2]):
+                async with (
+                    aiohttp.ClientSession() as session,
+                    session.get(f"http://{address}") as response,
+                ):
+                    assert response.status == 200
         finally:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
@@ -291,7 +308,7 @@ class TestServing:
 @pytest.fixture(autouse=True)
 def nobody_in_the_usual_place(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever runs on this machine, no kube-proxy answers."""
-    monkeypatch.setattr(http, "KUBE_PROXY_ADDRESS", NOBODY)
+    monkeypatch.setattr(neighbours, "KUBE_PROXY_ADDRESS", NOBODY)
 
 
 class TestNeighbour:
@@ -308,11 +325,11 @@ class TestNeighbour:
         async with TestServer(application) as first, TestServer(theirs) as second:
             here, there = (f"127.0.0.1:{one.port}" for one in (first, second))
             for usual, configured in ((here, there), (there, here)):
-                monkeypatch.setattr(http, "KUBE_PROXY_ADDRESS", usual)
+                monkeypatch.setattr(neighbours, "KUBE_PROXY_ADDRESS", usual)
                 assert await http.find_neighbour(configured) == http.Neighbour(
                     "ipvs", there, is_ours=False
                 )
-            monkeypatch.setattr(http, "KUBE_PROXY_ADDRESS", NOBODY)
+            monkeypatch.setattr(neighbours, "KUBE_PROXY_ADDRESS", NOBODY)
             assert await http.find_neighbour(here) == http.Neighbour("ipvs", here, is_ours=True)
 
     async def test_another_proxy_is_told_from_ours(self) -> None:

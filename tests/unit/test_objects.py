@@ -204,7 +204,7 @@ class TestService:
                 "spec.ports[0].protocol: 'tcp' is none of TCP, UDP, SCTP",
             ),
             (
-                {"ports": [{"port": 80, "nodePort": -1}]},
+                {"type": "NodePort", "ports": [{"port": 80, "nodePort": -1}]},
                 "spec.ports[0].nodePort: -1 is not a port (1-65535)",
             ),
             (
@@ -221,10 +221,11 @@ class TestService:
             ),
             (
                 {
+                    "type": "LoadBalancer",
                     "ports": [
                         {"name": "a", "port": 80, "nodePort": 30000},
                         {"name": "b", "port": 81, "nodePort": 30000},
-                    ]
+                    ],
                 },
                 "spec.ports[1].nodePort: TCP 30000 is used twice",
             ),
@@ -343,6 +344,12 @@ class TestService:
     ) -> None:
         assert refusal_of_service(service(**fields)).addresses is None
 
+    def test_an_external_address_that_is_none_is_served_nowhere(self) -> None:
+        raw = service(ports="none", externalIPs=["192.0.2.001", "192.0.2.300", None])
+        assert refusal_of_service(raw).addresses == frozenset(
+            Address.parse(text) for text in ("10.96.0.10", "192.0.2.1")
+        )
+
     @pytest.mark.parametrize(
         "raw", [{}, {"metadata": {}}, {"metadata": {"name": 5}}, {"metadata": []}, {"spec": []}]
     )
@@ -363,7 +370,14 @@ class TestEndpointSlice:
     def test_reads_endpoints_ports_and_weights(self) -> None:
         raw = slice_with(
             endpoints=[
-                {"addresses": ["10.1.0.1", "10.1.0.9"], "nodeName": "n1"},
+                {
+                    "addresses": ["10.1.0.1", "10.1.0.9"],
+                    "nodeName": "n1",
+                    "hints": {
+                        "forZones": [{"name": "z1"}, {"name": "z2"}, {"name": ""}],
+                        "forNodes": [{"name": "n1"}],
+                    },
+                },
                 {"addresses": ["10.1.0.2"], "conditions": {"ready": False, "terminating": True}},
             ],
             ports=[
@@ -380,7 +394,12 @@ class TestEndpointSlice:
         assert read.service == ServiceName("shop", "web")
         assert read.family is Family.IPV4
         assert read.endpoints == (
-            Endpoint(Address.parse("10.1.0.1"), node_name="n1"),
+            Endpoint(
+                Address.parse("10.1.0.1"),
+                node_name="n1",
+                zone_hints=("z1", "z2"),
+                node_hints=("n1",),
+            ),
             Endpoint(Address.parse("10.1.0.2"), ready=False, serving=True, terminating=True),
         )
         assert read.ports == (
@@ -410,14 +429,26 @@ class TestEndpointSlice:
         assert read is not None
         assert (read.family, read.endpoints) == (None, ())
 
-    def test_endpoints_share_the_name_of_their_node(self) -> None:
+    @pytest.mark.parametrize("hints", [None, {}, {"forZones": None, "forNodes": []}])
+    def test_hints_may_be_absent(self, hints: dict[str, object] | None) -> None:
+        read = read_endpoint_slice(
+            slice_with(endpoints=[{"addresses": ["10.1.0.1"], "hints": hints}])
+        )
+        assert read is not None
+        assert (read.endpoints[0].zone_hints, read.endpoints[0].node_hints) == ((), ())
+
+    def test_endpoints_share_the_name_of_their_node_and_their_hints(self) -> None:
+        hints = {"forZones": [{"name": "a-zone"}]}
         raw = json.dumps(
-            slice_with(endpoints=[{"addresses": ["10.1.0.1"], "nodeName": "a-node"}])
+            slice_with(
+                endpoints=[{"addresses": ["10.1.0.1"], "nodeName": "a-node", "hints": hints}]
+            )
         ).encode()
         one, other = read_endpoint_slice(raw), read_endpoint_slice(raw)
         assert one is not None
         assert other is not None
         assert one.endpoints[0].node_name is other.endpoints[0].node_name
+        assert one.endpoints[0].zone_hints is other.endpoints[0].zone_hints
 
     @pytest.mark.parametrize(
         ("fields", "reason"),

@@ -14,6 +14,7 @@ from ipvsproxy.cli import main
 from ipvsproxy.cli.preflight import neighbour_check
 from ipvsproxy.config import IptablesBackend, Settings
 from ipvsproxy.dataplane import DONE, Outcome, Refusal
+from ipvsproxy.http import neighbours
 from ipvsproxy.kernel import preflight
 from ipvsproxy.kernel.process import Completed, Processes
 from ipvsproxy.model import Scheduler
@@ -173,7 +174,7 @@ def found(monkeypatch: pytest.MonkeyPatch) -> list[Check]:
         return tuple(checks)
 
     monkeypatch.setattr(preflight, "check_node", check_node)
-    monkeypatch.setattr(http, "KUBE_PROXY_ADDRESS", "127.0.0.1:1")
+    monkeypatch.setattr(neighbours, "KUBE_PROXY_ADDRESS", "127.0.0.1:1")
     monkeypatch.setenv("NODE_NAME", "n")
     return checks
 

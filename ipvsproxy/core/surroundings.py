@@ -1,0 +1,90 @@
+"""What is the same for all Services of a cycle: settings, the node, and what surrounds it.
+
+Knows where NodePorts are served and which addresses no Service may take; what a Service makes of
+that is core.frontends'. Derived values are worked out once, when a `Surroundings` is made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from ipvsproxy.config import NodePortAddresses, Settings
+from ipvsproxy.core.endpoints import Whereabouts
+from ipvsproxy.model import Address, Family, NodeNetwork, State
+from ipvsproxy.objects import Node
+
+_LOOPBACK_FIRST = b"\x7f"
+_LOOPBACK_IPV6 = bytes(15) + b"\x01"
+_LINK_LOCAL_FIRST = b"\xfe"
+_LINK_LOCAL_SECOND = range(0x80, 0xC0)
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What every translation of a cycle depends on."""
+
+    settings: Settings
+    kernel: State
+    unavailable: Collection[str] = frozenset()
+    """Schedulers that this kernel has refused."""
+    node: Node | None = None
+    """The own Node object; None: not known."""
+    taken: Mapping[Address, str] = field(default_factory=dict)
+    """Addresses outside of this node that no Service may have, with what they are."""
+    nodes_known: bool = True
+    """Whether `taken` has the addresses of all other nodes."""
+
+    @cached_property
+    def here(self) -> Whereabouts:
+        """Where this node is."""
+        return Whereabouts(self.settings.node_name, self.node.zone if self.node else None)
+
+    @cached_property
+    def node_port_addresses(self) -> Mapping[Family, frozenset[Address]]:
+        """The node's addresses on which NodePorts are served, by family."""
+        network = self.kernel.network
+        return {
+            family: node_port_addresses(
+                self.settings.node_port_addresses, family, network, self.node
+            )
+            for family in Family
+        }
+
+    def primary_addresses(self, family: Family) -> Collection[Address]:
+        """Give the node's own addresses by which source ranges are held to let it in or not.
+
+        The first InternalIP, as in kube-proxy (GetNodeIPs); without a Node any address of it.
+        """
+        if self.node is not None:
+            own = [address for address in self.node.addresses if address.family is family]
+            return own[:1]
+        return [one for one in self.kernel.network.addresses if one.family is family]
+
+
+def node_port_addresses(
+    wanted: NodePortAddresses, family: Family, network: NodeNetwork, node: Node | None
+) -> frozenset[Address]:
+    """Give the node's addresses of a family on which NodePorts are served.
+
+    kube-proxy's rules (pkg/proxy/util/nodeport_addresses.go), but that an address of the dummy
+    interface is none of the node's, whatever networks are given. Loopback addresses never count:
+    IPVS cannot serve them (kubernetes #96879); nor do IPv6 link-local ones.
+    """
+    own = frozenset(
+        address for address in network.addresses if address.family is family and _usable(address)
+    )
+    if wanted.primary:
+        return own & frozenset(node.addresses if node is not None else ())
+    networks = [one for one in wanted.networks if one.family is family]
+    if not networks:
+        return own
+    return frozenset(one for one in own if any(one in block for block in networks))
+
+
+def _usable(address: Address) -> bool:
+    if address.family is Family.IPV4:
+        return address[:1] != _LOOPBACK_FIRST
+    link_local = address[:1] == _LINK_LOCAL_FIRST and address[1] in _LINK_LOCAL_SECOND
+    return address != _LOOPBACK_IPV6 and not link_local

@@ -1,0 +1,111 @@
+"""An HTTP server of the agent on one address and port, and what all of its answers have in common.
+
+Knows nothing of what is answered. A port that is taken is no reason to stop serving traffic: the
+server says so in a condition and tries again (kube-proxy does the same unless bindAddressHardFail
+is set).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import structlog
+from aiohttp import web
+
+from ipvsproxy import __version__
+from ipvsproxy.config.values import split_bind_address
+from ipvsproxy.telemetry import Conditions, ConditionType
+
+log = structlog.get_logger(__name__)
+
+RETRY_SECONDS = 5.0
+"""Between attempts to listen; kube-proxy's."""
+SIGNATURE = f"ipvsproxy/{__version__}"
+"""The header Server of every answer: whoever asks can tell an ipvsproxy from others."""
+
+Clock = Callable[[], float]
+"""Seconds: of `Health`'s clock, or since the epoch (`wall_clock`)."""
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class Server:
+    """One port: listens, tries again while it cannot, and stops when it is cancelled."""
+
+    def __init__(
+        self,
+        bind_address: str,
+        application: web.Application,
+        *,
+        name: str,
+        conditions: Conditions,
+        wall_clock: Clock,
+        retry_seconds: float = RETRY_SECONDS,
+    ) -> None:
+        self._bind_address = bind_address
+        self._application = application
+        self._subject = f"Port {bind_address}"
+        self._name = name
+        self._conditions = conditions
+        self._wall_clock = wall_clock
+        self._retry_seconds = retry_seconds
+        self.listening = asyncio.Event()
+
+    async def run(self) -> None:
+        """Serve until cancelled; returns at once when the address is empty."""
+        if not self._bind_address:
+            return
+        runner = web.AppRunner(self._application, access_log=None, shutdown_timeout=1.0)
+        await runner.setup()
+        try:
+            await self._listen(runner)
+            self.listening.set()
+            await asyncio.get_running_loop().create_future()
+        finally:
+            self.listening.clear()
+            await runner.cleanup()
+
+    async def _listen(self, runner: web.AppRunner) -> None:
+        host, port = split_bind_address(self._bind_address)
+        while True:
+            site = web.TCPSite(runner, host, port)
+            try:
+                await site.start()
+            except OSError as error:
+                self._report(error)
+            else:
+                self._conditions.clear(self._subject, ConditionType.PORT_TAKEN)
+                return
+            await site.stop()
+            await asyncio.sleep(self._retry_seconds)
+
+    def _report(self, error: OSError) -> None:
+        """Make it a condition, and log it once: the next cycle that logs conditions may be far."""
+        reason = (error.strerror or str(error)).rpartition(": ")[2]
+        message = (
+            f"the {self._name} server cannot listen on {self._bind_address} ({reason}): stop "
+            f"what listens there or set --{self._name}-bind-address; traffic is not affected"
+        )
+        self._conditions.set(
+            self._subject, ConditionType.PORT_TAKEN, message=message, now=self._wall_clock()
+        )
+        raised = self._conditions.take_raised_of(self._subject, ConditionType.PORT_TAKEN)
+        if raised is not None:
+            log.warning(
+                "condition", subject=raised.subject, type=str(raised.type), problem=raised.message
+            )
+
+
+def application(handlers: dict[str, Handler]) -> web.Application:
+    """Answer GET on these paths, and 404 on all others; at debug every answer is a log line."""
+    made = web.Application()
+    made.on_response_prepare.append(_sign)
+    made.add_routes([web.get(path, handler) for path, handler in handlers.items()])
+    return made
+
+
+async def _sign(request: web.Request, response: web.StreamResponse) -> None:
+    response.headers["Server"] = SIGNATURE
+    response.headers["X-Content-Type-Options"] = "nosniff"
+    log.debug("answered", path=request.path, status=response.status, client=request.remote)
