@@ -7,6 +7,7 @@ failure is a value, not an exception: tests and the demonstration count them.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import socket
 from collections import Counter
@@ -29,6 +30,8 @@ SILENCE = "no answer"
 """How the reason of a failure begins where nothing at all came back."""
 REFUSAL = "Connection refused"
 """The reason where somebody said no."""
+DENIAL = "Operation not permitted"
+"""The reason where the client's own kernel threw a datagram away."""
 _LINE = 200
 _QUESTION = b"?\n"
 
@@ -96,16 +99,17 @@ class Connection:
 
     def __init__(self, host: Host, target: Target, *, port: int = 0) -> None:
         self.target = target
+        self._host = host
+        self._port = port
         kind, number = target.protocol.value
         self._socket = namespaces.open_socket(host.namespace, target.family, kind, number)
-        if port:
-            self._socket.bind(("", port))
 
     async def open(self) -> None:
         """Connect; OSError where that fails.
 
         Not the loop's own sock_connect, which resolves names in a thread for SCTP.
         """
+        self._bind()
         try:
             self._socket.connect((self.target.address, self.target.port))
         except BlockingIOError:
@@ -113,6 +117,13 @@ class Connection:
             code = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
             if code:
                 raise OSError(code, os.strerror(code)) from None
+
+    def _bind(self) -> None:
+        if self.target.protocol is Protocol.SCTP:
+            # On all addresses it would offer all that its host has: of a node, every Service's.
+            self._socket.bind((_source_of(self._host, self.target), self._port))
+        elif self._port:
+            self._socket.bind(("", self._port))
 
     async def _writable(self) -> None:
         loop = asyncio.get_running_loop()
@@ -149,6 +160,13 @@ class Connection:
     def close(self) -> None:
         """Close it."""
         self._socket.close()
+
+
+def _source_of(host: Host, target: Target) -> str:
+    """Return the address from which a host would ask; nothing is sent for that."""
+    with namespaces.open_socket(host.namespace, target.family, socket.SOCK_DGRAM) as probe:
+        probe.connect((target.address, target.port))
+        return str(probe.getsockname()[0])
 
 
 async def _timed(
@@ -214,3 +232,42 @@ class Load:
         while not self._stopping and len(self.replies) < MOST_REQUESTS:
             self.replies.append(await ask_once(self.host, self.target))
             await asyncio.sleep(self.pause)
+
+
+@dataclass(slots=True)
+class Steady:
+    """Long connections that talk without end, until `stop` is called; one that fails is over."""
+
+    host: Host
+    target: Target
+    pause: float = 1.0
+    """Seconds between two lines on one connection."""
+    replies: list[list[Reply]] = field(default_factory=list)
+    """Those on each connection."""
+    _tasks: list[asyncio.Task[None]] = field(default_factory=list)
+    _stopping: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def start(self, connections: int) -> None:
+        """Open the connections; each has talked once when this returns."""
+        for _ in range(connections):
+            connection = Connection(self.host, self.target)
+            replies = [await connection.open_and_reply()]
+            self.replies.append(replies)
+            self._tasks.append(asyncio.create_task(self._talk(connection, replies)))
+
+    async def stop(self) -> None:
+        """Talk once more on every connection, and close it."""
+        self._stopping.set()
+        await asyncio.gather(*self._tasks)
+
+    async def _talk(self, connection: Connection, replies: list[Reply]) -> None:
+        try:
+            while isinstance(replies[-1], Answer) and len(replies) < MOST_REQUESTS:
+                last = self._stopping.is_set()
+                replies.append(await connection.reply())
+                if last:
+                    break
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._stopping.wait(), self.pause)
+        finally:
+            connection.close()

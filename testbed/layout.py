@@ -50,7 +50,12 @@ class Pod(Host):
 
     node: str = ""
     number: int = 0
-    """Its number within its node: the last part of its addresses. 0: it is in the host network."""
+    """Its number within its node: the last part of its addresses. 0: it has its node's."""
+
+    @property
+    def in_host_network(self) -> bool:
+        """Whether it has no network of its own."""
+        return self.number == 0
 
 
 @dataclass(frozen=True, slots=True)

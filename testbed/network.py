@@ -27,7 +27,10 @@ NODE_SYSCTLS = {
     "ipv6/conf/all/forwarding": "1",
     "ipv4/conf/all/rp_filter": "0",
     "ipv4/conf/default/rp_filter": "0",
+    "ipv4/icmp_ratelimit": "0",
+    "ipv6/icmp/ratelimit": "0",
 }
+"""Without a limit on ICMP: each of many clients that are refused at once is to be told so."""
 LAN_SYSCTLS = {
     "bridge/bridge-nf-call-iptables": "0",
     "bridge/bridge-nf-call-ip6tables": "0",

@@ -13,12 +13,11 @@ to conntrack, which drops the second (kubernetes/kubernetes#90042).
 from __future__ import annotations
 
 import asyncio
-import itertools
 from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from testbed.client import ANSWER_SECONDS, Answer, Connection
+from testbed.client import ANSWER_SECONDS, Answer, Connection, Failure
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -26,8 +25,9 @@ if TYPE_CHECKING:
     from testbed.client import Reply, Target
     from testbed.layout import Host
 
-LEAST_TIMES = 3
-MOST_TIMES = 24
+AT_A_TIME = 2
+"""Requests of one question that follow directly on each other, so that rr gives them two pods."""
+MOST_ROUNDS = 10
 SILENCE_SECONDS = 1.5
 """How long a client waits where nobody is to answer: these requests are the dear ones."""
 SILENT_AT_ONCE = 8
@@ -68,15 +68,18 @@ class Survey:
             async with self._silent_turn:
                 return [await self._once(question, SILENCE_SECONDS)]
         replies: list[Reply] = []
-        for times in itertools.count(1):
+        for _ in range(MOST_ROUNDS):
             async with self._turn:
-                replies.append(await self._once(question, ANSWER_SECONDS))
+                replies += await self._round(question)
             seen = {reply.pod for reply in replies if isinstance(reply, Answer)}
-            failed = not isinstance(replies[-1], Answer)
-            enough = times >= LEAST_TIMES and question.pods <= seen
-            if failed or enough or times == MOST_TIMES:
+            failed = any(isinstance(reply, Failure) for reply in replies)
+            if failed or (len(replies) > AT_A_TIME and question.pods <= seen):
                 break
         return replies
+
+    async def _round(self, question: Question) -> list[Reply]:
+        requests = (self._once(question, ANSWER_SECONDS) for _ in range(AT_A_TIME))
+        return await asyncio.gather(*requests)
 
     async def _once(self, question: Question, seconds: float) -> Reply:
         port = next(self._ports[question.host.namespace])

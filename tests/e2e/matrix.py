@@ -15,7 +15,9 @@ asked of the product.
     no endpoint to be had         refused
     source address                a pod's own; the node's for the node itself, for outside clients
                                   that have all endpoints, for a pod that reaches itself, and for
-                                  node ports with external policy Cluster
+                                  node ports with external policy Cluster; but a pod in that
+                                  node's own network sees the client's, for what stays on the node
+                                  is not masqueraded
 """
 
 from __future__ import annotations
