@@ -18,7 +18,8 @@ from ipvsproxy.core.desired import Desired, Touched
 from ipvsproxy.core.operations import AddRealServer, advance
 from ipvsproxy.core.plan import Batch, plan
 from ipvsproxy.core.settlement import NO_HOLDS, Settlement
-from ipvsproxy.core.translate import Fragment, Inputs, Surroundings, translate
+from ipvsproxy.core.surroundings import Surroundings
+from ipvsproxy.core.translate import Fragment, Inputs, translate
 from ipvsproxy.kernel import codec
 from ipvsproxy.kernel.fake import fresh_state
 from ipvsproxy.kernel.message import attribute, attributes

@@ -22,7 +22,7 @@ from ipvsproxy.core.foundation import WATCHED_SYSCTLS
 from ipvsproxy.core.operations import Operation
 from ipvsproxy.dataplane import Change, Outcome, Reading
 from ipvsproxy.kernel.linux import LinuxDataplane
-from ipvsproxy.model import State, VirtualServerKey
+from ipvsproxy.model import NodeNetwork, State, VirtualServerKey
 from ipvsproxy.objects import read_endpoint_slice, read_service
 from ipvsproxy.store import Listed, Put
 
@@ -73,6 +73,13 @@ class Watched:
         readings = await self._inner.read(keys)
         self.seconds += time.perf_counter() - start
         return readings
+
+    async def network(self) -> NodeNetwork:
+        """Pass on."""
+        start = time.perf_counter()
+        network = await self._inner.network()
+        self.seconds += time.perf_counter() - start
+        return network
 
     async def apply(self, operations: Sequence[Operation]) -> Sequence[Outcome]:
         """Pass on."""

@@ -257,13 +257,20 @@ class SetType(StrEnum):
     BITMAP_PORT = "bitmap:port"
 
 
-class SetSpec(NamedTuple):
-    """How an ipset is created; a bitmap has no family in the kernel and always holds 0-65535."""
+@dataclass(frozen=True, slots=True)
+class SetSpec:
+    """How an ipset is created; a bitmap has no family in the kernel and always holds 0-65535.
+
+    Two that differ in `hashsize` only are equal.
+    """
 
     type: SetType
     family: Family
     maxelem: int = 65536
     """Most members; a bitmap has none of this."""
+    hashsize: int = field(default=1024, compare=False)
+    """Buckets at the start, rounded up to a power of two; no bitmap has any. The kernel doubles
+    them when it likes, so what is read back tells nothing of what was asked for."""
 
 
 class IpMember(NamedTuple):

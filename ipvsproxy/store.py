@@ -14,7 +14,8 @@ picture is known to be missing - without which nothing counts as deleted that no
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Collection, Iterable
+from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from typing import NamedTuple, Protocol, TypeAlias, assert_never
 
 from ipvsproxy.core.translate import Inputs
@@ -79,6 +80,7 @@ class Listed(NamedTuple):
     """The initial list of a kind has been sent, whole as far as it could be read."""
 
     kind: str
+    """`Node` is the own one; `Nodes`: all of them are known (`Source.need_nodes`)."""
 
 
 Event: TypeAlias = Put | Gone | Refused | Unreadable | Readable | Listed
@@ -95,6 +97,20 @@ class Source(Protocol):
         """Give everything that is there, once. What cannot be read is an event too."""
         ...
 
+    def need_nodes(self) -> None:
+        """Have all Nodes told, and `Listed("Nodes")` once all were; before, only the own one is.
+
+        May be called at any time, from the event loop, and again. When they are needed no longer
+        they go on being told: a watch that begins costs the API server more than one that lasts.
+        """
+        ...
+
+
+KINDS = frozenset({"Service", "EndpointSlice", "Node"})
+"""The kinds whose initial lists are waited for."""
+API_SERVER = ServiceName("default", "kubernetes")
+"""The Service whose endpoints are the API servers."""
+
 
 class Store:
     """The inputs of every Service, kept current by `apply`.
@@ -103,18 +119,56 @@ class Store:
     lasts.
     """
 
-    def __init__(self, kinds: frozenset[str] = frozenset({"Service", "EndpointSlice"})) -> None:
+    def __init__(self, node_name: str, kinds: frozenset[str] = KINDS) -> None:
+        """Keep what concerns the node `node_name`; `kinds` are those without which nothing is done.
+
+        The own Node is among them: without its zone and addresses a restart would change much.
+        """
         self._awaited = set(kinds)
+        self._node_name = node_name
+        self._nodes: dict[str, Node] = {}
+        self._external: set[ServiceName] = set()
+        """Services with external addresses."""
+        self._with_external_ips: set[ServiceName] = set()
+        self._taken: Mapping[Address, str] | None = None
         self._services: dict[ServiceName, Service] = {}
         self._slices: dict[ServiceName, dict[str, EndpointSlice]] = {}
         self._slice_owner: dict[tuple[str, str], ServiceName] = {}
         self._refused: dict[ObjectReference, Refused] = {}
         self._unreadable: dict[str, Unreadable] = {}
         self._dirty: dict[ServiceName, None] = {}
-        self.node: Node | None = None
-        """The own Node; None until a source has told."""
+        self.nodes_listed = False
+        """Whether all other Nodes are known."""
         self.revision = 0
         """Counts the events that changed something; see `Reconciler.wait_until_applied`."""
+
+    @property
+    def node(self) -> Node | None:
+        """The own Node, as it was last told; None: there is none of this name."""
+        return self._nodes.get(self._node_name)
+
+    @property
+    def needs_nodes(self) -> bool:
+        """Whether a Service has externalIPs, any of which may be another node's address."""
+        return bool(self._with_external_ips)
+
+    @property
+    def taken(self) -> Mapping[Address, str]:
+        """Addresses that no Service may have, with what they are: other nodes', the API server's.
+
+        The same object until one changes.
+        """
+        if self._taken is None:
+            self._taken = {
+                **{
+                    address: f"the address of node {node.name}"
+                    for node in self._nodes.values()
+                    if node.name != self._node_name
+                    for address in node.addresses
+                },
+                **dict.fromkeys(self._addresses_behind(API_SERVER), "the address of an API server"),
+            }
+        return self._taken
 
     @property
     def listed(self) -> bool:
@@ -174,16 +228,34 @@ class Store:
         slices = tuple(self._slices.get(name, {}).values())
         return Inputs(service, slices, whole=self.whole, sound=self._sound(name))
 
+    def concerned(
+        self, addresses: AbstractSet[Address], *, node_ports: bool
+    ) -> Iterator[ServiceName]:
+        """Name the Services that have one of these addresses; `node_ports`: or any NodePort."""
+        for name, service in self._services.items():
+            own = (*service.cluster_ips, *service.external_ips, *service.ingress_ips)
+            if not addresses.isdisjoint(own) or (
+                node_ports and any(port.node_port for port in service.ports)
+            ):
+                yield name
+
     def cluster_ips(self, name: ServiceName) -> tuple[Address, ...]:
         """Give the addresses of a Service; none where it is not there."""
         service = self._services.get(name)
         return service.cluster_ips if service is not None else ()
 
+    def external_addresses(self, name: ServiceName) -> tuple[Address, ...]:
+        """Give the external addresses of a Service; none where it is not there."""
+        if name not in self._external:
+            return ()
+        service = self._services[name]
+        return (*service.external_ips, *service.ingress_ips)
+
     def port_name(self, name: ServiceName, key: VirtualServerKey) -> str:
         """Give the name of a Service's port; empty where it has none or is not there."""
         service = self._services.get(name)
         for port in service.ports if service is not None else ():
-            if (port.protocol, port.port) == (key.protocol, key.port):
+            if port.protocol is key.protocol and key.port in (port.port, port.node_port):
                 return port.name
         return ""
 
@@ -218,6 +290,10 @@ class Store:
             case Readable(origin):
                 changes = self._unreadable.pop(origin, None) is not None
                 self._reconsider()
+            case Listed("Nodes"):
+                changes = not self.nodes_listed
+                self.nodes_listed = True
+                self.mark_dirty(self._external)
             case Listed(kind):
                 changes = kind in self._awaited
                 self._awaited.discard(kind)
@@ -248,6 +324,7 @@ class Store:
                     return False
                 self._services[name] = changed
                 self._dirty[name] = None
+                self._note_external(name, changed)
             case EndpointSlice(namespace=namespace, name=slice_name, service=owner):
                 before = self._slice_owner.get((namespace, slice_name))
                 if before == owner and self._slices[owner].get(slice_name) == changed:
@@ -257,10 +334,13 @@ class Store:
                 self._slice_owner[namespace, slice_name] = owner
                 self._slices.setdefault(owner, {})[slice_name] = changed
                 self._dirty[owner] = None
-            case Node():
-                if self.node == changed:
+                self._note_endpoints(owner)
+            case Node(name=node_name):
+                if self._nodes.get(node_name) == changed:
                     return False
-                self.node = changed
+                known = self._nodes.get(node_name)
+                self._nodes[node_name] = changed
+                self._note_node(known, changed)
             case _:
                 assert_never(changed)
         return True
@@ -272,9 +352,15 @@ class Store:
                 if self._services.pop(service, None) is None:
                     return False
                 self._dirty[service] = None
+                self._note_external(service, None)
                 return True
             case ObjectReference("EndpointSlice", namespace, name):
                 return self._remove_slice(namespace, name)
+            case ObjectReference("Node", _, name) if name in self._nodes and (
+                name != self._node_name
+            ):
+                self._note_node(self._nodes.pop(name), None)
+                return True
             case _:
                 return False
 
@@ -286,7 +372,42 @@ class Store:
         if not self._slices[owner]:
             del self._slices[owner]
         self._dirty[owner] = None
+        self._note_endpoints(owner)
         return True
+
+    def _note_external(self, name: ServiceName, service: Service | None) -> None:
+        for names, addresses in (
+            (self._external, service and (*service.external_ips, *service.ingress_ips)),
+            (self._with_external_ips, service and service.external_ips),
+        ):
+            if addresses:
+                names.add(name)
+            else:
+                names.discard(name)
+
+    def _note_node(self, before: Node | None, after: Node | None) -> None:
+        """Have those translated again to whom a Node matters: to all, if it is the own one."""
+        if self._node_name in {node.name for node in (before, after) if node is not None}:
+            self.mark_dirty(self._services)
+            return
+        addresses = {one for node in (before, after) if node for one in node.addresses}
+        self._note_taken(addresses)
+
+    def _note_endpoints(self, owner: ServiceName) -> None:
+        if owner == API_SERVER:
+            self._note_taken(set(self._addresses_behind(owner)) | set(self._taken or ()))
+
+    def _note_taken(self, addresses: AbstractSet[Address]) -> None:
+        self._taken = None
+        for name in self._external:
+            service = self._services[name]
+            if not addresses.isdisjoint((*service.external_ips, *service.ingress_ips)):
+                self._dirty[name] = None
+
+    def _addresses_behind(self, name: ServiceName) -> Iterator[Address]:
+        for part in self._slices.get(name, {}).values():
+            for endpoint in part.endpoints:
+                yield endpoint.address
 
     def _sound(self, name: ServiceName) -> bool:
         """Whether no slice of a Service is nonsense without a good state that stands for it."""

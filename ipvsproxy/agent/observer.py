@@ -10,9 +10,11 @@ from collections import Counter
 from collections.abc import Callable
 
 from ipvsproxy.core.operations import ReplaceChains
+from ipvsproxy.model import SetType
 from ipvsproxy.reconciler import CycleReport, Reconciler
 from ipvsproxy.store import Event, Store
 from ipvsproxy.telemetry import CycleSummary, Health, Metrics
+from ipvsproxy.telemetry.metrics import TRAFFIC_POLICIES
 
 
 class Observer:
@@ -97,6 +99,20 @@ class Observer:
         }
         for name, count in sizes(self._store, reconciler).items():
             gauges[name].set(count)
+        without = Counter(
+            policy
+            for fragment in reconciler.desired.fragments.values()
+            for policy in fragment.without_local
+        )
+        for policy in TRAFFIC_POLICIES:
+            metrics.no_local_endpoints.labels(policy).set(without[policy])
+        state = reconciler.state
+        if state is None:
+            return
+        for name, spec in state.sets.items():
+            metrics.set_members.labels(name).set(len(state.members[name]))
+            if spec.type is not SetType.BITMAP_PORT:
+                metrics.set_capacity.labels(name).set(spec.maxelem)
 
 
 def sizes(store: Store, reconciler: Reconciler) -> dict[str, int]:

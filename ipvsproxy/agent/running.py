@@ -7,6 +7,7 @@ what is left half done is only different from what is wanted, and the next start
 from __future__ import annotations
 
 import asyncio
+import resource
 import signal
 import time
 
@@ -17,11 +18,15 @@ from ipvsproxy.agent.sources import open_source
 from ipvsproxy.agent.wiring import Wiring, wire
 from ipvsproxy.config import Settings
 from ipvsproxy.core.foundation import WATCHED_SYSCTLS
+from ipvsproxy.dataplane import Dataplane
 from ipvsproxy.http import serve
 from ipvsproxy.kernel.linux import LinuxDataplane
 from ipvsproxy.store import Source
 
 log = structlog.get_logger(__name__)
+
+_AFTER_CUT_OFF = 1.0
+"""Seconds before news of the node's network are asked for again."""
 
 
 async def run(settings: Settings) -> int:
@@ -30,20 +35,30 @@ async def run(settings: Settings) -> int:
     Raises AnotherAgentError, what a source raises that cannot be opened, or a group of what ended
     its tasks: DataplaneError when the kernel cannot be read at the start.
     """
+    _allow_many_files()
     with only_agent():
         await refuse_beside_kube_proxy(settings)
         dataplane = LinuxDataplane(WATCHED_SYSCTLS, settings.iptables_backend)
         try:
             async with open_source(settings) as source:
                 wiring = wire(settings, dataplane, clock=time.monotonic, wall_clock=time.time)
-                await _until_stopped(wiring, source)
+                await _until_stopped(wiring, source, dataplane)
         finally:
             await dataplane.close()
     log.info("stopped; the kernel's tables stay as they are")
     return 0
 
 
-async def _until_stopped(wiring: Wiring, source: Source) -> None:
+def _allow_many_files() -> None:
+    """Raise the limit of open files as far as it may be, as Go's runtime does for every program.
+
+    Each health check node port is a file, and many hosts begin with 1024 (systemd's default).
+    """
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
+async def _until_stopped(wiring: Wiring, source: Source, dataplane: Dataplane) -> None:
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -52,6 +67,7 @@ async def _until_stopped(wiring: Wiring, source: Source) -> None:
         tasks = [
             group.create_task(_feed(wiring, source), name="source"),
             group.create_task(wiring.reconciler.run(), name="reconciler"),
+            group.create_task(_follow_network(wiring, dataplane), name="network"),
             group.create_task(
                 serve(wiring, clock=time.monotonic, wall_clock=time.time), name="http"
             ),
@@ -64,3 +80,17 @@ async def _until_stopped(wiring: Wiring, source: Source) -> None:
 async def _feed(wiring: Wiring, source: Source) -> None:
     async for event in source.events():
         wiring.take(event)
+        if wiring.store.needs_nodes:
+            source.need_nodes()
+
+
+async def _follow_network(wiring: Wiring, dataplane: Dataplane) -> None:
+    """Tell of changes of the node's own network; after an error from a new socket, nothing lost."""
+    while True:
+        try:
+            async for _ in dataplane.changes():
+                wiring.reconciler.network_changed()
+        except OSError as error:
+            log.warning("news of the node's addresses were cut off", reason=str(error))
+        await asyncio.sleep(_AFTER_CUT_OFF)
+        wiring.reconciler.network_changed()

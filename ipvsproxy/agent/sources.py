@@ -42,6 +42,8 @@ async def open_source(settings: Settings) -> AsyncIterator[Source]:
     connection = await connect(access)
     try:
         timing = Timing(time.monotonic, asyncio.sleep, random.random)
-        yield KubernetesSource(connection, settings.node_name, timing=timing)
+        yield KubernetesSource(
+            connection, settings.node_name, timing=timing, watch_nodes=settings.watch_nodes
+        )
     finally:
         await connection.close()

@@ -70,6 +70,7 @@ class Wiring:
     def scrape(self) -> None:
         """Bring the gauges up to date, before a scrape."""
         self.observer.gauges(self.reconciler)
+        self.metrics.health_check_node_ports.set(self.health_checks.listening)
 
     def _service_status(self, fragment: Fragment) -> ServiceStatus:
         return ServiceStatus(
@@ -89,6 +90,7 @@ class Wiring:
         return FrontendStatus(
             virtual_server=str(frontend.key),
             port=self.store.port_name(fragment.name, frontend.key) or str(frontend.key.port),
+            kind=str(frontend.kind),
             scheduler=frontend.server.scheduler,
             annotated=fragment.asked if fragment.annotated else None,
             draining=tuple(str(member) for member in sorted(draining)),
@@ -103,7 +105,7 @@ def wire(
     wall_clock: Callable[[], float] = time.time,
 ) -> Wiring:
     """Put an agent together around a dataplane; the clocks are as in `Reconciler`."""
-    store = Store()
+    store = Store(settings.node_name)
     conditions = Conditions()
     metrics = Metrics(conditions, version=__version__)
     health = Health(sync_period=settings.sync_period, now=clock())
@@ -114,6 +116,7 @@ def wire(
         clock=clock,
         wall_clock=wall_clock,
     )
+    checks = HealthChecks(health, conditions, clock=clock, wall_clock=wall_clock)
     reconciler = Reconciler(
         store=store,
         dataplane=dataplane,
@@ -122,6 +125,6 @@ def wire(
         clock=clock,
         wall_clock=wall_clock,
         observer=observer,
+        health_checks=checks,
     )
-    checks = HealthChecks(health, conditions, clock=clock, wall_clock=wall_clock)
     return Wiring(settings, store, conditions, metrics, health, checks, observer, reconciler)

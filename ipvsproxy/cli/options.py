@@ -89,6 +89,52 @@ _OPTIONS: Mapping[str, Decorator] = {
         metavar="CIDR[,CIDR]",
         help="The pods' networks; traffic from elsewhere is masqueraded.",
     ),
+    "detect_local_mode": _option(
+        "--detect-local-mode",
+        metavar="MODE",
+        help="How a pod's traffic is told: ClusterCIDR (default), NodeCIDR, BridgeInterface or "
+        "InterfaceNamePrefix.",
+    ),
+    "pod_bridge_interface": _option(
+        "--pod-bridge-interface",
+        metavar="NAME",
+        help="The bridge that the pods are behind, for BridgeInterface.",
+    ),
+    "pod_interface_name_prefix": _option(
+        "--pod-interface-name-prefix",
+        metavar="TEXT",
+        help="What the names of the pods' interfaces begin with, for InterfaceNamePrefix.",
+    ),
+    "node_port_addresses": _option(
+        "--nodeport-addresses",
+        "node_port_addresses",
+        metavar="primary|all|CIDR[,CIDR]",
+        help="On which of the node's addresses NodePorts are served (default all).",
+    ),
+    "no_local_endpoints": _option(
+        "--no-local-endpoints",
+        metavar="drop|reject",
+        help="What becomes of outside connections that only a local endpoint may take, where there "
+        "is none (default drop).",
+    ),
+    "protected_ports": _option(
+        "--protected-ports",
+        metavar="PORT[,PORT]",
+        help="Ports of the node's own addresses that no Service may take "
+        "(default 22,6443,10250,10256).",
+    ),
+    "watch_nodes": _option(
+        "--watch-nodes",
+        metavar="auto|always|never",
+        help="Whether all Nodes are watched, to keep Services off their addresses (default auto: "
+        "while a Service has externalIPs).",
+    ),
+    "strict_arp": _switch(
+        "--strict-arp",
+        "--ipvs-strict-arp",
+        "strict_arp",
+        help="Answer ARP for service addresses on no interface, as MetalLB needs it.",
+    ),
     "masquerade_all": _switch(
         "--masquerade-all", help="Masquerade the pods' own traffic to Services too."
     ),
@@ -133,8 +179,20 @@ _OPTIONS: Mapping[str, Decorator] = {
         metavar="DURATION",
         help="How long a deleted Service keeps its open connections (default 60s).",
     ),
+    "set_hash_size": _option(
+        "--set-hash-size",
+        metavar="NUMBER",
+        help="Buckets of each ipset when it is made (default 1024).",
+    ),
     "set_capacity": _option(
-        "--set-capacity", metavar="NUMBER", help="Most members of each ipset (default 65536)."
+        "--set-capacity",
+        metavar="NUMBER",
+        help="Most members of each ipset when it is made (default 65536).",
+    ),
+    "set_capacity_limit": _option(
+        "--set-capacity-limit",
+        metavar="NUMBER",
+        help="Most members that an ipset may grow to (default 16777216).",
     ),
     "iptables_backend": _option(
         "--iptables-backend",

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.text import Text
 
 from ipvsproxy.telemetry import (
+    CLUSTER_IP,
     Check,
     CleanupReport,
     PlanReport,
@@ -29,6 +30,7 @@ STATUS_HEADINGS = (
     "SERVICE",
     "PORT",
     "PROTOCOL",
+    "KIND",
     "ADDRESS",
     "SCHEDULER",
     "PERSISTENCE",
@@ -124,8 +126,21 @@ def _table_lines(table: StatusTable) -> list[tuple[str, str]]:
     rows = [(_row_style(row), cells) for row in table.rows for cells in _cells(row)]
     if not rows:
         return [("", "no virtual server of ours")]
-    lines = _columns((STATUS_HEADINGS, *(cells for _, cells in rows)))
+    lines = _columns(_needed(table, (STATUS_HEADINGS, *(cells for _, cells in rows))))
     return list(zip(("bold", *(style for style, _ in rows)), lines, strict=True))
+
+
+def _needed(table: StatusTable, rows: Sequence[Sequence[str]]) -> Sequence[Sequence[str]]:
+    """Leave out the kinds where all are ClusterIPs: a line is long enough."""
+    if any(_kind(row) for row in table.rows):
+        return rows
+    kind = STATUS_HEADINGS.index("KIND")
+    return [(*cells[:kind], *cells[kind + 1 :]) for cells in rows]
+
+
+def _kind(row: StatusRow) -> str:
+    """Give the kind of a frontend that is worth a word."""
+    return "" if row.kind == CLUSTER_IP else row.kind
 
 
 def _list_lines(row: StatusRow) -> Iterator[tuple[str, str]]:
@@ -133,7 +148,8 @@ def _list_lines(row: StatusRow) -> Iterator[tuple[str, str]]:
     style = _row_style(row)
     kept = f", persistence {row.persistence}s" if row.persistence else ""
     name = f"{row.service or '-'} {row.port}"
-    yield style or "bold", f"{name}  {row.address}/{row.protocol}  {_scheduler(row)}{kept}"
+    kind = f"  {_kind(row)}" if _kind(row) else ""
+    yield style or "bold", f"{name}  {row.address}/{row.protocol}{kind}  {_scheduler(row)}{kept}"
     for server in row.real_servers:
         counts = f"weight {server.weight}, active {server.active}, inactive {server.inactive}"
         yield style, f"  → {server.address}  {counts}{', draining' if server.draining else ''}"
@@ -149,6 +165,7 @@ def _cells(row: StatusRow) -> Iterator[tuple[str, ...]]:
         row.service or "-",
         row.port,
         row.protocol,
+        row.kind or "-",
         row.address,
         _scheduler(row),
         f"{row.persistence}s" if row.persistence else "-",
@@ -190,11 +207,12 @@ def _problem_lines(problems: Sequence[str]) -> Iterator[str]:
 
 
 def _columns(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Write rows in columns; the first row has the headings."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
         "  ".join(
             cell.rjust(width) if heading in _NUMBERS else cell.ljust(width)
-            for cell, width, heading in zip(row, widths, STATUS_HEADINGS, strict=True)
+            for cell, width, heading in zip(row, widths, rows[0], strict=True)
         ).rstrip()
         for row in rows
     ]

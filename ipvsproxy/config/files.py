@@ -44,8 +44,13 @@ _KUBE_PROXY_FIELDS: Mapping[str, str] = {
     "hostnameOverride": "node_name",
     "clientConnection.kubeconfig": "kubeconfig",
     "clusterCIDR": "cluster_cidrs",
+    "detectLocalMode": "detect_local_mode",
+    "detectLocal.bridgeInterface": "pod_bridge_interface",
+    "detectLocal.interfaceNamePrefix": "pod_interface_name_prefix",
+    "nodePortAddresses": "node_port_addresses",
     "ipvs.scheduler": "default_scheduler",
     "ipvs.excludeCIDRs": "exclude_cidrs",
+    "ipvs.strictARP": "strict_arp",
     "ipvs.syncPeriod": "sync_period",
     "ipvs.minSyncPeriod": "min_sync_period",
     "iptables.masqueradeBit": "masquerade_bit",
@@ -63,7 +68,6 @@ _KUBE_PROXY_DEFAULTS: Mapping[str, tuple[object, ...]] = {
     "mode": ("ipvs",),
     "bindAddress": ("0.0.0.0", "::"),  # noqa: S104 - a value to compare with
     "configSyncPeriod": ("15m", "15m0s"),
-    "detectLocalMode": ("ClusterCIDR",),
     "oomScoreAdj": (-999,),
     "clientConnection.qps": (5,),
     "clientConnection.burst": (10,),
@@ -194,7 +198,7 @@ def _place(lines: Mapping[str, int], path: str) -> str:
 
 def _camel_case(field: str) -> str:
     written = re.sub(r"_(\w)", lambda match: match[1].upper(), field)
-    return written.replace("Cidrs", "CIDRs")
+    return written.replace("Cidrs", "CIDRs").replace("Arp", "ARP")
 
 
 def _is_mapping(value: object) -> TypeGuard[Mapping[str, object]]:

@@ -13,12 +13,23 @@ from typing import NamedTuple
 
 from ipvsproxy.config import values
 from ipvsproxy.config.files import FileValue, read_file
-from ipvsproxy.config.settings import IptablesBackend, LogFormat, Settings
+from ipvsproxy.config.settings import (
+    DetectLocalMode,
+    IptablesBackend,
+    LogFormat,
+    NodePortAddresses,
+    NoLocalEndpoints,
+    Settings,
+    WatchNodes,
+)
 from ipvsproxy.config.values import ConfigurationError, Reader
 from ipvsproxy.model import Network, Scheduler
 
 PREFIX = "IPVSPROXY_"
 """Of every environment variable: `IPVSPROXY_SYNC_PERIOD` sets `sync_period`."""
+
+_INTERFACE_CHARACTERS = 15
+"""IFNAMSIZ without its end; iptables wants one of them for the `+` behind a prefix."""
 
 READERS: Mapping[str, Reader] = {
     "node_name": values.node_name,
@@ -27,6 +38,14 @@ READERS: Mapping[str, Reader] = {
     "master": values.url,
     "default_scheduler": values.choice(Scheduler),
     "cluster_cidrs": values.networks,
+    "detect_local_mode": values.choice(DetectLocalMode),
+    "pod_bridge_interface": values.interface(_INTERFACE_CHARACTERS),
+    "pod_interface_name_prefix": values.interface(_INTERFACE_CHARACTERS - 1),
+    "node_port_addresses": values.node_port_addresses,
+    "no_local_endpoints": values.choice(NoLocalEndpoints),
+    "protected_ports": values.ports,
+    "watch_nodes": values.choice(WatchNodes),
+    "strict_arp": values.boolean,
     "masquerade_all": values.boolean,
     "masquerade_bit": values.whole_number(0, 31),
     "exclude_cidrs": values.networks,
@@ -35,7 +54,9 @@ READERS: Mapping[str, Reader] = {
     "min_sync_period": values.seconds,
     "drain_deadline": values.seconds,
     "removed_service_drain": values.seconds,
+    "set_hash_size": values.whole_number(64, 1 << 20),
     "set_capacity": values.whole_number(1024, 1 << 24),
+    "set_capacity_limit": values.whole_number(1024, 1 << 24),
     "iptables_backend": values.choice(IptablesBackend),
     "healthz_bind_address": values.bind_address(10256),
     "metrics_bind_address": values.bind_address(10249),
@@ -44,8 +65,18 @@ READERS: Mapping[str, Reader] = {
 }
 """How each field of `Settings` is read, in the order in which they are shown."""
 
-_FLAGS = {"node_name": "--hostname-override", "cluster_cidrs": "--cluster-cidr", "verbosity": "-v"}
+_FLAGS = {
+    "node_name": "--hostname-override",
+    "cluster_cidrs": "--cluster-cidr",
+    "node_port_addresses": "--nodeport-addresses",
+    "verbosity": "-v",
+}
 """Flags that are not named as their field is."""
+
+_NEEDED_BY_MODE = {
+    DetectLocalMode.BRIDGE_INTERFACE: "pod_bridge_interface",
+    DetectLocalMode.INTERFACE_NAME_PREFIX: "pod_interface_name_prefix",
+}
 
 _EMPTY_MEANS_NONE = frozenset({"healthz_bind_address", "metrics_bind_address"})
 
@@ -100,7 +131,9 @@ def load(
             decided[field] = _read(read, candidate)
     if not decided.get("node_name"):
         decided["node_name"] = _host_name(host_name)
-    return Resolved(_settings(decided), sources, contents.warnings if contents is not None else ())
+    settings = _settings(decided)
+    warnings = contents.warnings if contents is not None else ()
+    return Resolved(settings, sources, (*warnings, *_without_effect(settings)))
 
 
 def effective(settings: Settings) -> Mapping[str, object]:
@@ -147,15 +180,42 @@ def _host_name(host_name: str) -> str:
 
 def _settings(decided: Mapping[str, object]) -> Settings:
     settings = Settings(**decided)  # type: ignore[arg-type]  # each field's reader returns its type
-    if settings.min_sync_period > settings.sync_period:
-        raise ConfigurationError(
-            f"min-sync-period {settings.min_sync_period:g}s is longer than sync-period "
-            f"{settings.sync_period:g}s: it must not be"
-        )
+    if (conflict := _conflict(settings)) is not None:
+        raise ConfigurationError(conflict)
     return settings
 
 
+def _conflict(settings: Settings) -> str | None:
+    """Say which settings do not go together, each being right by itself; None: all do."""
+    if settings.min_sync_period > settings.sync_period:
+        return (
+            f"min-sync-period {settings.min_sync_period:g}s is longer than sync-period "
+            f"{settings.sync_period:g}s: it must not be"
+        )
+    if settings.set_capacity > settings.set_capacity_limit:
+        return (
+            f"set-capacity {settings.set_capacity} is more than set-capacity-limit "
+            f"{settings.set_capacity_limit}: it must not be"
+        )
+    for mode, field in _NEEDED_BY_MODE.items():
+        if settings.detect_local_mode is mode and getattr(settings, field) is None:
+            return f"detect-local-mode {mode} needs {field.replace('_', '-')}: set it"
+    return None
+
+
+def _without_effect(settings: Settings) -> tuple[str, ...]:
+    """Name what was set for another way of telling pods from others than the chosen one."""
+    return tuple(
+        f"{field.replace('_', '-')} is without effect: detect-local-mode is "
+        f"{settings.detect_local_mode}, not {mode}"
+        for mode, field in _NEEDED_BY_MODE.items()
+        if settings.detect_local_mode is not mode and getattr(settings, field) is not None
+    )
+
+
 def _plain(value: object) -> object:
+    if isinstance(value, NodePortAddresses):
+        return ["primary"] if value.primary else _plain(value.networks)
     if isinstance(value, Network):
         return str(value)
     if isinstance(value, tuple):

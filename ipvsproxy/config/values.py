@@ -12,6 +12,7 @@ from collections.abc import Callable
 from enum import StrEnum
 from typing import TypeVar
 
+from ipvsproxy.config.settings import NodePortAddresses
 from ipvsproxy.model import Network
 
 Reader = Callable[[object], object]
@@ -100,15 +101,44 @@ def seconds_above_zero(value: object) -> float:
 
 def networks(value: object) -> tuple[Network, ...]:
     """Read networks: a list, or a text with commas between them."""
-    if value is None:
-        return ()
-    if isinstance(value, str):
-        items: list[object] = [item for item in value.split(",") if item.strip()]
-    elif isinstance(value, list):
-        items = value
-    else:
-        items = [value]
-    return tuple(dict.fromkeys(map(_network, items)))
+    return tuple(dict.fromkeys(map(_network, _items(value))))
+
+
+def node_port_addresses(value: object) -> NodePortAddresses:
+    """Read networks, or the one word `primary`; `all` or nothing: on all addresses.
+
+    A word stands alone, as kube-proxy wants it of `primary`
+    (pkg/proxy/apis/config/validation, validateKubeProxyNodePortAddress).
+    """
+    items = _items(value)
+    words = [item.strip() for item in items if isinstance(item, str)]
+    for word in ("all", "primary"):
+        if word in words:
+            if len(items) > 1:
+                raise ValueError(f"{word!r} and nothing else is needed, or networks only")
+            return NodePortAddresses(primary=word == "primary")
+    return NodePortAddresses(networks=networks(items))
+
+
+def ports(value: object) -> tuple[int, ...]:
+    """Read port numbers: a list, or a text with commas between them."""
+    return tuple(dict.fromkeys(map(_port, _items(value))))
+
+
+def interface(longest: int) -> Reader:
+    """Read an interface's name, or the beginning of one, of at most so many characters.
+
+    The kernel's rule (dev_valid_name in net/core/dev.c), and no `+`, which iptables takes for "and
+    whatever follows".
+    """
+
+    def read(value: object) -> str:
+        written = value.strip() if isinstance(value, str) else ""
+        if not re.fullmatch(rf"[^\s/:!+]{{1,{longest}}}", written):
+            raise ValueError(f"an interface's name of 1-{longest} characters is needed")
+        return written
+
+    return read
 
 
 def choice(kind: type[_Choice]) -> Reader:
@@ -162,6 +192,24 @@ def _address_alone(written: str) -> str | None:
         return str(ipaddress.ip_address(written.removeprefix("[").removesuffix("]")))
     except ValueError:
         return None
+
+
+def _items(value: object) -> list[object]:
+    """Take a list for what it is, and a text for items with commas between them."""
+    if value is None:
+        return []
+    if isinstance(value, str):
+        return [item for item in value.split(",") if item.strip()]
+    return value if isinstance(value, list) else [value]
+
+
+def _port(item: object) -> int:
+    written = item.strip() if isinstance(item, str) else item
+    if isinstance(written, str) and re.fullmatch(r"\d{1,5}", written):
+        written = int(written)
+    if isinstance(written, int) and not isinstance(written, bool) and 0 < written <= _HIGHEST_PORT:
+        return written
+    raise ValueError(f"{item!r} is no port; numbers from 1 to {_HIGHEST_PORT} are needed")
 
 
 def _network(item: object) -> Network:

@@ -14,14 +14,6 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from collections.abc import Set as AbstractSet
 
-from ipvsproxy.core.firewall import (
-    CLUSTER_IP,
-    LEDGER,
-    frontend_member,
-    loop_back_member,
-    set_name,
-    set_specs,
-)
 from ipvsproxy.core.ledger import Ownership, adopt
 from ipvsproxy.core.operations import (
     DestroySet,
@@ -33,6 +25,15 @@ from ipvsproxy.core.operations import (
     UnbindAddress,
 )
 from ipvsproxy.core.plan import Batch, Step
+from ipvsproxy.core.sets import (
+    FRONTEND_SETS,
+    LEDGER,
+    NODE_PORT,
+    frontend_member,
+    loop_back_member,
+    set_name,
+    set_specs,
+)
 from ipvsproxy.model import (
     Address,
     Family,
@@ -116,7 +117,8 @@ class _Removal:
         Those that say whose a virtual server is wait for the addresses too: where the ledger is
         silent, an address speaks for all that stands at it.
         """
-        telling = {set_name(base, family) for base in (LEDGER, CLUSTER_IP) for family in Family}
+        bases = {LEDGER, *FRONTEND_SETS, *NODE_PORT.values()}
+        telling = {set_name(base, family) for base in bases for family in Family}
         after = (*self._gone.values(), *dict.fromkeys(self._unbound.values()))
         for name in set_specs(Family, 0):
             if name in self._state.sets:

@@ -11,7 +11,7 @@ that. Nothing here knows the kernel; core.plan compares.
     claims      key -> the Services that want it, oldest first
     departing   key -> since when nobody wants it
     held        key -> the frontend that counts
-    counted     member or address -> how many held frontends want it
+    counted     member -> how many held frontends and Services want it
 """
 
 from __future__ import annotations
@@ -21,7 +21,11 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from ipvsproxy.core.translate import Fragment, Frontend, SetMember
+from ipvsproxy.core.health_check import HealthCheck
+from ipvsproxy.core.members import SetMember
+from ipvsproxy.core.redirect import Redirections
+from ipvsproxy.core.sets import Role, role_of
+from ipvsproxy.core.translate import Fragment, Frontend
 from ipvsproxy.model import Address, VirtualServerKey
 from ipvsproxy.objects import ServiceName
 
@@ -43,6 +47,10 @@ class Touched:
         self.members |= other.members
 
 
+_OF_NEW_CLIENTS = frozenset({Role.REDIRECTS, Role.SHUTS_OUT})
+"""What a departing virtual server does without: it takes no new client anyway."""
+
+
 class Contest(NamedTuple):
     """A virtual server that several Services claim."""
 
@@ -62,6 +70,10 @@ class Desired:
         self._foreign: set[VirtualServerKey] = set()
         self._counted: Counter[SetMember] = Counter()
         self._bound: dict[Address, tuple[VirtualServerKey, ...]] = {}
+        self._health_checks: dict[ServiceName, HealthCheck] = {}
+        self._listed_checks: tuple[HealthCheck, ...] | None = ()
+        self.redirections = Redirections()
+        """Where clients inside the cluster are sent, of the frontends in force."""
 
     @property
     def fragments(self) -> Mapping[ServiceName, Fragment]:
@@ -82,6 +94,13 @@ class Desired:
     def foreign(self) -> frozenset[VirtualServerKey]:
         """Claimed virtual servers that exist and are not ours; they are left alone."""
         return frozenset(self._foreign)
+
+    @property
+    def health_checks(self) -> tuple[HealthCheck, ...]:
+        """What is to be answered on health check node ports; the same object until it changes."""
+        if self._listed_checks is None:
+            self._listed_checks = tuple(self._health_checks.values())
+        return self._listed_checks
 
     def owner(self, key: VirtualServerKey) -> ServiceName | None:
         """Give the Service whose frontend counts; None for one that is departing or unknown."""
@@ -126,16 +145,24 @@ class Desired:
         if before == fragment:
             return Touched()
         self._fragments[fragment.name] = fragment
+        self._note_health_check(fragment.name, fragment.health_check)
         wanted = {frontend.key for frontend in fragment.frontends}
         gone = {frontend.key for frontend in before.frontends} - wanted if before else set()
-        return self._reclaim(fragment.name, wanted, gone, now)
+        touched = self._reclaim(fragment.name, wanted, gone, now)
+        old = before.members if before else frozenset[SetMember]()
+        touched.members |= self._recount(old, fragment.members)
+        return touched
 
     def drop(self, name: ServiceName, now: float) -> Touched:
         """Forget a Service; its virtual servers depart, unless another claims them."""
         before = self._fragments.pop(name, None)
         if before is None:
             return Touched()
-        return self._reclaim(name, set(), {frontend.key for frontend in before.frontends}, now)
+        self._note_health_check(name, None)
+        gone = {frontend.key for frontend in before.frontends}
+        touched = self._reclaim(name, set(), gone, now)
+        touched.members |= self._recount(before.members, frozenset())
+        return touched
 
     def depart(self, frontends: Iterable[Frontend], now: float) -> Touched:
         """Let virtual servers depart that the kernel has and nobody claims: leftovers of a past."""
@@ -202,7 +229,7 @@ class Desired:
         if owner is None:
             if key in self._held and key not in self._departing:
                 self._departing[key] = now
-                touched = self._hold(key, _without_real_servers(self._held[key]))
+                touched = self._hold(key, _departing(self._held[key]))
                 touched.keys.add(key)  # held as before where it had no endpoints, but departing
                 return touched
             return Touched()
@@ -216,15 +243,26 @@ class Desired:
             self._held[key] = frontend
         if before == frontend:
             return Touched()
-        old = before.members if before is not None else frozenset()
-        new = frontend.members if frontend is not None else frozenset()
+        old = before.members if before is not None else frozenset[SetMember]()
+        new = frontend.members if frontend is not None else frozenset[SetMember]()
+        self._bind(key, frontend is not None and frontend.bind)
+        self.redirections.put(key, frontend.redirect if frontend is not None else None)
+        return Touched(keys={key}, members=self._recount(old, new))
+
+    def _recount(self, old: frozenset[SetMember], new: frozenset[SetMember]) -> set[SetMember]:
+        """Count members that somebody wants now and no longer; give what was counted anew."""
         for member in old - new:
             self._counted[member] -= 1
             if not self._counted[member]:
                 del self._counted[member]
         self._counted.update(new - old)
-        self._bind(key, frontend is not None and frontend.bind)
-        return Touched(keys={key}, members=set(old ^ new))
+        return set(old ^ new)
+
+    def _note_health_check(self, name: ServiceName, check: HealthCheck | None) -> None:
+        if self._health_checks.pop(name, None) != check:
+            self._listed_checks = None
+        if check is not None:
+            self._health_checks[name] = check
 
     def _bind(self, key: VirtualServerKey, wanted: bool) -> None:
         others = tuple(other for other in self._bound.get(key.address, ()) if other != key)
@@ -235,7 +273,17 @@ class Desired:
             self._bound.pop(key.address, None)
 
 
-def _without_real_servers(frontend: Frontend) -> Frontend:
+def _departing(frontend: Frontend) -> Frontend:
+    """Give what a frontend becomes when nobody wants it: it only finishes its connections."""
     return frontend._replace(
-        real_servers={}, displaced=frozenset(), retiring=frozenset(), whole=True
+        real_servers={},
+        displaced=frozenset(),
+        retiring=frozenset(),
+        whole=True,
+        redirect=None,
+        members=frozenset(
+            (name, member)
+            for name, member in frontend.members
+            if role_of(name) not in _OF_NEW_CLIENTS
+        ),
     )

@@ -1,19 +1,23 @@
 """What all Services stand on: sets, chains and kernel settings, whatever the Services are.
 
-Knows which kernel settings IPVS needs as a Service proxy, and why; the sets and chains themselves
-are core.firewall's.
+Knows which kernel settings IPVS needs as a Service proxy, and why; the sets are core.sets', the
+chains core.firewall's. One part of the chains is the Services' after all: the redirections.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import NamedTuple
 
 from ipvsproxy.config import Settings
-from ipvsproxy.core.firewall import ruleset, set_specs
+from ipvsproxy.core.detect_local import LocalPods, local_pods
+from ipvsproxy.core.firewall import ruleset
+from ipvsproxy.core.redirect import Redirect
+from ipvsproxy.core.sets import set_specs
 from ipvsproxy.model import Family, Ruleset, SetSpec, State
+from ipvsproxy.objects import Node
 
 _KERNEL_RELEASE = "kernel/osrelease"
 _REUSE_MODE = "net/ipv4/vs/conn_reuse_mode"
@@ -26,7 +30,12 @@ _ALWAYS = {
     "net/ipv4/vs/expire_quiescent_template": "1",
     "net/ipv4/ip_forward": "1",
 }
-WATCHED_SYSCTLS = (*_ALWAYS, _REUSE_MODE, _KERNEL_RELEASE)
+_STRICT_ARP = {
+    # Nobody answers for a service address on a network where it does not live (#59976).
+    "net/ipv4/conf/all/arp_ignore": "1",
+    "net/ipv4/conf/all/arp_announce": "2",
+}
+WATCHED_SYSCTLS = (*_ALWAYS, *_STRICT_ARP, _REUSE_MODE, _KERNEL_RELEASE)
 """What a dataplane has to report in `State.sysctls`, where the kernel has it."""
 
 
@@ -36,11 +45,28 @@ class Foundation(NamedTuple):
     sets: Mapping[str, SetSpec]
     rulesets: Mapping[Family, Ruleset]
     sysctls: Mapping[str, str]
+    capacity_limit: int
+    """Most members that a set may grow to."""
 
 
-def foundation(settings: Settings, state: State) -> Foundation:
+def foundation(
+    settings: Settings,
+    state: State,
+    node: Node | None = None,
+    redirects: tuple[Redirect, ...] = (),
+) -> Foundation:
     """Say what a node needs before any Service can be served."""
-    return _foundation(settings, state.families, state.sysctls.get(_KERNEL_RELEASE, ""))
+    pods = tuple(
+        (family, local_pods(family, settings, node, state.network))
+        for family in sorted(state.families)
+    )
+    release = state.sysctls.get(_KERNEL_RELEASE, "")
+    return _foundation(settings, pods, release, redirects)
+
+
+def needed_sets(settings: Settings, families: Iterable[Family]) -> dict[str, SetSpec]:
+    """Give every set that must exist, by name."""
+    return set_specs(families, settings.set_capacity, settings.set_hash_size)
 
 
 def shortcomings(settings: Settings, state: State) -> tuple[str, ...]:
@@ -56,19 +82,32 @@ def shortcomings(settings: Settings, state: State) -> tuple[str, ...]:
 
 
 @lru_cache(maxsize=4)
-def _foundation(settings: Settings, families: frozenset[Family], release: str) -> Foundation:
+def _foundation(
+    settings: Settings,
+    pods: tuple[tuple[Family, LocalPods], ...],
+    release: str,
+    redirects: tuple[Redirect, ...],
+) -> Foundation:
+    sysctls = dict(_ALWAYS)
+    if settings.strict_arp:
+        sysctls |= _STRICT_ARP
+    if _reuse_delays_connections(release):
+        sysctls[_REUSE_MODE] = "0"
     return Foundation(
-        sets=set_specs(families, settings.set_capacity),
+        sets=needed_sets(settings, (family for family, _ in pods)),
         rulesets={
             family: ruleset(
                 family,
-                local=[cidr for cidr in settings.cluster_cidrs if cidr.family is family],
+                pods=matches,
                 masquerade_all=settings.masquerade_all,
                 masquerade_bit=settings.masquerade_bit,
+                no_local=settings.no_local_endpoints,
+                redirects=[one for one in redirects if one.target.family is family],
             )
-            for family in sorted(families)
+            for family, matches in pods
         },
-        sysctls={**_ALWAYS, _REUSE_MODE: "0"} if _reuse_delays_connections(release) else _ALWAYS,
+        sysctls=sysctls,
+        capacity_limit=settings.set_capacity_limit,
     )
 
 

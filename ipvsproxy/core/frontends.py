@@ -9,8 +9,8 @@ An external address may be anything that somebody wrote into a Service. Where it
 - an address of this node, it is served without being bound (many bare-metal clusters live on it),
   but for ports that the node needs: some by setting, and those at which something listens when the
   Service first appears;
-- another node's address, a gateway's, or that of the API server: it is neither bound nor served, for
-  a bound address is lost to the node (kubernetes #66966, #75290, #93175);
+- another node's address, a gateway's, or that of the API server: it is neither bound nor served,
+  for a bound address is lost to the node (kubernetes #66966, #75290, #93175);
 - anything else, it is bound.
 """
 
@@ -61,9 +61,7 @@ class Places(NamedTuple):
     problems: tuple[Problem, ...]
 
 
-def places(
-    service: Service, around: Surroundings, served: frozenset[VirtualServerKey]
-) -> Places:
+def places(service: Service, around: Surroundings, served: frozenset[VirtualServerKey]) -> Places:
     """Say where a Service is to be reached; `served` is what it has been served at until now."""
     if service.proxy_name is not None:
         return Places((), ())

@@ -10,11 +10,12 @@ what the sets say; see DESIGN's rule "own only what is ours".
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import cached_property
 
-from ipvsproxy.core.firewall import CLUSTER_IP, LEDGER, frontend_member, set_name
-from ipvsproxy.core.translate import SetMember
-from ipvsproxy.model import Address, Family, IpPortMember, State, VirtualServerKey
+from ipvsproxy.core.members import SetMember
+from ipvsproxy.core.sets import FRONTEND_SETS, LEDGER, NODE_PORT, frontend_member, set_name
+from ipvsproxy.model import Address, Family, IpPortMember, PortMember, State, VirtualServerKey
 
 
 class Ownership:
@@ -44,18 +45,23 @@ def adopt(state: State) -> frozenset[SetMember]:
     """Give the ledger entries that a start without a ledger has to write first.
 
     Empty when a ledger with members is there. Only virtual servers that exist are adopted: those
-    that the predecessor's sets name, or whose address is on the dummy interface.
+    that the predecessor's sets name - a NodePort by its number, at an address of the node - or
+    whose address is on the dummy interface.
     """
     if any(state.members.get(set_name(LEDGER, family)) for family in Family):
         return frozenset()
-    named = {
-        member
-        for family in state.families
-        for member in state.members.get(set_name(CLUSTER_IP, family), ())
-    }
     return frozenset(
         (set_name(LEDGER, key.family), frontend_member(key))
         for key in state.virtual_servers
         if key.family in state.families
-        and (key.address in state.addresses or frontend_member(key) in named)
+        and (key.address in state.addresses or any(_named(key, state)))
     )
+
+
+def _named(key: VirtualServerKey, state: State) -> Iterator[bool]:
+    member = frontend_member(key)
+    for base in FRONTEND_SETS:
+        yield member in state.members.get(set_name(base, key.family), ())
+    if key.address in state.network.addresses:
+        ports = state.members.get(set_name(NODE_PORT[key.protocol], key.family), ())
+        yield PortMember(key.port) in ports

@@ -35,12 +35,10 @@ from ipvsproxy.core.sets import (
 )
 from ipvsproxy.core.surroundings import Surroundings
 from ipvsproxy.model import (
-    Family,
     IpMember,
     IpPortIpMember,
     IpPortNetMember,
     Member,
-    Network,
     PortMember,
     Protocol,
     RealServerKey,
@@ -135,8 +133,8 @@ def _source_ranges(
     everybody: no set can hold it, and kube-proxy then shuts everybody out.
     """
     key = place.key
-    ranges = ranges_of(service, key.family)
-    if not ranges:
+    ranges = service.allowed(key.family)
+    if ranges is None or any(network.prefix_length == 0 for network in ranges):
         return
     yield LOAD_BALANCER_FW, frontend_member(key)
     for network in ranges:
@@ -144,9 +142,3 @@ def _source_ranges(
     own = around.primary_addresses(key.family)
     if any(address in network for network in ranges for address in own):
         yield SOURCE_IP, IpPortIpMember(key.address, key.protocol, key.port, key.address)
-
-
-def ranges_of(service: Service, family: Family) -> tuple[Network, ...]:
-    """Give the networks that may use a Service's load balancer addresses; empty: everybody."""
-    ranges = tuple(one for one in service.source_ranges if one.family is family)
-    return () if any(one.prefix_length == 0 for one in ranges) else ranges

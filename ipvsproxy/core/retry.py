@@ -20,6 +20,7 @@ from ipvsproxy.core.operations import (
     CreateSet,
     DestroySet,
     ForgetFlows,
+    GrowSet,
     Operation,
     RemoveLink,
     RemoveMember,
@@ -88,7 +89,7 @@ def scope(operation: Operation) -> Touched:
             return Touched(members={(name, member)})
         case CreateLink() | RemoveLink() | CreateSet() | DestroySet() | ReplaceChains():
             return Touched()
-        case SetSysctl() | ForgetFlows():
+        case GrowSet() | SetSysctl() | ForgetFlows():
             return Touched()
         case _:
             assert_never(operation)

@@ -150,7 +150,9 @@ def role_of(name: str) -> Role:
     return _ROLE_BY_NAME.get(name, Role.ADMITS)
 
 
-def set_specs(families: Iterable[Family], maxelem: int, hash_size: int = 1024) -> dict[str, SetSpec]:
+def set_specs(
+    families: Iterable[Family], maxelem: int, hash_size: int = 1024
+) -> dict[str, SetSpec]:
     """Every set that must exist, by name; `maxelem` is the most members that one may have."""
     return {
         set_name(base, family): SetSpec(set_type, family, maxelem, hash_size)

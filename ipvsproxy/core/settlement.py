@@ -10,21 +10,28 @@ Nothing is removed on half a picture: what may belong to something that could no
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping
 from typing import NamedTuple
 
 from ipvsproxy.config import Settings
 from ipvsproxy.core.desired import Desired, Touched
 from ipvsproxy.core.drain import Settled, Wanted, settle
-from ipvsproxy.core.firewall import frontend_member
-from ipvsproxy.core.foundation import foundation
+from ipvsproxy.core.foundation import foundation, needed_sets
+from ipvsproxy.core.frontends import Kind
 from ipvsproxy.core.ledger import Ownership
+from ipvsproxy.core.members import SetMember
 from ipvsproxy.core.plan import Target
-from ipvsproxy.core.translate import Frontend, SetMember
+from ipvsproxy.core.sets import LOOP_BACK, Role, role_of, set_name
+from ipvsproxy.core.surroundings import Surroundings
+from ipvsproxy.core.translate import Frontend
 from ipvsproxy.model import (
     Address,
+    Family,
     IpMember,
+    IpPortIpMember,
     IpPortMember,
+    IpPortNetMember,
     Member,
     RealServerKey,
     State,
@@ -52,6 +59,9 @@ class Holds(NamedTuple):
 
 NO_HOLDS = Holds()
 
+_LOOP_BACKS = frozenset(set_name(LOOP_BACK, family) for family in Family)
+"""Their members are of endpoints, not of frontends."""
+
 
 class Settlement:
     """Targets for the kernel, and the memory that draining needs."""
@@ -70,39 +80,44 @@ class Settlement:
     def target(
         self,
         touched: Touched,
-        state: State,
+        around: Surroundings,
         *,
         connections: Mapping[VirtualServerKey, Mapping[RealServerKey, int]],
         now: float,
-        unavailable: Collection[str] = frozenset(),
     ) -> Target:
         """Say what is wanted of all that was touched, and of what hangs on it.
 
-        `connections` and `now` as in `core.drain.settle`; `unavailable` are the schedulers that
-        this kernel has refused. What ends with a departure is added to `touched`.
+        `connections` and `now` as in `core.drain.settle`. What ends with a departure is added to
+        `touched`.
         """
+        state = around.kernel
         wanted: dict[VirtualServerKey, Wanted | None] = {}
         for key in self._with_neighbours(touched, state):
-            settled = self._settle(key, state, connections.get(key, {}), now, unavailable)
+            settled = self._settle(key, state, connections.get(key, {}), now, around.unavailable)
             wanted[key] = settled.wanted if settled else None
             if settled is None:
                 touched.members |= self._desired.finish(key).members
         addresses = touched.addresses | {key.address for key in wanted}
         return Target(
-            foundation=foundation(self._settings, state),
+            foundation=foundation(
+                self._settings, state, around.node, self._desired.redirections.all()
+            ),
             virtual_servers=wanted,
             addresses={address: self._desired.binds(address) for address in addresses},
             members={member: self._desired.needs(member) for member in sorted(touched.members)},
+            redirections=self._desired.redirections,
         )
 
     def sweep(self, state: State, holds: Holds, now: float) -> Touched:
         """Touch everything: all that is wanted, and - where the picture allows - all leftovers."""
         ours = Ownership(state)
-        leftovers = [
-            self._leftover(key, state)
+        removable = [
+            key
             for key in state.virtual_servers
             if self._removable(key, state, holds) and key in ours
         ]
+        members = _members_of(state, self._sets(state)) if removable else {}
+        leftovers = [_leftover(key, state, frozenset(members.get(key, ()))) for key in removable]
         touched = self._desired.depart(leftovers, now)
         touched.keys.update(self._desired.held)
         touched.members.update(self._desired.members())
@@ -179,29 +194,11 @@ class Settlement:
         """
         return holds.hold(address) and not self._desired.behind(address)
 
-    def _leftover(self, key: VirtualServerKey, state: State) -> Frontend:
-        """Describe a virtual server of ours that nobody claims, as if a Service had had it."""
-        names = foundation(self._settings, state).sets
-        own = (frontend_member(key), IpMember(key.address))
-        members: set[SetMember] = {
-            (name, member)
-            for name in names
-            for member in own
-            if member in state.members.get(name, ())
-        }
-        return Frontend(
-            key=key,
-            server=state.virtual_servers[key],
-            real_servers={},
-            displaced=frozenset(),
-            retiring=frozenset(),
-            bind=key.address in state.addresses,
-            members=frozenset(members),
-            whole=True,
-        )
+    def _sets(self, state: State) -> Collection[str]:
+        return needed_sets(self._settings, state.families).keys()
 
     def _stale_members(self, state: State, holds: Holds) -> Iterator[SetMember]:
-        for name in foundation(self._settings, state).sets:
+        for name in self._sets(state):
             for member in state.members.get(name, ()):
                 if not self._desired.needs((name, member)) and not self._stays(member, holds):
                     yield name, member
@@ -209,8 +206,47 @@ class Settlement:
     def _stays(self, member: Member, holds: Holds) -> bool:
         """Whether a member that nobody needs is not to be removed."""
         match member:
-            case IpMember(address) | IpPortMember(address):
+            case IpMember(address) | IpPortMember(address) | IpPortNetMember(address):
                 return holds.hold(address) or self._excluded(address)
+            case IpPortIpMember(address) if self._excluded(address):
+                return True
             case _:
                 # A member for an endpoint does not say whose it is.
                 return holds.any
+
+
+def _members_of(state: State, names: Collection[str]) -> Mapping[VirtualServerKey, list[SetMember]]:
+    """Give the set members of every frontend that is in the kernel, but for redirections."""
+    found: defaultdict[VirtualServerKey, list[SetMember]] = defaultdict(list)
+    for name in names:
+        if role_of(name) in (Role.REDIRECTS, Role.SHUTS_OUT) or name in _LOOP_BACKS:
+            continue
+        for member in state.members.get(name, ()):
+            match member:
+                case IpPortMember(address, protocol, port):
+                    found[VirtualServerKey(protocol, address, port)].append((name, member))
+                case IpPortIpMember(address, protocol, port) | IpPortNetMember(
+                    address, protocol, port
+                ):
+                    found[VirtualServerKey(protocol, address, port)].append((name, member))
+                case _:
+                    pass
+    for key in state.virtual_servers:
+        alone = IpMember(key.address)
+        found[key] += [(name, alone) for name in names if alone in state.members.get(name, ())]
+    return found
+
+
+def _leftover(key: VirtualServerKey, state: State, members: frozenset[SetMember]) -> Frontend:
+    """Describe a virtual server of ours that nobody claims, as if a Service had had it."""
+    return Frontend(
+        key=key,
+        kind=Kind.CLUSTER_IP,
+        server=state.virtual_servers[key],
+        real_servers={},
+        displaced=frozenset(),
+        retiring=frozenset(),
+        bind=key.address in state.addresses,
+        members=members,
+        whole=True,
+    )

@@ -52,6 +52,14 @@ class Surroundings:
             for family in Family
         }
 
+    @property
+    def health_check_addresses(self) -> frozenset[Address] | None:
+        """The node's addresses on which health check node ports answer; None: all of them."""
+        wanted = self.settings.node_port_addresses
+        if not wanted.primary and not wanted.networks:
+            return None
+        return frozenset[Address]().union(*self.node_port_addresses.values())
+
     def primary_addresses(self, family: Family) -> Collection[Address]:
         """Give the node's own addresses by which source ranges are held to let it in or not.
 

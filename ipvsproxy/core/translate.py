@@ -84,6 +84,9 @@ class Fragment(NamedTuple):
     """Set members that are needed whichever of its frontends the Service holds."""
     health_check: HealthCheck | None = None
     """What is answered on its health check node port."""
+    without_local: frozenset[str] = frozenset()
+    """Traffic policies, internal and external, that are Local and find no endpoint on this node
+    though there is one elsewhere."""
 
 
 class Inputs(NamedTuple):
@@ -132,6 +135,7 @@ def translate(inputs: Inputs, around: Surroundings, previous: Fragment | None) -
         weighing.weights,
         service_members(service, builder.endpoints(), around) if frontends else frozenset(),
         _health_check(inputs, around) if frontends else None,
+        frozenset(builder.without_local),
     )
 
 
@@ -140,11 +144,11 @@ def _remarks(service: Service) -> tuple[Problem, ...]:
 
 
 def _health_check(inputs: Inputs, around: Surroundings) -> HealthCheck | None:
-    port = inputs.service.health_check_node_port
-    if not port:
+    service = inputs.service
+    if not service.health_check_node_port:
         return None
     count = local_endpoints(inputs.slices, around.settings.node_name)
-    return HealthCheck(inputs.service.name, port, count)
+    return HealthCheck(service.name, service.health_check_node_port, count, service.created)
 
 
 class _Frontends:
@@ -157,7 +161,10 @@ class _Frontends:
         self._around = around
         self._scheduler = scheduler
         self._weighing = weighing
-        self._gathered: dict[tuple[ServicePort, Family], Mapping[RealServerKey, PlacedEndpoint]] = {}
+        self.without_local: set[str] = set()
+        self._gathered: dict[
+            tuple[ServicePort, Family], Mapping[RealServerKey, PlacedEndpoint]
+        ] = {}
         self._selected: dict[tuple[ServicePort, Family, Policy], Selection] = {}
 
     def endpoints(self) -> list[tuple[ServicePort, Mapping[RealServerKey, PlacedEndpoint]]]:
@@ -167,10 +174,16 @@ class _Frontends:
     def frontend(self, place: Place) -> Frontend:
         """Say what the virtual server of a place looks like."""
         service, key = self._inputs.service, place.key
-        redirected = place.external and service.external_traffic_local
-        selection = self._select(place, self._policy(place))
-        elsewhere = redirected and not selection.serving
-        shut_out = elsewhere and bool(self._select(place, Policy.CLUSTER).serving)
+        policy = self._policy(place)
+        selection = self._select(place, policy)
+        redirected = place.external and policy is Policy.LOCAL
+        nobody_here = (
+            policy is Policy.LOCAL
+            and not selection.serving
+            and bool(self._select(place, Policy.CLUSTER).serving)
+        )
+        if nobody_here:
+            self.without_local.add("external" if place.external else "internal")
         return Frontend(
             key=key,
             kind=place.kinds[0],
@@ -184,16 +197,16 @@ class _Frontends:
             displaced=selection.displaced,
             retiring=selection.retiring,
             bind=place.bind,
-            members=frontend_members(place, service, self._around, shut_out=shut_out),
+            members=frontend_members(
+                place, service, self._around, shut_out=redirected and nobody_here
+            ),
             whole=self._inputs.knows_endpoints(key.family),
             redirect=_redirect(place) if redirected else None,
         )
 
     def _policy(self, place: Place) -> Policy:
         service = self._inputs.service
-        local = (
-            service.external_traffic_local if place.external else service.internal_traffic_local
-        )
+        local = service.external_traffic_local if place.external else service.internal_traffic_local
         return Policy.LOCAL if local else Policy.CLUSTER
 
     def _gather(self, place: Place) -> Mapping[RealServerKey, PlacedEndpoint]:

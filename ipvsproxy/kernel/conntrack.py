@@ -1,4 +1,4 @@
-"""Forgetting UDP flows that lead to a real server that has left.
+"""Forgetting UDP flows that lead to a real server that has left, or are to be balanced anew.
 
 Knows the `conntrack` program. A UDP client that goes on sending from one port never opens a new
 connection: its conntrack entry, and with it the translation to a server that is gone, would live
@@ -7,7 +7,7 @@ for as long as it sends. TCP needs none of this: its connections end by themselv
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import TypeAlias
 
 from ipvsproxy.core.operations import ForgetFlows
@@ -36,7 +36,7 @@ LIST_ABOVE = 4
 
 
 def forget(operations: Sequence[ForgetFlows], processes: Processes) -> list[Outcome]:
-    """Delete the entries of each operation's frontend that its real server answers.
+    """Delete the entries of each operation's frontend: those that its real server answers, or all.
 
     One process for each operation; where there are many, one that lists the table and one for each
     operation that has entries. None found is success. Where the program is missing, a flow ends
@@ -53,18 +53,12 @@ def forget(operations: Sequence[ForgetFlows], processes: Processes) -> list[Outc
 def arguments(operation: ForgetFlows) -> tuple[str, ...]:
     """Command line that deletes the entries: what was asked for, and who answers."""
     key, member = operation.key, operation.member
+    kind = ("-f", _FAMILIES[key.family], "-p", key.protocol.name.lower())
     asked = ("--orig-dst", str(key.address), "--orig-port-dst", str(key.port))
+    if member is None:
+        return ("conntrack", "-D", *kind, *asked)
     answers = ("--reply-src", str(member.address), "--reply-port-src", str(member.port))
-    return (
-        "conntrack",
-        "-D",
-        "-f",
-        _FAMILIES[key.family],
-        "-p",
-        key.protocol.name.lower(),
-        *asked,
-        *answers,
-    )
+    return ("conntrack", "-D", *kind, *asked, *answers)
 
 
 def parse_flows(text: str) -> set[Flow]:
@@ -94,15 +88,21 @@ def _forget_family(
     if done.returncode:
         return dict.fromkeys(operations, _refused(done))
     flows = parse_flows(done.stdout)
+    asked = {flow[:2] for flow in flows}
     return {
-        index: _forget(one, processes) if _flow(one) in flows else DONE
+        index: _forget(one, processes) if _has_entries(one, flows, asked) else DONE
         for index, one in operations.items()
     }
 
 
-def _flow(operation: ForgetFlows) -> Flow:
+def _has_entries(
+    operation: ForgetFlows, flows: Container[Flow], asked: Container[tuple[str, str]]
+) -> bool:
     key, member = operation.key, operation.member
-    return str(key.address), str(key.port), str(member.address), str(member.port)
+    frontend = str(key.address), str(key.port)
+    if member is None:
+        return frontend in asked
+    return (*frontend, str(member.address), str(member.port)) in flows
 
 
 def _forget(operation: ForgetFlows, processes: Processes) -> Outcome:

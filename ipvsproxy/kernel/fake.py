@@ -31,6 +31,7 @@ from ipvsproxy.model import (
     Address,
     Connections,
     Family,
+    NodeNetwork,
     Ruleset,
     Scheduler,
     State,
@@ -132,6 +133,10 @@ class FakeDataplane:
         self.traffic.settle()
         return {key: self._reading(key) for key in keys}
 
+    async def network(self) -> NodeNetwork:
+        """Return the network of the state."""
+        return self.state.network
+
     async def apply(self, operations: Sequence[Operation]) -> Sequence[Outcome]:
         """Carry out operations by the kernel's rules."""
         return [self._carry_out(operation) for operation in operations]
@@ -198,6 +203,10 @@ class _Wrapper:
     ) -> Mapping[VirtualServerKey, Reading | None]:
         """Pass on."""
         return await self._inner.read(keys)
+
+    async def network(self) -> NodeNetwork:
+        """Pass on."""
+        return await self._inner.network()
 
     async def apply(self, operations: Sequence[Operation]) -> Sequence[Outcome]:
         """Pass on."""

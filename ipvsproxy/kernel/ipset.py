@@ -1,7 +1,8 @@
 """ipsets: read with one `ipset save`, written with one `ipset restore`.
 
-Knows ipset's language and its error texts; does not know which sets there ought to be. The program
-rather than netlink, because a member costs 11 microseconds in a restore and 185 through pyroute2.
+Knows ipset's error texts; its language is `ipset_text`. Does not know which sets there ought to be.
+The program rather than netlink, because a member costs 11 microseconds in a restore and 185 through
+pyroute2.
 
 `restore` is not a transaction. It stops at the first line that the kernel refuses and names it,
 and lines before it may or may not have been carried out, as they are sent in packets. So the line's
@@ -9,36 +10,34 @@ operation is given its outcome and all others are sent again without it; with `-
 was carried out is carried out again without harm. Two things `-exist` would hide are looked at
 first: a set that exists already, perhaps with another type (a set of the other family passes
 silently), and a network of prefix length 0, which no hash:ip,port,net can hold.
+
+A set cannot be changed, so to grow one another takes its place by a swap, in a restore of its own.
+What a killed run has left of that is seen by the next dump, told to nobody, and destroyed with the
+next change.
 """
 
 from __future__ import annotations
 
 import re
-import socket
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TypeAlias, assert_never
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from typing import TypeAlias
 
-from ipvsproxy.core.firewall import OWN_SET_PREFIXES
-from ipvsproxy.core.operations import AddMember, CreateSet, DestroySet, RemoveMember, member_text
+from ipvsproxy.core.operations import AddMember, CreateSet, DestroySet, GrowSet, RemoveMember
 from ipvsproxy.dataplane import DONE, DataplaneError, Outcome, Refusal
-from ipvsproxy.kernel.process import Completed, ProcessError, Processes
-from ipvsproxy.model import (
-    Address,
-    Family,
-    IpMember,
-    IpPortIpMember,
-    IpPortMember,
-    IpPortNetMember,
-    Member,
-    Network,
-    PortMember,
-    Protocol,
-    SetSpec,
-    SetType,
+from ipvsproxy.kernel.ipset_text import (
+    TEMPORARY,
+    LineOperation,
+    growth_text,
+    line,
+    parse_headers,
+    parse_save,
 )
+from ipvsproxy.kernel.process import Completed, ProcessError, Processes
+from ipvsproxy.model import IpPortNetMember, Member, SetSpec, SetType
 
-SetOperation: TypeAlias = CreateSet | DestroySet | AddMember | RemoveMember
+SetOperation: TypeAlias = LineOperation | GrowSet
 Contents: TypeAlias = tuple[dict[str, SetSpec], dict[str, set[Member]]]
 
 REFUSALS_BEFORE_SHARING = 3
@@ -71,13 +70,6 @@ _OF_THE_SET = frozenset({Refusal.FULL, Refusal.CONTRADICTED, Refusal.UNSUPPORTED
 _OF_ALL = frozenset({Refusal.FORBIDDEN})
 """Refusals that every other line would meet with too."""
 
-_PROTOCOLS = {protocol.name.lower(): protocol for protocol in Protocol}
-_FAMILIES = {"inet": Family.IPV4, "inet6": Family.IPV6}
-_FAMILY_WORDS = {family: word for word, family in _FAMILIES.items()}
-_PLAIN_OPTIONS = frozenset({"family", "hashsize", "maxelem", "bucketsize", "initval"})
-"""Options with a value that do not change what a set means; any other makes it not ours."""
-_DEFAULT_MAXELEM = SetSpec._field_defaults["maxelem"]
-
 
 class Ipsets:
     """The ipsets whose names begin as ours do."""
@@ -86,6 +78,8 @@ class Ipsets:
         self._processes = processes
         self.ignored: Mapping[str, str] = {}
         """Sets named like ours that the last dump left out, as they are made otherwise: why."""
+        self._leftover = False
+        """Whether there may be a temporary set, of a growth that did not come to its end."""
 
     def dump(self) -> Contents:
         """Read the sets and their members.
@@ -98,15 +92,30 @@ class Ipsets:
             raise DataplaneError(str(error)) from None
         if done.returncode:
             raise DataplaneError(f"the ipsets cannot be read: {_advice(_said(done))}")
-        specs, members, self.ignored = parse_save(done.stdout)
+        specs, members, ignored = parse_save(done.stdout)
+        self._leftover = TEMPORARY in specs or TEMPORARY in ignored
+        specs.pop(TEMPORARY, None)
+        members.pop(TEMPORARY, None)
+        ignored.pop(TEMPORARY, None)
+        self.ignored = ignored
         return specs, members
 
     def apply(self, operations: Sequence[SetOperation]) -> list[Outcome]:
-        """Carry out operations, in their order; one outcome each.
+        """Carry out operations in their order, but growths before all else; one outcome each.
 
-        One process, one more when a set is created, one more for each line that is refused. A set
-        that exists already is CONTRADICTED, whatever it is, since its members are not known here.
+        One process, one more when a set is created, one more for each line that is refused, and
+        three for each growth. A set that exists already is CONTRADICTED, whatever it is, since its
+        members are not known here.
         """
+        growths = {i: one for i, one in enumerate(operations) if isinstance(one, GrowSet)}
+        lines = {i: one for i, one in enumerate(operations) if not isinstance(one, GrowSet)}
+        if self._leftover and operations:
+            self._destroy_temporary()
+        outcomes = {index: self._grow(one) for index, one in growths.items()}
+        outcomes.update(zip(lines, self._carry_out(list(lines.values())), strict=True))
+        return [outcomes[index] for index in range(len(operations))]
+
+    def _carry_out(self, operations: Sequence[LineOperation]) -> list[Outcome]:
         if not operations:
             return []
         try:
@@ -116,7 +125,36 @@ class Ipsets:
             return [error.outcome] * len(operations)
         return [outcomes.get(index, DONE) for index in range(len(operations))]
 
-    def _refused_beforehand(self, operations: Sequence[SetOperation]) -> dict[int, Outcome]:
+    def _grow(self, operation: GrowSet) -> Outcome:
+        """Put another set in the place of the present one.
+
+        It may be killed at any point and tried again: until the swap the present set is as it was,
+        after it the new one stands, and a temporary one that is left over is destroyed beforehand.
+        """
+        name, spec = operation.name, operation.spec
+        try:
+            saved = self._processes.run(("ipset", "save", name))
+            outcome = _fit_to_grow(operation, saved)
+            if outcome.refusal is not None:
+                return outcome
+            self._destroy_temporary()
+            text = growth_text(name, spec, saved.stdout)
+            done = self._processes.run(("ipset", "restore"), text)
+        except ProcessError as error:
+            self._leftover = True
+            return error.outcome
+        if done.returncode == 0:
+            return DONE
+        self._destroy_temporary()
+        return _refused(_said(done))
+
+    def _destroy_temporary(self) -> None:
+        """Destroy what a growth has left, if anything; should that fail, the next one will say."""
+        with suppress(ProcessError):
+            self._processes.run(("ipset", "destroy", TEMPORARY))
+        self._leftover = False
+
+    def _refused_beforehand(self, operations: Sequence[LineOperation]) -> dict[int, Outcome]:
         outcomes: dict[int, Outcome] = {}
         existing: Mapping[str, str] = {}
         if any(isinstance(operation, CreateSet) for operation in operations):
@@ -142,7 +180,7 @@ class _Restore:
     def __init__(
         self,
         processes: Processes,
-        operations: Sequence[SetOperation],
+        operations: Sequence[LineOperation],
         outcomes: dict[int, Outcome],
     ) -> None:
         self._processes = processes
@@ -201,131 +239,18 @@ class _Restore:
             self._outcomes.setdefault(index, outcome)
 
 
-def line(operation: SetOperation) -> str:
-    """Write an operation as a line of `ipset restore`."""
-    match operation:
-        case CreateSet(name, SetSpec(SetType.BITMAP_PORT)):
-            return f"create {name} {SetType.BITMAP_PORT} range 0-65535"
-        case CreateSet(name, spec):
-            family = _FAMILY_WORDS[spec.family]
-            return f"create {name} {spec.type} family {family} maxelem {spec.maxelem}"
-        case DestroySet(name):
-            return f"destroy {name}"
-        case AddMember(name, member):
-            return f"add {name} {member_text(member)}"
-        case RemoveMember(name, member):
-            return f"del {name} {member_text(member)}"
-        case _:
-            assert_never(operation)
-
-
-def parse_save(text: str) -> tuple[dict[str, SetSpec], dict[str, set[Member]], dict[str, str]]:
-    """Read what `ipset save` prints: sets, their members, and the sets left out with the reason.
-
-    Sets with other names are passed over. A member that we would never write (another protocol,
-    an exception) is left out: what is not ours is not seen.
-    """
-    specs: dict[str, SetSpec] = {}
-    members: dict[str, set[Member]] = {}
-    ignored: dict[str, str] = {}
-    for row in text.splitlines():
-        words = row.split()
-        if len(words) < 3 or not words[1].startswith(OWN_SET_PREFIXES):  # noqa: PLR2004 - verb, name, rest
-            continue
-        name = words[1]
-        if words[0] == "create":
-            spec = _parse_spec(name, words[2:])
-            if spec is None:
-                ignored[name] = " ".join(words[2:])
-            else:
-                specs[name] = spec
-                members[name] = set()
-        elif words[0] == "add" and name in specs and len(words) == 3:  # noqa: PLR2004 - no options
-            member = _parse_member(specs[name].type, words[2])
-            if member is not None:
-                members[name].add(member)
-    return specs, members, ignored
-
-
-def parse_headers(text: str) -> dict[str, str]:
-    """Read what `ipset list -terse` prints: type and options of each set, by name."""
-    types: dict[str, str] = {}
-    name = ""
-    for row in text.splitlines():
-        label, _, value = row.partition(": ")
-        match label:
-            case "Name":
-                name = value
-            case "Type":
-                types[name] = value
-            case "Header":
-                types[name] += f" {value}"
-            case _:
-                pass
-    return types
-
-
-def _parse_spec(name: str, words: Sequence[str]) -> SetSpec | None:
-    """Read type and options; None for a set of another kind."""
-    if words[0] == SetType.BITMAP_PORT:
-        family = Family.IPV6 if name.startswith("KUBE-6-") else Family.IPV4
-        whole = list(words[1:]) == ["range", "0-65535"]
-        return SetSpec(SetType.BITMAP_PORT, family) if whole else None
-    if words[0] not in _PARSERS:
-        return None
-    options = dict(zip(words[1::2], words[2::2], strict=False))
-    if len(options) * 2 != len(words) - 1 or not options.keys() <= _PLAIN_OPTIONS:
-        return None
-    maxelem = options.get("maxelem", str(_DEFAULT_MAXELEM))
-    return SetSpec(SetType(words[0]), _FAMILIES[options.get("family", "inet")], int(maxelem))
-
-
-def _parse_member(set_type: SetType, element: str) -> Member | None:
-    try:
-        return _PARSERS[set_type](element)
-    except (ValueError, OSError, KeyError):
-        return None
-
-
-def _address(text: str) -> Address:
-    family = socket.AF_INET6 if ":" in text else socket.AF_INET
-    return Address(socket.inet_pton(family, text))
-
-
-def _parse_ip(element: str) -> Member:
-    return IpMember(_address(element))
-
-
-def _parse_ip_port(element: str) -> Member:
-    address, service = element.split(",")
-    protocol, port = service.split(":")
-    return IpPortMember(_address(address), _PROTOCOLS[protocol], int(port))
-
-
-def _parse_ip_port_ip(element: str) -> Member:
-    address, service, other = element.split(",")
-    protocol, port = service.split(":")
-    return IpPortIpMember(_address(address), _PROTOCOLS[protocol], int(port), _address(other))
-
-
-def _parse_ip_port_net(element: str) -> Member:
-    address, service, network = element.split(",")
-    protocol, port = service.split(":")
-    block = Network.parse(network)
-    return IpPortNetMember(_address(address), _PROTOCOLS[protocol], int(port), block)
-
-
-def _parse_port(element: str) -> Member:
-    return PortMember(int(element))
-
-
-_PARSERS: Mapping[str, Callable[[str], Member]] = {
-    SetType.HASH_IP: _parse_ip,
-    SetType.HASH_IP_PORT: _parse_ip_port,
-    SetType.HASH_IP_PORT_IP: _parse_ip_port_ip,
-    SetType.HASH_IP_PORT_NET: _parse_ip_port_net,
-    SetType.BITMAP_PORT: _parse_port,
-}
+def _fit_to_grow(operation: GrowSet, saved: Completed) -> Outcome:
+    """Say whether the set that was saved is one of the kind that the operation speaks of."""
+    name, spec = operation.name, operation.spec
+    if saved.returncode:
+        return _refused(_said(saved))
+    present = parse_save(saved.stdout)[0].get(name)
+    if present is None or (present.type, present.family) != (spec.type, spec.family):
+        created, _, _ = saved.stdout.partition("\n")
+        return Outcome(Refusal.CONTRADICTED, f"set {name} is of another kind: {created}")
+    if spec.type is SetType.BITMAP_PORT:
+        return Outcome(Refusal.INVALID, f"set {name} is a bitmap, which has its size")
+    return DONE
 
 
 def _said(done: Completed) -> str:

@@ -24,6 +24,7 @@ from ipvsproxy.core.operations import (
     CreateSet,
     DestroySet,
     ForgetFlows,
+    GrowSet,
     Operation,
     RemoveLink,
     RemoveMember,
@@ -35,12 +36,14 @@ from ipvsproxy.core.operations import (
     SetVirtualServer,
     UnbindAddress,
 )
-from ipvsproxy.kernel import conntrack, link, sysctl
+from ipvsproxy.kernel import conntrack, notices, rtnetlink, surroundings, sysctl
 from ipvsproxy.kernel.ipset import Ipsets
 from ipvsproxy.kernel.iptables import Iptables
 from ipvsproxy.kernel.ipvs import Ipvs
+from ipvsproxy.kernel.link import Link, families
+from ipvsproxy.kernel.netlink import NetlinkSocket
 from ipvsproxy.kernel.process import Processes
-from ipvsproxy.model import NodeNetwork, State
+from ipvsproxy.model import State
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
@@ -49,7 +52,7 @@ if TYPE_CHECKING:
     from ipvsproxy.kernel.ipset import SetOperation
     from ipvsproxy.kernel.ipvs import IpvsOperation
     from ipvsproxy.kernel.link import LinkOperation
-    from ipvsproxy.model import VirtualServerKey
+    from ipvsproxy.model import NodeNetwork, VirtualServerKey
 
 __all__ = ["LinuxDataplane"]
 
@@ -64,7 +67,8 @@ class LinuxDataplane:
         """Look at the kernel settings `sysctls`, by path below /proc/sys."""
         self._sysctls = tuple(sysctls)
         self._ipvs = Ipvs()
-        self._link = link.Link()
+        self._link = Link()
+        self._route = NetlinkSocket(rtnetlink.PROTOCOL)
         self._processes = Processes()
         self._ipsets = Ipsets(self._processes)
         self._iptables = Iptables(self._processes, iptables_backend)
@@ -90,13 +94,17 @@ class LinuxDataplane:
         """Read a few virtual servers with their connection counts; None for one not there."""
         return await self._in_worker(lambda: self._ipvs.read(keys))
 
+    async def network(self) -> NodeNetwork:
+        """Read the node's own network. Raises DataplaneError when that is not possible."""
+        return await self._in_worker(lambda: surroundings.read_network(self._route))
+
     async def apply(self, operations: Sequence[Operation]) -> Sequence[Outcome]:
         """Carry out operations that do not depend on each other; one outcome each, in order."""
         return await self._in_worker(lambda: self._apply(operations))
 
     def changes(self) -> AsyncIterator[Change]:
         """Report what changed on the node by itself, for as long as the iteration lasts."""
-        return link.changes()
+        return notices.changes()
 
     async def close(self) -> None:
         """Release sockets and the thread, after what it is doing; may be called twice."""
@@ -112,20 +120,19 @@ class LinuxDataplane:
     def _close(self) -> None:
         self._ipvs.close()
         self._link.close()
+        self._route.close()
 
     def _dump(self) -> State:
-        families = link.families()
-        interfaces = self._link.dump()
+        usable = families()
+        dummy, network = surroundings.read(self._route)
         virtual_servers = self._ipvs.list_virtual_servers()
         sets, members = self._ipsets.dump()
-        rulesets = {family: self._iptables.dump(family) for family in sorted(families)}
+        rulesets = {family: self._iptables.dump(family) for family in sorted(usable)}
         return State(
-            families=families,
-            link=interfaces.dummy is not None,
-            addresses=interfaces.dummy or set(),
-            network=NodeNetwork(
-                {name: frozenset(found) for name, found in interfaces.others.items()}
-            ),
+            families=usable,
+            link=dummy is not None,
+            addresses=dummy or set(),
+            network=network,
             virtual_servers=virtual_servers,
             real_servers={
                 key: {
@@ -195,7 +202,7 @@ class _Partition:
                 self.ipvs[index] = operation
             case CreateLink() | RemoveLink() | BindAddress() | UnbindAddress():
                 self.link[index] = operation
-            case CreateSet() | DestroySet() | AddMember() | RemoveMember():
+            case CreateSet() | DestroySet() | GrowSet() | AddMember() | RemoveMember():
                 self.set[index] = operation
             case ReplaceChains():
                 self.chain[index] = operation

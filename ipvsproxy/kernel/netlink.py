@@ -19,6 +19,7 @@ from __future__ import annotations
 import errno
 import socket
 import struct
+from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
 from ipvsproxy.kernel import message
@@ -39,6 +40,7 @@ _BUFFER = 65536
 _KERNEL = 0  # the port of the kernel; anybody may send to a netlink socket
 _SOL_NETLINK = 270
 _CAP_ACK = 10  # NETLINK_CAP_ACK: an error does not repeat the request that failed
+_STRICT_CHECK = 12  # NETLINK_GET_STRICT_CHK, Linux 4.20: a dump leaves out what is not asked for
 _SEQUENCES = 1 << 31
 _DUMP_ATTEMPTS = 5
 
@@ -185,6 +187,8 @@ def _open(protocol: int, timeout: float) -> socket.socket:
         limit = struct.pack("@ll", int(seconds), int(fraction * 1_000_000))
         opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
         opened.setsockopt(_SOL_NETLINK, _CAP_ACK, 1)
+        with suppress(OSError):  # without it the dump is only longer
+            opened.setsockopt(_SOL_NETLINK, _STRICT_CHECK, 1)
         _enlarge(opened)
         opened.bind((0, 0))
     except OSError:

@@ -24,6 +24,7 @@ from ipvsproxy.core.operations import (
     CreateSet,
     DestroySet,
     ForgetFlows,
+    GrowSet,
     Operation,
     RemoveLink,
     RemoveMember,
@@ -114,6 +115,8 @@ def _objections(  # noqa: C901, PLR0912 - one case for each operation
             yield from _creation(state, name)
         case DestroySet(name):
             yield from _destruction(state, name)
+        case GrowSet(name, spec):
+            yield from _growth(state, name, spec)
         case AddMember():
             yield from _addition(state, operation)
         case RemoveMember(name, member) if name in state.sets:
@@ -205,6 +208,19 @@ def _creation(state: State, name: str) -> Iterator[Outcome]:
 def _destruction(state: State, name: str) -> Iterator[Outcome]:
     if name in state.sets and any(name in sets_of(one) for one in state.rulesets.values()):
         yield Outcome(Refusal.BUSY, f"set {name} is in use by a rule")
+
+
+def _growth(state: State, name: str, spec: SetSpec) -> Iterator[Outcome]:
+    present = state.sets.get(name)
+    if present is None:
+        yield _contradicted(f"set {name} does not exist")
+        return
+    if (present.type, present.family) != (spec.type, spec.family):
+        yield _contradicted(f"set {name} is {present.type}, IPv{present.family}")
+    if spec.type is SetType.BITMAP_PORT:
+        yield _invalid(f"set {name} is a bitmap, which has its size")
+    if len(state.members[name]) > spec.maxelem:
+        yield Outcome(Refusal.FULL, f"set {name} has more than {spec.maxelem} members")
 
 
 def _addition(state: State, operation: AddMember) -> Iterator[Outcome]:

@@ -12,7 +12,7 @@ returns a report, logged as one sentence. Time comes from the clock that is hand
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Protocol, TypeAlias
 
 import structlog
@@ -20,11 +20,13 @@ import structlog
 from ipvsproxy.config import Settings
 from ipvsproxy.core.desired import Desired, Touched
 from ipvsproxy.core.foundation import foundation, shortcomings
+from ipvsproxy.core.health_check import HealthCheck
 from ipvsproxy.core.ledger import adopt
 from ipvsproxy.core.plan import Batch, Target, plan
 from ipvsproxy.core.settlement import Holds, Settlement
+from ipvsproxy.core.surroundings import Surroundings, node_port_addresses
 from ipvsproxy.dataplane import Dataplane, DataplaneError
-from ipvsproxy.model import RealServerKey, State, VirtualServerKey
+from ipvsproxy.model import Address, Family, NodeNetwork, RealServerKey, State, VirtualServerKey
 from ipvsproxy.reconciler.conditions import ConditionWriter, Stage
 from ipvsproxy.reconciler.report import CycleReport
 from ipvsproxy.reconciler.translation import Translation
@@ -39,6 +41,8 @@ AllConnections: TypeAlias = Mapping[VirtualServerKey, Mapping[RealServerKey, int
 _FIRST_POLL = 0.5
 _LONGEST_POLL = 5.0
 """Seconds between two looks at the connections of a draining real server, doubling."""
+_LOOK_AROUND = 0.2
+"""Seconds from the first news of the node's network to the look at it: news come in bursts."""
 _RECONSIDER_SCHEDULERS = 300.0
 """Seconds after which a scheduler that this kernel lacked is tried again."""
 
@@ -55,6 +59,16 @@ class CycleObserver(Protocol):
         ...
 
 
+class HealthCheckPorts(Protocol):
+    """Who answers on the health check node ports of Services."""
+
+    def update(
+        self, checks: Iterable[HealthCheck], addresses: Collection[Address] | None = None
+    ) -> None:
+        """Answer these, on these addresses of the node only; None: on all."""
+        ...
+
+
 class Reconciler:
     """Keeps the kernel's tables equal to what the store asks for."""
 
@@ -68,6 +82,7 @@ class Reconciler:
         clock: Callable[[], float],
         wall_clock: Callable[[], float],
         observer: CycleObserver | None = None,
+        health_checks: HealthCheckPorts | None = None,
     ) -> None:
         """Wire the loop up.
 
@@ -79,6 +94,7 @@ class Reconciler:
         self._clock = clock
         self._wall_clock = wall_clock
         self._observer = observer
+        self._health_checks = health_checks
         self._writer = Writer(dataplane, clock)
         self._desired = Desired()
         self._settlement = Settlement(self._desired, settings)
@@ -93,6 +109,7 @@ class Reconciler:
         self._polls: dict[VirtualServerKey, tuple[float, float]] = {}
         """When each draining virtual server is looked at, and the pause before that."""
         self._audit_due = clock()
+        self._look_due: float | None = None
         self._schedulers_due = clock() + _RECONSIDER_SCHEDULERS
         self._sweep_due = False
         self._was_whole = False
@@ -142,6 +159,12 @@ class Reconciler:
         self._audit_due = self._clock()
         self._woken.set()
 
+    def network_changed(self) -> None:
+        """Have the node's own addresses read and followed soon."""
+        if self._look_due is None:
+            self._look_due = self._clock() + _LOOK_AROUND
+            self._woken.set()
+
     async def wait_until_applied(self, revision: int) -> None:
         """Wait until everything up to a revision of the store has been carried out or refused."""
         async with self._applied:
@@ -172,13 +195,19 @@ class Reconciler:
             self._observer.cycle_started()
         revision = self._store.revision
         await self._audit_if_due(report)
+        await self._look_around_if_due()
         names = self._translation.take_names(self._writer.state)
-        touched = self._translation.translate(names, self._writer.state)
+        if self._translation.needs_listeners(names, self._writer.state):
+            self._follow_network(await self._writer.look_around())
+        around = self._translation.around(self._writer.state)
+        touched = self._translation.translate(names, around)
         touched.add(self._sweep_if_due())
         touched.add(self._writer.unfinished)
         connections = await self._poll()
         touched.keys.update(connections)
-        target, batch = self._decide(touched, connections)
+        if self._health_checks is not None:
+            self._health_checks.update(self._desired.health_checks, around.health_check_addresses)
+        target, batch = self._decide(touched, around, connections)
         written = await self._carry_out(batch)
         postponed = self._translation.lacking(written.unsupported)
         self._schedule_polls(target.virtual_servers)
@@ -207,6 +236,8 @@ class Reconciler:
 
     def _next_due(self) -> float:
         dues = [self._audit_due, *(due for due, _ in self._polls.values())]
+        if self._look_due is not None:
+            dues.append(self._look_due)
         retry = self._writer.next_due()
         return min(dues if retry is None else [*dues, retry])
 
@@ -263,14 +294,40 @@ class Reconciler:
             return
         if first:
             await self._adopt(report)
-        elif before is not None and _surroundings(before) != _surroundings(self._writer.state):
-            self._store.mark_dirty(self._store.names)
+        elif before is not None:
+            if before.families != self._writer.state.families:
+                self._store.mark_dirty(self._store.names)
+            self._follow_network(before.network)
         self._conditions.node(
             self._writer.state.families, shortcomings(self._settings, self._writer.state)
         )
         if self._clock() >= self._schedulers_due:
             self._schedulers_due = self._clock() + _RECONSIDER_SCHEDULERS
             self._translation.reconsider()
+
+    async def _look_around_if_due(self) -> None:
+        if self._look_due is not None and self._clock() >= self._look_due:
+            self._look_due = None
+            self._follow_network(await self._writer.look_around())
+
+    def _follow_network(self, before: NodeNetwork) -> None:
+        """Have those Services translated again to whom a change of the node's network matters."""
+        after = self._writer.state.network
+        addresses = before.addresses ^ after.addresses
+        gateways = before.gateways ^ after.gateways
+        if not addresses and not gateways:
+            return
+        served = [
+            [
+                node_port_addresses(
+                    self._settings.node_port_addresses, family, network, self._store.node
+                )
+                for family in Family
+            ]
+            for network in (before, after)
+        ]
+        concerned = self._store.concerned(addresses | gateways, node_ports=served[0] != served[1])
+        self._store.mark_dirty(list(concerned))
 
     async def _adopt(self, report: CycleReport) -> None:
         """Fill the ledger from what a predecessor left, before anything else is written."""
@@ -281,29 +338,33 @@ class Reconciler:
             target = Target(needed, members=members)
             report.add(await self._carry_out(plan(target, self._writer.state)))
 
-    def _decide(self, touched: Touched, connections: AllConnections) -> tuple[Target, Batch]:
+    def _decide(
+        self, touched: Touched, around: Surroundings, connections: AllConnections
+    ) -> tuple[Target, Batch]:
         """Say what is wanted of what was touched, and how to get there.
 
         A mistake of ours in the case of one virtual server stays with its Service: it is found by
         trying each alone, told, and left as it is in the kernel.
         """
         try:
-            target, batch = self._plan(touched, connections)
+            target, batch = self._plan(touched, around, connections)
         except Exception:  # noqa: BLE001 - the culprit is looked for, and the others go on
-            touched.keys -= self._culprits(touched, connections)
-            target, batch = self._plan(touched, connections)
+            touched.keys -= self._culprits(touched, around, connections)
+            target, batch = self._plan(touched, around, connections)
         for name in {self._desired.owner(key) for key in target.virtual_servers}:
             if name is not None:
                 self._conditions.worked(name, Stage.PLANNED)
         return target, batch
 
-    def _culprits(self, touched: Touched, connections: AllConnections) -> set[VirtualServerKey]:
+    def _culprits(
+        self, touched: Touched, around: Surroundings, connections: AllConnections
+    ) -> set[VirtualServerKey]:
         """Find the virtual servers that cannot be planned, and tell whose they are."""
         culprits = set()
         for key in touched.keys:
             alone = Touched(keys={key})
             try:
-                self._plan(alone, connections)
+                self._plan(alone, around, connections)
             except Exception as error:  # noqa: BLE001 - as above
                 culprits.add(key)
                 if (owner := self._desired.owner(key)) is not None:
@@ -311,16 +372,13 @@ class Reconciler:
             touched.members |= alone.members
         return culprits
 
-    def _plan(self, touched: Touched, connections: AllConnections) -> tuple[Target, Batch]:
-        state = self._writer.state
+    def _plan(
+        self, touched: Touched, around: Surroundings, connections: AllConnections
+    ) -> tuple[Target, Batch]:
         target = self._settlement.target(
-            touched,
-            state,
-            connections=connections,
-            now=self._clock(),
-            unavailable=self._translation.unavailable,
+            touched, around, connections=connections, now=self._clock()
         )
-        return target, plan(target, state, self._settings.node_name.encode())
+        return target, plan(target, around.kernel, self._settings.node_name.encode())
 
     async def _carry_out(self, batch: Batch) -> Written:
         written = await self._writer.carry_out(batch)
@@ -359,8 +417,3 @@ class Reconciler:
             if due <= now:
                 longer = min(max(pause * 2, _FIRST_POLL), _LONGEST_POLL)
                 self._polls[key] = (now + pause, longer)
-
-
-def _surroundings(state: State) -> tuple[object, ...]:
-    """Give what of the kernel every translation depends on."""
-    return state.families, state.network.addresses

@@ -10,10 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable
 from collections.abc import Set as AbstractSet
 
-from ipvsproxy.config import Settings
+from ipvsproxy.config import Settings, WatchNodes
 from ipvsproxy.core.desired import Desired, Touched
 from ipvsproxy.core.ledger import Ownership
-from ipvsproxy.core.translate import Fragment, Surroundings, translate
+from ipvsproxy.core.surroundings import Surroundings
+from ipvsproxy.core.translate import Fragment, translate
 from ipvsproxy.model import Address, State
 from ipvsproxy.objects import ServiceName
 from ipvsproxy.reconciler.conditions import ConditionWriter, Stage
@@ -65,9 +66,31 @@ class Translation:
         self._first_served = True
         return self._store.take_dirty() if warm else self._store.take_dirty(FIRST_SERVICES)
 
-    def translate(self, names: Iterable[ServiceName], state: State) -> Touched:
+    def around(self, state: State) -> Surroundings:
+        """Say what every Service's translation depends on now."""
+        gateways = dict.fromkeys(state.network.gateways, "the address of a gateway of this node")
+        return Surroundings(
+            self._settings,
+            state,
+            frozenset(self.unavailable),
+            node=self._store.node,
+            taken={**gateways, **self._store.taken},
+            nodes_known=(
+                self._store.nodes_listed or self._settings.watch_nodes is WatchNodes.NEVER
+            ),
+        )
+
+    def needs_listeners(self, names: Iterable[ServiceName], state: State) -> bool:
+        """Whether a Service is new at an address of this node, where somebody may listen."""
+        own = state.network.addresses
+        return any(
+            not own.isdisjoint(self._store.external_addresses(name))
+            and name not in self._desired.fragments
+            for name in names
+        )
+
+    def translate(self, names: Iterable[ServiceName], around: Surroundings) -> Touched:
         """Translate Services again; say what may have to change."""
-        around = Surroundings(self._settings, state, frozenset(self.unavailable))
         touched = Touched()
         for name in names:
             touched.add(self._translate_one(name, around))
@@ -109,7 +132,10 @@ class Translation:
         except Exception as error:  # noqa: BLE001 - a bug in one Service's case is that Service's
             self._conditions.internal_error(name, Stage.TRANSLATED, error)
             if name not in self._desired.fragments:
-                self._untranslated[name] = frozenset(inputs.service.cluster_ips)
+                service = inputs.service
+                self._untranslated[name] = frozenset(
+                    (*service.cluster_ips, *service.external_ips, *service.ingress_ips)
+                )
             return Touched()
         self._untranslated.pop(name, None)
         self._conditions.worked(name, Stage.TRANSLATED)

@@ -31,7 +31,7 @@ from ipvsproxy.core.operations import (
 from ipvsproxy.core.plan import Batch, Step
 from ipvsproxy.core.retry import Retries, scope
 from ipvsproxy.dataplane import Dataplane, DataplaneError, Outcome, Reading, Refusal
-from ipvsproxy.model import RealServerKey, State, VirtualServerKey
+from ipvsproxy.model import NodeNetwork, RealServerKey, State, VirtualServerKey
 
 _DOUBTS = frozenset({Refusal.CONTRADICTED, Refusal.BUSY})
 """After these the virtual server is not known to be as the shadow says."""
@@ -123,6 +123,20 @@ class Writer:
         drifted = drift(self._state, found) if self._state is not None else Counter[str]()
         self._state = found
         return drifted
+
+    async def look_around(self) -> NodeNetwork:
+        """Read the node's own network into the shadow; give it as it was before.
+
+        Where it cannot be read it stays as it was (kubernetes #129146); `trouble` says why.
+        """
+        before = self.state.network
+        try:
+            self.state.network = await self._dataplane.network()
+        except DataplaneError as error:
+            self._troubles["network"] = str(error)
+        else:
+            self._troubles.pop("network", None)
+        return before
 
     async def read(
         self, keys: Collection[VirtualServerKey]

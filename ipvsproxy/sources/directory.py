@@ -100,6 +100,9 @@ class DirectorySource:
         finally:
             await watch.close()
 
+    def need_nodes(self) -> None:
+        """Do nothing: all Nodes that are in the folder are told in any case."""
+
     def _patience(self) -> float:
         missing = str(self._folder) in self._picture.problems
         return min(self._survey_seconds, _MISSING_SECONDS) if missing else self._survey_seconds

@@ -24,7 +24,8 @@ from ipvsproxy.objects import ObjectReference
 from ipvsproxy.sources.manifests import Manifest, Statement
 from ipvsproxy.store import Event, Gone, Listed, Put, Readable, Refused, Unreadable, reference_of
 
-KINDS = ("Service", "EndpointSlice", "Node")
+KINDS = ("Service", "EndpointSlice", "Node", "Nodes")
+"""What is listed with the first reading: every Node that the folder has is known."""
 
 
 class Reading(NamedTuple):

@@ -11,6 +11,7 @@ from ipvsproxy.telemetry.conditions import Condition, Conditions, ConditionType
 from ipvsproxy.telemetry.health import Health
 from ipvsproxy.telemetry.metrics import Metrics
 from ipvsproxy.telemetry.reports import (
+    CLUSTER_IP,
     AgentStatus,
     Check,
     CleanupReport,
@@ -26,6 +27,7 @@ from ipvsproxy.telemetry.reports import (
 )
 
 __all__ = [
+    "CLUSTER_IP",
     "AgentStatus",
     "Check",
     "CleanupReport",

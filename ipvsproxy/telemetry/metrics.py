@@ -32,6 +32,9 @@ disable_created_metrics()  # type: ignore[no-untyped-call]
 SYNC_BUCKETS = tuple(0.001 * 2**power for power in range(15))
 """Seconds: 1 ms to 16.4 s, kube-proxy's."""
 
+TRAFFIC_POLICIES = ("internal", "external")
+"""Values of the label traffic_policy; each has a number from the start."""
+
 
 class _ConditionsCollector(Collector):
     """Counts the conditions that stand, at the moment of the scrape."""
@@ -86,6 +89,13 @@ class Metrics:
             "kubeproxy_sync_proxy_rules_iptables_restore_failures_total",
             "Replacements of our chains that iptables-restore refused",
         )
+        self.no_local_endpoints = self._gauge(
+            "kubeproxy_sync_proxy_rules_no_local_endpoints_total",
+            "Services with a Local traffic policy that have endpoints, but none on this node",
+            "traffic_policy",
+        )
+        for policy in TRAFFIC_POLICIES:
+            self.no_local_endpoints.labels(policy)
         self.healthz = self._counter(
             "kubeproxy_proxy_healthz_total", "Answers of /healthz by HTTP status", "code"
         )
@@ -121,6 +131,16 @@ class Metrics:
         )
         self.pending_services = self._gauge(
             "ipvsproxy_pending_services", "Services whose state in the kernel is not as wanted"
+        )
+        self.set_members = self._gauge(
+            "ipvsproxy_set_members", "Members of each ipset of ours", "set"
+        )
+        self.set_capacity = self._gauge(
+            "ipvsproxy_set_capacity", "Members that each ipset of ours can have as it is", "set"
+        )
+        self.health_check_node_ports = self._gauge(
+            "ipvsproxy_health_check_node_ports",
+            "Health check node ports of Services on which this node answers",
         )
         self.source_events = self._counter(
             "ipvsproxy_source_events_total", "What the sources reported, by kind of event", "event"

@@ -23,6 +23,9 @@ _SAY_WHY = (
 )
 """Conditions of a Service that say why the kernel lacks a frontend of it, and what follows."""
 
+CLUSTER_IP = "ClusterIP"
+"""The kind of a frontend that says nothing else."""
+
 _MISSING = "not in the kernel yet; the agent tries again"
 
 
@@ -85,6 +88,8 @@ class FrontendStatus(msgspec.Struct, frozen=True, kw_only=True):
     """As `VirtualServerKey` is written: `10.0.0.1:80/TCP`."""
     port: str
     """The Service port's name, or its number where it has none."""
+    kind: str = CLUSTER_IP
+    """What makes it an address of the Service: ClusterIP, NodePort, LoadBalancer or ExternalIP."""
     scheduler: str
     """The effective one; while real servers drain it can differ from what is asked for."""
     annotated: str | None = None
@@ -139,6 +144,8 @@ class StatusRow(msgspec.Struct, frozen=True, kw_only=True):
     service: str
     """NAMESPACE/NAME; empty where no agent says whose it is."""
     port: str
+    kind: str = CLUSTER_IP
+    """As in `FrontendStatus`; empty where no agent says whose it is."""
     protocol: str
     address: str
     """ADDRESS:PORT of the frontend."""
@@ -185,7 +192,9 @@ def status_table(
         if not service.frontends and service.problems:
             rows.append(_bare_row(service))
     rows.extend(_kernel_row(key, reading, None, None) for key, reading in left.values())
-    rows.sort(key=lambda row: (row.service or "\uffff", row.port, row.protocol, row.address))
+    rows.sort(
+        key=lambda row: (row.service or "\uffff", row.port, row.protocol, row.kind, row.address)
+    )
     return StatusTable(
         rows=tuple(rows),
         problems=tuple(_other_problems(agent)),
@@ -209,6 +218,7 @@ def _missing_row(
     return StatusRow(
         service=service.name,
         port=frontend.port,
+        kind=frontend.kind,
         protocol=protocol,
         address=address,
         scheduler="",
@@ -221,6 +231,7 @@ def _bare_row(service: ServiceStatus) -> StatusRow:
     return StatusRow(
         service=service.name,
         port="",
+        kind="",
         protocol="",
         address="",
         scheduler="",
@@ -248,6 +259,7 @@ def _kernel_row(
     return StatusRow(
         service=service.name if service is not None else "",
         port=frontend.port if frontend is not None else str(key.port),
+        kind=frontend.kind if frontend is not None else "",
         protocol=key.protocol.name,
         address=str(key).rpartition("/")[0],
         scheduler=reading.server.scheduler,

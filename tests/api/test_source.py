@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 
 import pytest
 import structlog
 
+from ipvsproxy.config import WatchNodes
 from ipvsproxy.model import Address
 from ipvsproxy.objects import Node, ObjectReference, Service, ServiceName
 from ipvsproxy.sources.kubernetes.client import ApiConnection
@@ -31,15 +33,15 @@ async def fill(server: FakeApiServer) -> None:
     await server.put(node("node-2"))
 
 
-def all_listed(seen: list[Event]) -> bool:
-    return {event.kind for event in seen if isinstance(event, Listed)} == KINDS
+def all_listed(seen: list[Event], kinds: Collection[str] = KINDS) -> bool:
+    return {event.kind for event in seen if isinstance(event, Listed)} == kinds
 
 
 async def test_a_store_has_the_whole_picture_when_every_kind_is_listed(
     server: FakeApiServer, source: KubernetesSource
 ) -> None:
     await fill(server)
-    store = Store(frozenset(KINDS))
+    store = Store("node-a", frozenset(KINDS))
     async with following(source.events()) as follower:
         for event in await follower.until(all_listed):
             store.apply(event)
@@ -178,6 +180,83 @@ async def test_once_gives_one_complete_list_of_each_kind(
     assert [type(event) for event in seen] == [Put, Listed] * 3
     assert server.watching == 0
     assert all("resourceVersion" not in one.parameters for one in server.requests)
+
+
+def nodes_told(seen: list[Event]) -> set[str]:
+    return {
+        event.object.name
+        for event in seen
+        if isinstance(event, Put) and isinstance(event.object, Node)
+    }
+
+
+def nodes_listed(seen: list[Event]) -> bool:
+    return Listed("Nodes") in seen
+
+
+async def test_other_nodes_are_told_from_when_they_are_needed(
+    server: FakeApiServer, source: KubernetesSource
+) -> None:
+    await fill(server)
+    async with following(source.events()) as follower:
+        assert nodes_told(await follower.until(all_listed)) == {"node-1"}
+        await server.until_watched(3)
+        assert source.health.watches.keys() == KINDS
+        source.need_nodes()
+        source.need_nodes()
+        assert nodes_told(await follower.until(nodes_listed)) == {"node-2"}
+        await server.until_watched(4)
+        await server.put(node("node-3"))
+        assert nodes_told(await follower.take(1)) == {"node-3"}
+        await server.delete("Node", "", "node-2")
+        assert await follower.take(1) == [Gone(ObjectReference("Node", "", "node-2"))]
+        assert source.health.watches["Nodes"].objects == 1
+    assert len(server.asked("list", "Node")) == 2
+
+
+async def test_the_own_node_is_told_by_its_own_watch_only(
+    server: FakeApiServer, source: KubernetesSource
+) -> None:
+    await fill(server)
+    source.need_nodes()
+    async with following(source.events()) as follower:
+        await follower.until(lambda seen: all_listed(seen, {*KINDS, "Nodes"}))
+        await server.until_watched(4)
+        await server.delete("Node", "", "node-1")
+        await server.delete("Node", "", "node-2")
+        gone = await follower.take(2)
+    assert {str(event) for event in gone} == {
+        str(Gone(ObjectReference("Node", "", name))) for name in ("node-1", "node-2")
+    }
+
+
+async def test_the_settings_ask_for_all_nodes_always_or_never(
+    server: FakeApiServer, connection: ApiConnection, time: VirtualTime
+) -> None:
+    await fill(server)
+    listed: dict[WatchNodes, list[Event]] = {}
+    for watch_nodes in WatchNodes:
+        source = KubernetesSource(connection, "node-1", timing=time.timing, watch_nodes=watch_nodes)
+        if watch_nodes is WatchNodes.NEVER:
+            source.need_nodes()
+        listed[watch_nodes] = [event async for event in source.once()]
+    assert nodes_told(listed[WatchNodes.ALWAYS]) == {"node-1", "node-2"}
+    assert listed[WatchNodes.ALWAYS][-1] == Listed("Nodes")
+    assert nodes_told(listed[WatchNodes.NEVER]) == {"node-1"}
+    assert nodes_told(listed[WatchNodes.AUTO]) == {"node-1"}
+
+
+async def test_once_lists_the_other_nodes_that_were_found_to_be_needed_meanwhile(
+    server: FakeApiServer, source: KubernetesSource
+) -> None:
+    await fill(server)
+    seen = []
+    async for event in source.once():
+        seen.append(event)
+        if event == Listed("Service"):
+            source.need_nodes()
+    assert nodes_told(seen) == {"node-1", "node-2"}
+    assert seen[-1] == Listed("Nodes")
 
 
 async def test_once_fails_with_what_went_wrong(

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 
 import pytest
 
-from ipvsproxy.core.firewall import CLUSTER_IP, LEDGER, LOOP_BACK, set_name, set_specs
 from ipvsproxy.core.operations import AddMember, CreateSet, DestroySet, RemoveMember
+from ipvsproxy.core.sets import CLUSTER_IP, LEDGER, LOOP_BACK, set_name, set_specs
 from ipvsproxy.dataplane import DONE, DataplaneError, Refusal
 from ipvsproxy.kernel.ipset import REFUSALS_BEFORE_SHARING, Ipsets, SetOperation
 from ipvsproxy.kernel.process import Completed, Processes

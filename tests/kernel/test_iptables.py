@@ -7,8 +7,9 @@ from collections.abc import Iterator, Sequence
 
 import pytest
 
-from ipvsproxy.core.firewall import ruleset, set_specs
+from ipvsproxy.core.firewall import ruleset
 from ipvsproxy.core.operations import CreateSet, ReplaceChains
+from ipvsproxy.core.sets import set_specs
 from ipvsproxy.dataplane import DONE, Refusal
 from ipvsproxy.kernel.ipset import Ipsets
 from ipvsproxy.kernel.iptables import Backend, Iptables

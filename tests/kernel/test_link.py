@@ -1,17 +1,18 @@
 """The dummy interface and its addresses on a kernel; sockets and ip are the witnesses."""
 
-import asyncio
 import os
 import socket
 import subprocess
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from ipvsproxy.core.operations import BindAddress, CreateLink, RemoveLink, UnbindAddress
-from ipvsproxy.dataplane import DONE, Change, NodeNetworkChanged, Refusal
-from ipvsproxy.kernel.link import Link, LinkOperation, changes, families
+from ipvsproxy.dataplane import DONE, Refusal
+from ipvsproxy.kernel import rtnetlink, surroundings
+from ipvsproxy.kernel.link import Link, LinkOperation, families
+from ipvsproxy.kernel.netlink import NetlinkSocket
 from ipvsproxy.model import DUMMY_INTERFACE, Address, Family
 
 pytestmark = [
@@ -44,24 +45,33 @@ def ip(*words: str) -> str:
     return subprocess.run(["ip", *words], check=True, capture_output=True, text=True).stdout
 
 
+def bound() -> set[Address] | None:
+    """The addresses of the dummy interface; None where there is none."""
+    route = NetlinkSocket(rtnetlink.PROTOCOL)
+    try:
+        return surroundings.read(route).dummy
+    finally:
+        route.close()
+
+
 def many(count: int) -> list[Address]:
     return [Address(bytes([10, 9, number >> 8, number & 255])) for number in range(count)]
 
 
 def test_the_interface_comes_and_goes(link: Link) -> None:
-    assert link.dump().dummy is None
+    assert bound() is None
     apply(link, CreateLink())
-    assert link.dump().dummy == set()
+    assert bound() == set()
     assert "dummy" in ip("-d", "link", "show", DUMMY_INTERFACE)
     assert refusals(link, CreateLink()) == [Refusal.CONTRADICTED]
     apply(link, RemoveLink())
-    assert link.dump().dummy is None
+    assert bound() is None
     apply(link, RemoveLink())
 
 
 def test_addresses_are_bound_as_hosts_and_local_at_once_though_the_link_is_down(link: Link) -> None:
     apply(link, CreateLink(), BindAddress(V4), BindAddress(V6))
-    assert link.dump().dummy == {V4, V6}
+    assert bound() == {V4, V6}
     for family, address in ((socket.AF_INET, V4), (socket.AF_INET6, V6)):
         with socket.socket(family, socket.SOCK_STREAM) as probe:
             probe.bind((str(address), 0))
@@ -77,7 +87,7 @@ def test_binding_twice_contradicts_and_unbinding_twice_succeeds(link: Link) -> N
     assert refusals(link, BindAddress(V4), BindAddress(V6)) == [Refusal.CONTRADICTED] * 2
     apply(link, UnbindAddress(V4), UnbindAddress(V6))
     apply(link, UnbindAddress(V4), UnbindAddress(V6))
-    assert link.dump().dummy == set()
+    assert bound() == set()
 
 
 def test_without_the_interface_binding_contradicts_and_unbinding_succeeds(link: Link) -> None:
@@ -88,30 +98,22 @@ def test_the_interface_that_was_made_anew_is_used(link: Link) -> None:
     apply(link, CreateLink(), BindAddress(V4))
     ip("link", "delete", DUMMY_INTERFACE)
     apply(link, CreateLink(), BindAddress(V4))
-    assert link.dump().dummy == {V4}
+    assert bound() == {V4}
 
 
 def test_thousands_are_bound_listed_and_unbound(link: Link) -> None:
     addresses = many(2000)
     apply(link, CreateLink(), *map(BindAddress, addresses))
-    assert link.dump().dummy == set(addresses)
+    assert bound() == set(addresses)
     apply(link, *map(UnbindAddress, addresses))
-    assert link.dump().dummy == set()
+    assert bound() == set()
 
 
 def test_an_address_that_the_kernel_made_up_is_left_out(link: Link) -> None:
     apply(link, CreateLink(), BindAddress(V6))
     ip("link", "set", DUMMY_INTERFACE, "up")
     assert "fe80::" in ip("-6", "address", "show", DUMMY_INTERFACE)
-    assert link.dump().dummy == {V6}
-
-
-def test_the_nodes_addresses_are_those_of_other_interfaces(link: Link) -> None:
-    apply(link, CreateLink(), BindAddress(V4))
-    ip("address", "add", "192.0.2.1/24", "peer", "192.0.2.9", "dev", "lo")
-    assert link.dump().others == {
-        "lo": {Address.parse("127.0.0.1"), Address.parse("::1"), Address.parse("192.0.2.1")}
-    }
+    assert bound() == {V6}
 
 
 def test_ipv6_that_is_switched_off_is_no_family_and_its_addresses_are_unsupported(
@@ -124,57 +126,3 @@ def test_ipv6_that_is_switched_off_is_no_family_and_its_addresses_are_unsupporte
     NEW_DEVICES.write_text("0")
     assert families() == {Family.IPV4}, "what counts is the interface, once there is one"
     assert refusals(link, BindAddress(V6), BindAddress(V4)) == [Refusal.UNSUPPORTED, None]
-
-
-@pytest.fixture
-async def reports() -> AsyncIterator[AsyncIterator[Change]]:
-    iteration = changes()
-    yield iteration
-    await iteration.aclose()  # type: ignore[attr-defined] # an asynchronous generator
-
-
-async def listening(reports: AsyncIterator[Change]) -> asyncio.Task[Change]:
-    """Start to wait for the next report, its socket being open when this returns."""
-
-    async def following() -> Change:
-        return await anext(reports)
-
-    task = asyncio.create_task(following())
-    for _ in range(3):
-        await asyncio.sleep(0)
-    return task
-
-
-async def test_a_change_of_the_node_is_reported(reports: AsyncIterator[Change]) -> None:
-    first = await listening(reports)
-    ip("address", "add", "192.0.2.1/32", "dev", "lo")
-    assert await first == NodeNetworkChanged()
-    second = await listening(reports)
-    ip("link", "add", "other", "type", "dummy")
-    assert await second == NodeNetworkChanged()
-
-
-async def test_our_own_addresses_are_not_reported(
-    reports: AsyncIterator[Change], link: Link
-) -> None:
-    await asyncio.to_thread(apply, link, CreateLink())
-    first = await listening(reports)
-    await asyncio.to_thread(apply, link, BindAddress(V4), BindAddress(V6), UnbindAddress(V4))
-    ip("address", "add", "192.0.2.1/32", "dev", "lo")
-    assert await first == NodeNetworkChanged()
-    second = await listening(reports)
-    assert not second.done(), "one change, one report"
-    second.cancel()
-    await asyncio.wait([second])
-
-
-async def test_lost_notifications_are_reported_and_the_next_ones_are_seen(
-    reports: AsyncIterator[Change], link: Link
-) -> None:
-    await asyncio.to_thread(apply, link, CreateLink())
-    first = await listening(reports)
-    apply(link, *map(BindAddress, many(1000)))  # in the loop's own thread, which reads nothing
-    assert await first == NodeNetworkChanged()
-    second = await listening(reports)
-    ip("address", "add", "192.0.2.1/32", "dev", "lo")
-    assert await second == NodeNetworkChanged()

@@ -8,8 +8,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from ipvsproxy.core.firewall import CLUSTER_IP, IPVS_IPS, ruleset, set_name, set_specs
+from ipvsproxy.core.firewall import ruleset
 from ipvsproxy.core.operations import AddMember, CreateSet, ReplaceChains
+from ipvsproxy.core.sets import CLUSTER_IP, IPVS_IPS, set_name, set_specs
 from ipvsproxy.dataplane import DONE
 from ipvsproxy.kernel.ipset import Ipsets, SetOperation
 from ipvsproxy.kernel.iptables import Iptables

@@ -16,7 +16,11 @@ from hypothesis import strategies as st
 
 from ipvsproxy.config import Settings
 from ipvsproxy.core.drain import Wanted, refuses_at_weight_zero
-from ipvsproxy.core.firewall import (
+from ipvsproxy.core.foundation import foundation
+from ipvsproxy.core.members import SetMember
+from ipvsproxy.core.operations import describe
+from ipvsproxy.core.plan import Target, plan
+from ipvsproxy.core.sets import (
     CLUSTER_IP,
     IPVS_IPS,
     LEDGER,
@@ -25,10 +29,6 @@ from ipvsproxy.core.firewall import (
     loop_back_member,
     set_name,
 )
-from ipvsproxy.core.foundation import foundation
-from ipvsproxy.core.operations import describe
-from ipvsproxy.core.plan import Target, plan
-from ipvsproxy.core.translate import SetMember
 from ipvsproxy.kernel.fake import copy_state, fresh_state
 from ipvsproxy.kernel.listing import ipvsadm_text
 from ipvsproxy.model import (

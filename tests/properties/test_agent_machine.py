@@ -22,7 +22,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 
 from ipvsproxy.config import Settings
-from ipvsproxy.core.firewall import (
+from ipvsproxy.core.foundation import foundation
+from ipvsproxy.core.members import SetMember
+from ipvsproxy.core.sets import (
     CLUSTER_IP,
     IPVS_IPS,
     LEDGER,
@@ -31,8 +33,6 @@ from ipvsproxy.core.firewall import (
     loop_back_member,
     set_name,
 )
-from ipvsproxy.core.foundation import foundation
-from ipvsproxy.core.translate import SetMember
 from ipvsproxy.dataplane import Outcome
 from ipvsproxy.kernel.balance import Connection
 from ipvsproxy.kernel.fake import (
@@ -372,7 +372,7 @@ class AgentMachine(RuleBasedStateMachine):
         self.store, self.agent = self._start()
 
     def _start(self, dying: int | None = None) -> tuple[Store, Reconciler]:
-        store = Store()
+        store = Store("node-a")
         for service in self.services.values():
             store.apply(Put(service, "test"))
         for part in self.slices.values():

@@ -17,7 +17,6 @@ from hypothesis import strategies as st
 
 from ipvsproxy.core.drain import refuses_at_weight_zero
 from ipvsproxy.core.execution import Execution
-from ipvsproxy.core.firewall import IPVS_IPS, LEDGER, frontend_member, set_name
 from ipvsproxy.core.operations import (
     AddMember,
     AddRealServer,
@@ -37,6 +36,7 @@ from ipvsproxy.core.operations import (
     UnbindAddress,
 )
 from ipvsproxy.core.plan import Batch, Target, plan
+from ipvsproxy.core.sets import IPVS_IPS, LEDGER, frontend_member, set_name
 from ipvsproxy.kernel.fake import ALL_SCHEDULERS, copy_state
 from ipvsproxy.kernel.rules import carry_out
 from ipvsproxy.model import IpMember, IpPortMember, State, VirtualServerKey

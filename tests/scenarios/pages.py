@@ -4,24 +4,31 @@ Knows the form of a page and nothing of agents; `stage` plays it. A page begins 
 about, in prose, and goes on in sections that a line `-- heading --` begins:
 
     -- settings --             `node`, `cluster-cidr`, `exclude-cidrs`, `lacks` (schedulers that
-                               the kernel has not), `foundation: shown`; optional, as is the next
+                               the kernel has not), `set-capacity`, `foundation: shown`, `chains:
+                               shown`; other names are those of the configuration file; optional,
+                               as is the next
     -- kernel --               what stands in the kernel before the agent starts: lines of
-                               `ipvsadm -Sn`, `add SET MEMBER` of `ipset save`, `address ADDRESS`
+                               `ipvsadm -Sn`, `add SET MEMBER` of `ipset save`, `address ADDRESS`,
+                               `network INTERFACE ADDRESS...`, `gateway ADDRESS`,
+                               `listener PROTOCOL PLACE`
     -- step: what happens --   a step: what is done, then what is expected
     -- file NAME --            a file of the folder, as it is from now on
     -- delete NAME --          a file that is no longer there
     -- kernel --               what somebody else does to the kernel; `ipvsadm -D`, `-d` too
     -- do --                   `connect NAME FRONTEND from CLIENT`, `disconnect NAME`,
-                               `wait SECONDS`, `restart`, `lack SCHEDULER`, `have SCHEDULER`
+                               `wait SECONDS`, `restart`, `lack SCHEDULER`, `have SCHEDULER`,
+                               `node-address add ADDRESS INTERFACE`, `node-address remove ...`
     -- operations --           what was acknowledged in this step, in order
     -- ipvsadm --              the IPVS table, as `ipvsadm -Sn` prints it
+    -- redirects --            the rules by which clients inside the cluster go elsewhere
     -- connections --          where each connection is
     -- conditions --           what is wrong; a step without this section expects that nothing is
     -- status --               what `ipvsproxy status` shows
 
 Without a `kernel` section before the first step the agent has already synchronised an empty
-folder; with one it starts when the files of the first step are there. Sets, chains and sysctls are
-the same for every Service and are left out of `operations`, unless the page asks for them.
+folder; with one it starts when the files of the first step are there. What is the same for every
+Service (the making of sets, chains, sysctls) is left out of `operations`, unless the page asks for
+it.
 """
 
 from __future__ import annotations
@@ -30,13 +37,22 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
-EXPECTATIONS = ("operations", "ipvsadm", "connections", "conditions", "status")
+EXPECTATIONS = ("operations", "ipvsadm", "redirects", "connections", "conditions", "status")
 """Headings of what is expected, in the order in which they stand in a step."""
 
 _HEADING = re.compile(r"^-- (.+) --$")
-_SETTINGS = frozenset(
-    {"node", "cluster-cidr", "exclude-cidrs", "lacks", "foundation", "drain-deadline"}
+OWN_SETTINGS = frozenset(
+    {
+        "node",
+        "cluster-cidr",
+        "exclude-cidrs",
+        "lacks",
+        "set-capacity",
+        "foundation",
+        "chains",
+    }
 )
+"""Settings of a page that are not written as in the configuration file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,8 +143,6 @@ def _before_the_steps(page: Page, section: Section) -> None:
 
 def _setting(line: str) -> tuple[str, str]:
     name, _, value = line.partition(": ")
-    if name not in _SETTINGS:
-        raise PageError(f"there is no setting {name!r}")
     return name, value
 
 

@@ -11,9 +11,11 @@ import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
+import msgspec
+
 from ipvsproxy.agent.wiring import Wiring, wire
 from ipvsproxy.cli.render import status_text
-from ipvsproxy.config import Settings
+from ipvsproxy.config import Settings, load
 from ipvsproxy.core.ledger import Ownership
 from ipvsproxy.core.operations import (
     CreateLink,
@@ -36,8 +38,8 @@ from ipvsproxy.model import Address, Network
 from ipvsproxy.sources.manifests import Manifest, UnreadableManifest, read_manifest
 from ipvsproxy.sources.picture import Picture, Reading, advance
 from ipvsproxy.telemetry import ConditionType, status_table
-from tests.scenarios.kernel_lines import do_to, frontend
-from tests.scenarios.pages import Page, Section, Step
+from tests.scenarios.kernel_lines import change_node_address, do_to, frontend
+from tests.scenarios.pages import OWN_SETTINGS, Page, Section, Step
 
 MOST_CYCLES = 60
 PASSING = (Refusal.BUSY, Refusal.FAILED, Refusal.FULL, Refusal.INVALID, Refusal.CONTRADICTED)
@@ -57,12 +59,16 @@ class Clock:
 
 
 def settings_of(page: Page) -> Settings:
-    """Give the settings that a page asks for."""
+    """Give the settings that a page asks for; raises ConfigurationError."""
     said = page.settings
-    return Settings(
-        node_name=said.get("node", "node-a"),
+    file = "".join(f"{name}: {text}\n" for name, text in said.items() if name not in OWN_SETTINGS)
+    read = load({}, {}, file, host_name=said.get("node", "node-a")).settings
+    return msgspec.structs.replace(
+        read,
         cluster_cidrs=_networks(said.get("cluster-cidr", "10.244.0.0/16 fd00:10:244::/48")),
         exclude_cidrs=_networks(said.get("exclude-cidrs", "")),
+        # Less than a file may say: a page is to be read.
+        set_capacity=int(said.get("set-capacity", read.set_capacity)),
     )
 
 
@@ -177,6 +183,10 @@ class Stage:
                 self.fake.schedulers -= {scheduler}
             case ["have", scheduler]:
                 self.fake.schedulers |= {scheduler}
+            case ["node-address", verb, address, interface]:
+                change_node_address(self.fake.state, verb, address, interface)
+                self.agent.reconciler.audit_soon()
+                await self.settle()
             case _:
                 raise AssertionError(f"not understood: {' '.join(words)}")
 
@@ -226,12 +236,12 @@ def _faulty(source: random.Random) -> Callable[[FakeDataplane], Dataplane]:
 
 async def outcome(stage: Stage, page: Page, step: Step) -> dict[str, str]:
     """Say what has come of a step, in the form of its expectations; empty ones too."""
-    shown = page.settings.get("foundation") == "shown"
-    operations = [one for one in stage.fake.applied if shown or not isinstance(one, _FOUNDATION)]
+    operations = [one for one in stage.fake.applied if not isinstance(one, _left_out(page))]
     stage.fake.applied.clear()
     texts = {
         "operations": _lines(_described(operations)),
         "ipvsadm": stage.fake.text(),
+        "redirects": _lines(_redirects(stage)),
         "connections": _lines(stage.read_all()),
         "conditions": _lines(
             f"{one.subject}: {one.type}: {one.message}" for one in stage.agent.conditions
@@ -239,6 +249,21 @@ async def outcome(stage: Stage, page: Page, step: Step) -> dict[str, str]:
         "status": await _status(stage) if "status" in step.expected else "",
     }
     return {heading: text.strip() for heading, text in texts.items()}
+
+
+def _left_out(page: Page) -> tuple[type[Operation], ...]:
+    """Give the kinds of operations that a page does not show."""
+    if page.settings.get("foundation") == "shown":
+        return ()
+    shown = (ReplaceChains,) if page.settings.get("chains") == "shown" else ()
+    return tuple(kind for kind in _FOUNDATION if kind not in shown)
+
+
+def _redirects(stage: Stage) -> Iterator[str]:
+    for _, ruleset in sorted(stage.fake.state.rulesets.items()):
+        for chain in ruleset.chains:
+            if chain.name == "KUBE-SPLIT":
+                yield from (" ".join(rule) for rule in chain.rules if "DNAT" in rule)
 
 
 def end_of(stage: Stage) -> tuple[object, ...]:

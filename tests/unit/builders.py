@@ -87,7 +87,7 @@ class Agent:
 
     def __init__(self, dataplane: Dataplane, clock: Clock | None = None) -> None:
         self.clock = clock or Clock()
-        self.store = Store()
+        self.store = Store("node-a")
         self.conditions = Conditions()
         self.reconciler = Reconciler(
             store=self.store,

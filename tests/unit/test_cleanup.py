@@ -7,9 +7,9 @@ import pytest
 from ipvsproxy.config import Settings
 from ipvsproxy.core.cleanup import cleanup
 from ipvsproxy.core.execution import Execution
-from ipvsproxy.core.firewall import frontend_member, loop_back_member
 from ipvsproxy.core.foundation import foundation
 from ipvsproxy.core.operations import DestroySet, RemoveVirtualServer
+from ipvsproxy.core.sets import frontend_member, loop_back_member
 from ipvsproxy.kernel.fake import ALL_SCHEDULERS, fresh_state
 from ipvsproxy.kernel.rules import carry_out
 from ipvsproxy.model import (

@@ -123,6 +123,8 @@ class TestRun:
             *("--ipvs-scheduler", "lc", "--ipvs-exclude-cidrs", "192.0.2.0/24"),
             *("--ipvs-sync-period", "1m", "--masquerade-all", "--iptables-backend=legacy"),
             *("--healthz-bind-address", "", "--metrics-bind-address", "[::1]:1"),
+            *("--nodeport-addresses", "primary", "--ipvs-strict-arp", "--set-hash-size", "2048"),
+            *("--detect-local-mode", "BridgeInterface", "--pod-bridge-interface", "cni0"),
             *("--log-format", "json", "-v=4"),
         )
 
@@ -134,6 +136,9 @@ class TestRun:
         assert (read.node_name, read.default_scheduler, read.verbosity) == ("node-b", "lc", 4)
         assert (read.masquerade_all, read.sync_period) == (True, 60)
         assert (read.healthz_bind_address, read.metrics_bind_address) == ("", "[::1]:1")
+        assert (read.node_port_addresses.primary, read.strict_arp) == (True, True)
+        assert (read.detect_local_mode, read.pod_bridge_interface) == ("BridgeInterface", "cni0")
+        assert read.set_hash_size == 2048
         assert [str(network) for network in read.exclude_cidrs] == ["192.0.2.0/24"]
 
     @pytest.mark.parametrize(
@@ -236,7 +241,7 @@ class TestRun:
     ) -> None:
         path = tmp_path / "config.conf"
         path.write_text(
-            "kind: KubeProxyConfiguration\nipvs: {scheduler: sh, strictARP: true}\n", "utf-8"
+            "kind: KubeProxyConfiguration\nipvs: {scheduler: sh, tcpTimeout: 2h}\n", "utf-8"
         )
 
         result = call("run", "--config", str(path), "--manifests", "/m", "--log-format", "json")
@@ -246,7 +251,7 @@ class TestRun:
         line = json.loads(result.stderr)
         assert line["level"] == "warning"
         assert line["node"] == "node-a"
-        assert "ipvs.strictARP" in line["warning"]
+        assert "ipvs.tcpTimeout" in line["warning"]
 
     @pytest.mark.usefixtures("agent")
     def test_at_debug_it_says_which_setting_came_from_where(self, tmp_path: Path) -> None:
@@ -413,6 +418,38 @@ problem: default/web: annotation is wrong
 ipvsproxy 1 on node n, in step
 """  # noqa: E501 - as it is printed
 
+KINDS = StatusTable(
+    rows=(
+        StatusRow(
+            service="default/web",
+            port="http",
+            protocol="TCP",
+            address="10.0.0.1:80",
+            scheduler="rr",
+        ),
+        StatusRow(
+            service="default/web",
+            port="http",
+            kind="LoadBalancer",
+            protocol="TCP",
+            address="203.0.113.1:80",
+            scheduler="rr",
+        ),
+        StatusRow(
+            service="", port="53", kind="", protocol="UDP", address="10.0.0.9:53", scheduler="rr"
+        ),
+    ),
+    agent="ipvsproxy 1 on node n, in step",
+)
+KINDS_TEXT = """\
+SERVICE      PORT  PROTOCOL  KIND          ADDRESS         SCHEDULER  PERSISTENCE  REAL SERVER  WEIGHT  ACTIVE  INACTIVE  STATE
+default/web  http  TCP       ClusterIP     10.0.0.1:80     rr         -            -
+default/web  http  TCP       LoadBalancer  203.0.113.1:80  rr         -            -
+-            53    UDP       -             10.0.0.9:53     rr         -            -
+
+ipvsproxy 1 on node n, in step
+"""  # noqa: E501 - as it is printed
+
 
 class TestStatus:
     def test_the_table_has_a_line_for_each_real_server_and_problems_below(
@@ -465,6 +502,23 @@ class TestStatus:
         shown = stream.getvalue()
         assert all(text in shown for text in (row.service, row.address, server.address, "draining"))
         assert len(shown.splitlines()[1]) <= max(width, 80)
+
+    def test_kinds_are_a_column_where_there_is_more_than_one(self, agent: StandInAgent) -> None:
+        agent.table = KINDS
+
+        assert call("status").stdout == KINDS_TEXT
+
+    def test_a_narrow_terminal_tells_kinds_too(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("COLUMNS", "60")
+        stream = io.StringIO()
+        monkeypatch.setattr(sys, "stdout", stream)
+
+        render.status_on_terminal(KINDS)
+
+        assert stream.getvalue().splitlines()[:2] == [
+            "default/web http  10.0.0.1:80/TCP  rr",
+            "default/web http  203.0.113.1:80/TCP  LoadBalancer  rr",
+        ]
 
     def test_as_json(self, agent: StandInAgent) -> None:
         agent.table = TABLE

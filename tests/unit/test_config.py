@@ -9,8 +9,10 @@ import pytest
 
 from ipvsproxy.config import (
     ConfigurationError,
+    DetectLocalMode,
     IptablesBackend,
     LogFormat,
+    NodePortAddresses,
     Settings,
     Source,
     effective,
@@ -147,13 +149,21 @@ class TestOwnFile:
             "nodeName: n\nmanifests: /m\nkubeconfig: /k\nmaster: https://192.0.2.1:6443/\n"
             "defaultScheduler: wlc\nclusterCIDRs: [10.0.0.0/8, 'fd00::/8']\nmasqueradeAll: true\n"
             "masqueradeBit: 0\nexcludeCIDRs: 192.0.2.0/24\nsyncPeriod: 10\nminSyncPeriod: 1s\n"
-            "takeOver: true\ndrainDeadline: 0s\nremovedServiceDrain: 5s\nsetCapacity: 2048\n"
+            "detectLocalMode: NodeCIDR\npodBridgeInterface: cni0\npodInterfaceNamePrefix: veth\n"
+            "nodePortAddresses: [10.0.0.0/8]\nnoLocalEndpoints: reject\nprotectedPorts: [22]\n"
+            "watchNodes: never\nstrictARP: true\n"
+            "takeOver: true\ndrainDeadline: 0s\nremovedServiceDrain: 5s\n"
+            "setHashSize: 64\nsetCapacity: 2048\nsetCapacityLimit: 4096\n"
             "iptablesBackend: nft\nhealthzBindAddress: '[::]:1'\nmetricsBindAddress: ''\n"
             "logFormat: json\nverbosity: 9\n"
         )
 
         assert read.master == "https://192.0.2.1:6443"
         assert read.cluster_cidrs == (Network.parse("10.0.0.0/8"), Network.parse("fd00::/8"))
+        assert read.node_port_addresses == NodePortAddresses(
+            networks=(Network.parse("10.0.0.0/8"),)
+        )
+        assert (read.protected_ports, read.strict_arp) == ((22,), True)
         assert read.masquerade_bit == 0
         assert read.drain_deadline == 0
         assert read.healthz_bind_address == "[::]:1"
@@ -162,7 +172,7 @@ class TestOwnFile:
         types = typing.get_type_hints(Settings)
         for name in Settings.__struct_fields__:
             assert getattr(read, name) != getattr(settings(), name), name
-            if name not in ("cluster_cidrs", "exclude_cidrs"):
+            if name not in ("cluster_cidrs", "exclude_cidrs", "node_port_addresses"):
                 msgspec.convert(getattr(read, name), types[name], strict=True)
 
     def test_json_is_read_too(self) -> None:
@@ -184,6 +194,21 @@ class TestOwnFile:
             ("syncPeriod: 0s", ("above 0",)),
             ("drainDeadline: -1s", ("a duration such as",)),
             ("setCapacity: 12", ("from 1024",)),
+            ("setHashSize: 12", ("from 64",)),
+            ("setCapacityLimit: 12", ("from 1024",)),
+            ("nodePortAddresses: [primary, 10.0.0.0/8]", ("'primary' and nothing else",)),
+            ("nodePortAddresses: all,10.0.0.0/8", ("'all' and nothing else",)),
+            ("nodePortAddresses: [primary, primary]", ("'primary' and nothing else",)),
+            ("nodePortAddresses: secondary", ("'secondary' is no network",)),
+            ("protectedPorts: [22, 65536]", ("65536 is no port; numbers from 1 to 65535",)),
+            ("protectedPorts: '22,ssh'", ("'ssh' is no port",)),
+            ("protectedPorts: true", ("True is no port",)),
+            ("podBridgeInterface: a-name-too-long0", ("1-15 characters",)),
+            ("podInterfaceNamePrefix: veth+", ("1-14 characters",)),
+            ("podInterfaceNamePrefix: ''", ("1-14 characters",)),
+            ("detectLocalMode: clustercidr", ("one of ClusterCIDR, NodeCIDR, BridgeInterface",)),
+            ("noLocalEndpoints: ignore", ("one of drop, reject",)),
+            ("watchNodes: yes", ("one of auto, always, never",)),
             ("healthzBindAddress: localhost:1", ("'localhost' is no IP address",)),
             ("metricsBindAddress: 127.0.0.1:70000", ("'70000' is no port",)),
             ("master: 192.0.2.1", ("https://",)),
@@ -220,6 +245,63 @@ class TestOwnFile:
     def test_a_minimum_above_the_period_is_refused(self) -> None:
         assert "longer than sync-period" in error(sync_period="5s", min_sync_period="6s")
 
+    def test_a_capacity_above_its_limit_is_refused(self) -> None:
+        message = error("setCapacity: 2048\nsetCapacityLimit: 1024")
+        assert message == "set-capacity 2048 is more than set-capacity-limit 1024: it must not be"
+
+    @pytest.mark.parametrize(
+        ("mode", "missing"),
+        [
+            ("BridgeInterface", "pod-bridge-interface"),
+            ("InterfaceNamePrefix", "pod-interface-name-prefix"),
+        ],
+    )
+    def test_a_mode_without_its_interface_is_refused(self, mode: str, missing: str) -> None:
+        assert error(f"detectLocalMode: {mode}") == (
+            f"detect-local-mode {mode} needs {missing}: set it"
+        )
+
+    def test_an_interface_without_its_mode_is_said_to_be_in_vain(self) -> None:
+        resolved = load({"pod_bridge_interface": "cni0"}, NAME, None)
+        assert resolved.settings.pod_bridge_interface == "cni0"
+        assert resolved.warnings == (
+            (
+                "pod-bridge-interface is without effect: detect-local-mode is ClusterCIDR, "
+                "not BridgeInterface"
+            ),
+        )
+
+
+class TestNodePortAddresses:
+    @pytest.mark.parametrize(
+        ("written", "expected"),
+        [
+            ("primary", NodePortAddresses(primary=True)),
+            ("[primary]", NodePortAddresses(primary=True)),
+            ("all", NodePortAddresses()),
+            ("[]", NodePortAddresses()),
+            (
+                "[192.0.2.0/24, '2001:db8::1', 192.0.2.7/24]",
+                NodePortAddresses(
+                    networks=(Network.parse("192.0.2.0/24"), Network.parse("2001:db8::1"))
+                ),
+            ),
+        ],
+    )
+    def test_are_networks_or_one_word(self, written: str, expected: NodePortAddresses) -> None:
+        assert settings(f"nodePortAddresses: {written}").node_port_addresses == expected
+
+    def test_are_read_from_a_flag_and_a_variable_with_commas(self) -> None:
+        networks = (Network.parse("10.0.0.0/8"), Network.parse("fd00::/8"))
+        by_flag = settings(flags={"node_port_addresses": "10.0.0.0/8,fd00::/8"})
+        by_variable = settings(IPVSPROXY_NODE_PORT_ADDRESSES="10.0.0.0/8, fd00::/8")
+        assert by_flag.node_port_addresses == NodePortAddresses(networks=networks)
+        assert by_variable == by_flag
+
+    def test_a_wrong_flag_is_named_as_kube_proxy_names_it(self) -> None:
+        message = error(node_port_addresses="primary,all")
+        assert message.startswith("flag --nodeport-addresses: 'primary,all': ")
+
 
 class TestKubeProxyFile:
     def test_the_file_that_kubeadm_writes_means_the_defaults_and_needs_no_warning(self) -> None:
@@ -237,10 +319,13 @@ class TestKubeProxyFile:
             {},
             {},
             "kind: KubeProxyConfiguration\nhostnameOverride: Worker-1\n"
-            "ipvs: {scheduler: mh, excludeCIDRs: [192.0.2.0/24], syncPeriod: 1m30s}\n"
+            "ipvs: {scheduler: mh, excludeCIDRs: [192.0.2.0/24], syncPeriod: 1m30s, "
+            "strictARP: true}\n"
             "iptables: {masqueradeBit: 0, masqueradeAll: true}\n"
             "healthzBindAddress: 192.0.2.5\nmetricsBindAddress: '::1'\n"
-            "logging: {format: json, verbosity: 4}\n",
+            "logging: {format: json, verbosity: 4}\nnodePortAddresses: [primary]\n"
+            "clusterCIDR: 10.244.0.0/16\ndetectLocalMode: InterfaceNamePrefix\n"
+            "detectLocal: {interfaceNamePrefix: veth, bridgeInterface: ''}\n",
         ).settings
 
         assert read.node_name == "worker-1"
@@ -251,19 +336,34 @@ class TestKubeProxyFile:
         assert read.healthz_bind_address == "192.0.2.5:10256"
         assert read.metrics_bind_address == "[::1]:10249"
         assert (read.log_format, read.verbosity) == (LogFormat.JSON, 4)
+        assert read.node_port_addresses == NodePortAddresses(primary=True)
+        assert read.detect_local_mode is DetectLocalMode.INTERFACE_NAME_PREFIX
+        assert (read.pod_interface_name_prefix, read.pod_bridge_interface) == ("veth", None)
+        assert read.cluster_cidrs == (Network.parse("10.244.0.0/16"),)
+        assert read.strict_arp
+
+    def test_all_of_a_family_is_a_network_as_any_other(self) -> None:
+        read = settings("kind: KubeProxyConfiguration\nnodePortAddresses: ['0.0.0.0/0']\n")
+        assert read.node_port_addresses.networks == (Network.parse("0.0.0.0/0"),)
+
+    def test_the_bridge_of_the_pods_is_read(self) -> None:
+        read = settings(
+            "kind: KubeProxyConfiguration\ndetectLocalMode: BridgeInterface\n"
+            "detectLocal: {bridgeInterface: cni0}\n"
+        )
+        assert read.detect_local_mode is DetectLocalMode.BRIDGE_INTERFACE
+        assert read.pod_bridge_interface == "cni0"
 
     def test_what_is_set_and_has_no_effect_is_named_in_one_warning(self) -> None:
-        file_text = KUBEADM.replace("strictARP: false", "strictARP: true")
+        file_text = KUBEADM.replace("tcpTimeout: 0s", "tcpTimeout: 2h")
         file_text = file_text.replace("maxPerCore: null", "maxPerCore: 0").replace(
             "min: null", "min: 5"
         )
-        file_text = file_text.replace("nodePortAddresses: null", "nodePortAddresses: [10.0.0.0/8]")
 
         (warning,) = load({}, NAME, file_text).warnings
 
         assert warning == (
-            "without effect here, from KubeProxyConfiguration: "
-            "conntrack.min, ipvs.strictARP, nodePortAddresses"
+            "without effect here, from KubeProxyConfiguration: conntrack.min, ipvs.tcpTimeout"
         )
 
     def test_a_wrong_value_is_named_by_its_path_there(self) -> None:
@@ -303,10 +403,14 @@ class TestValues:
         assert split_bind_address("[::]:10256") == ("::", 10256)
 
     def test_effective_values_are_plain_and_complete(self) -> None:
-        shown = effective(settings(flags={"cluster_cidrs": "10.0.0.0/8"}))
+        shown = effective(
+            settings(flags={"cluster_cidrs": "10.0.0.0/8", "node_port_addresses": "primary"})
+        )
 
         assert shown.keys() == READERS.keys() == set(Settings.__struct_fields__)
         assert shown["cluster_cidrs"] == ["10.0.0.0/8"]
+        assert shown["node_port_addresses"] == ["primary"]
+        assert shown["protected_ports"] == [22, 6443, 10250, 10256]
         assert shown["default_scheduler"] == "rr"
         assert type(shown["default_scheduler"]) is str
         assert msgspec.json.encode(shown)

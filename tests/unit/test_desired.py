@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ipvsproxy.core.desired import Desired
+from ipvsproxy.core.frontends import Kind
 from ipvsproxy.core.translate import Fragment, Frontend
 from ipvsproxy.model import (
     Address,
@@ -28,6 +29,7 @@ A, B, C = (ServiceName("shop", name) for name in "abc")
 def a_frontend(key: VirtualServerKey = KEY, scheduler: str = "rr") -> Frontend:
     return Frontend(
         key,
+        Kind.CLUSTER_IP,
         VirtualServer(scheduler),
         {POD: RealServer(1)},
         frozenset(),

@@ -19,7 +19,7 @@ from ipvsproxy.sources.manifests import Manifest, Statement, read_manifest
 from ipvsproxy.sources.picture import Picture, Reading, advance
 from ipvsproxy.store import Event, Gone, Listed, Put, Readable, Refused, Unreadable
 
-LISTED = [Listed("Service"), Listed("EndpointSlice"), Listed("Node")]
+LISTED = [Listed("Service"), Listed("EndpointSlice"), Listed("Node"), Listed("Nodes")]
 NEVER = 3600.0
 
 
@@ -232,12 +232,12 @@ class TestReading:
         for name in (".x.yaml", "x.yaml~", "x.txt", ".hidden/x.yaml", "x.yaml.swp"):
             (tmp_path / name).write_text("{")
         events = await DirectorySource(tmp_path).read()
-        assert [summary(event) for event in events[:-3]] == [
+        assert [summary(event) for event in events[: -len(LISTED)]] == [
             A,
             "put b 10.96.0.10 from b.yml",
             "put c 10.96.0.10 from c.yaml",
         ]
-        assert events[-3:] == LISTED
+        assert events[-len(LISTED) :] == LISTED
 
     async def test_an_empty_folder_counts_and_a_missing_one_does_not(self, tmp_path: Path) -> None:
         assert await DirectorySource(tmp_path).read() == LISTED
@@ -256,13 +256,13 @@ class TestReading:
         (tmp_path / "d.yaml").touch()
         os.mkfifo(tmp_path / "e.yaml")
         events = [summary(event) for event in await DirectorySource(tmp_path).read()]
-        assert sorted(events[:-4]) == [
+        assert sorted(events[: -1 - len(LISTED)]) == [
             "unreadable b.yaml: line 1: did not find expected node content",
             "unreadable c.yaml: the link leads nowhere: no such file or directory",
             "unreadable d.yaml: the file is empty; delete it if it is to say nothing",
             "unreadable e.yaml: not a regular file",
         ]
-        assert events[-4] == A
+        assert events[-1 - len(LISTED)] == A
 
     async def test_links_to_folders_are_followed_but_not_in_circles(self, tmp_path: Path) -> None:
         folder, other = tmp_path / "folder", tmp_path / "other"
@@ -480,7 +480,7 @@ class TestFollowing:
 
     async def test_files_that_are_added_changed_and_deleted(self, tmp_path: Path) -> None:
         async with following(tmp_path) as follower:
-            assert await follower.several(3) == [summary(event) for event in LISTED]
+            assert await follower.several(len(LISTED)) == [summary(event) for event in LISTED]
             save(tmp_path / "a.yaml", service("a"))
             assert await follower.next() == A
             (tmp_path / "a.yaml").write_text(service("a", "10.96.0.11"))
@@ -494,14 +494,14 @@ class TestFollowing:
         (tmp_path / "sub").mkdir()
         save(tmp_path / "z.yaml", service("a"))
         async with following(tmp_path) as follower:
-            await follower.several(4)
+            await follower.several(1 + len(LISTED))
             (tmp_path / "z.yaml").rename(tmp_path / "sub" / "a.yaml")
             assert await follower.next() == A
 
     async def test_a_file_that_breaks_and_is_mended(self, tmp_path: Path) -> None:
         save(tmp_path / "a.yaml", service("a"))
         async with following(tmp_path) as follower:
-            await follower.several(4)
+            await follower.several(1 + len(LISTED))
             save(tmp_path / "a.yaml", "a: [")
             assert (await follower.next()).startswith("unreadable a.yaml: line 1: ")
             save(tmp_path / "a.yaml", service("b"))
@@ -517,7 +517,7 @@ class TestFollowing:
         (tmp_path / "..data").symlink_to("..1")
         (tmp_path / "a.yaml").symlink_to("..data/a.yaml")
         async with following(tmp_path) as follower:
-            assert (await follower.several(4))[0] == A
+            assert (await follower.several(1 + len(LISTED)))[0] == A
             (tmp_path / "..2").mkdir()
             (tmp_path / "..2" / "a.yaml").write_text(service("a", "10.96.0.11"))
             (tmp_path / "..data_tmp").symlink_to("..2")
@@ -531,7 +531,7 @@ class TestFollowing:
         save(folder / "a.yaml", service("a"))
         save(folder / "b.yaml", service("b"))
         async with following(folder) as follower:
-            await follower.several(5)
+            await follower.several(2 + len(LISTED))
             folder.rename(tmp_path / "away")
             assert await follower.next() == "unreadable manifests: no such file or directory"
             beside = tmp_path / "beside"
@@ -565,7 +565,7 @@ class TestFollowing:
         monkeypatch.setattr(directory, "awatch", no_watch)
         with structlog.testing.capture_logs() as logs:
             async with following(tmp_path, survey_seconds=0.02) as follower:
-                await follower.several(3)
+                await follower.several(len(LISTED))
                 save(tmp_path / "a.yaml", service("a"))
                 assert await follower.next() == A
         assert [entry["reason"] for entry in logs] == ["OS file watch limit reached"]
@@ -584,11 +584,11 @@ class TestFollowing:
 
         monkeypatch.setattr(directory, "advance", advancing)
         async with following(tmp_path) as follower:
-            assert (await follower.several(4))[0] == A
+            assert (await follower.several(1 + len(LISTED)))[0] == A
             assert await follower.next() == B
 
     async def test_ends_without_leaving_anything_behind(self, tmp_path: Path) -> None:
         async with following(tmp_path) as follower:
-            await follower.several(3)
+            await follower.several(len(LISTED))
             assert len(asyncio.all_tasks()) > 1
         assert len(asyncio.all_tasks()) == 1

@@ -151,6 +151,8 @@ def test_the_defaults_of_the_table_are_those_of_the_program() -> None:
                 assert seconds(written) == value, name
             case None | []:
                 assert written == "none", name
+            case list():
+                assert written == ",".join(map(str, value)), name
             case _ if name == "nodeName":
                 assert written == "the host's name"
             case _:
@@ -185,8 +187,11 @@ def test_the_exit_statuses_of_the_table_are_those_of_the_help(name: str) -> None
 
 
 def test_every_http_path_is_explained() -> None:
-    source = (ROOT / "ipvsproxy" / "http.py").read_text()
-    for path in set(re.findall(r'^\s+"(/\w+)": ', source, re.MULTILINE)) | {"/healthz"}:
+    files = (ROOT / "ipvsproxy" / "http").glob("*.py")
+    source = "".join(path.read_text() for path in files)
+    paths = set(re.findall(r'"(/\w+)": \w+', source))
+    assert {"/healthz", "/livez", "/metrics"} <= paths
+    for path in paths:
         assert f"`{path}`" in README or path in OPERATIONS, path
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ipvsproxy.core.drain import refuses_at_weight_zero, settle
+from ipvsproxy.core.frontends import Kind
 from ipvsproxy.core.translate import Frontend
 from ipvsproxy.kernel.fake import fresh_state
 from ipvsproxy.model import (

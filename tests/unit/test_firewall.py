@@ -8,19 +8,18 @@ from typing import NamedTuple
 
 import pytest
 
-from ipvsproxy.core.firewall import (
+from ipvsproxy.core.firewall import OWN_CHAINS, ruleset
+from ipvsproxy.core.operations import member_text
+from ipvsproxy.core.sets import (
     CLUSTER_IP,
     IPVS_IPS,
     LEDGER,
     LOOP_BACK,
-    OWN_CHAINS,
     frontend_member,
     loop_back_member,
-    ruleset,
     set_name,
     set_specs,
 )
-from ipvsproxy.core.operations import member_text
 from ipvsproxy.model import (
     Address,
     Family,

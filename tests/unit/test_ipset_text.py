@@ -11,7 +11,8 @@ import pytest
 
 from ipvsproxy.core.operations import AddMember, CreateSet, DestroySet, RemoveMember
 from ipvsproxy.dataplane import DONE, DataplaneError, Outcome, Refusal
-from ipvsproxy.kernel.ipset import MOST_RUNS, Ipsets, SetOperation, line, parse_save
+from ipvsproxy.kernel.ipset import MOST_RUNS, Ipsets
+from ipvsproxy.kernel.ipset_text import LineOperation, line, parse_save
 from ipvsproxy.kernel.process import Completed, ProcessError, Processes
 from ipvsproxy.model import (
     Address,
@@ -77,11 +78,11 @@ class Silent(Processes):
     [
         (
             CreateSet("KUBE-A", SetSpec(SetType.HASH_IP_PORT, Family.IPV4, 9)),
-            "create KUBE-A hash:ip,port family inet maxelem 9",
+            "create KUBE-A hash:ip,port family inet hashsize 1024 maxelem 9",
         ),
         (
             CreateSet("KUBE-6-A", SetSpec(SetType.HASH_IP, Family.IPV6)),
-            "create KUBE-6-A hash:ip family inet6 maxelem 65536",
+            "create KUBE-6-A hash:ip family inet6 hashsize 1024 maxelem 65536",
         ),
         (
             CreateSet("KUBE-P", SetSpec(SetType.BITMAP_PORT, Family.IPV6)),
@@ -92,7 +93,7 @@ class Silent(Processes):
         (RemoveMember("KUBE-P", PortMember(80)), "del KUBE-P 80"),
     ],
 )
-def test_an_operation_is_one_line(operation: SetOperation, text: str) -> None:
+def test_an_operation_is_one_line(operation: LineOperation, text: str) -> None:
     assert line(operation) == text
 
 
@@ -163,7 +164,7 @@ def test_a_complaint_is_told_apart_and_kept(said: str, refusal: Refusal) -> None
 
 def test_refused_lines_are_left_out_and_all_else_is_sent_again() -> None:
     processes = Scripted({"KUBE-GONE": "The set with the given name does not exist"})
-    batch: list[SetOperation] = [
+    batch: list[LineOperation] = [
         AddMember("KUBE-A", MEMBER),
         AddMember("KUBE-GONE", MEMBER),
         RemoveMember("KUBE-GONE", MEMBER),
@@ -215,7 +216,7 @@ def test_a_set_that_exists_contradicts_whatever_its_type() -> None:
     assert outcomes[0].refusal is Refusal.CONTRADICTED
     assert "hash:ip family inet6" in outcomes[0].reason
     assert outcomes[1] == DONE
-    assert processes.texts == [["create KUBE-B hash:ip family inet6 maxelem 65536"]]
+    assert processes.texts == [["create KUBE-B hash:ip family inet6 hashsize 1024 maxelem 65536"]]
 
 
 @pytest.mark.parametrize(

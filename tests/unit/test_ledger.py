@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from ipvsproxy.core.firewall import frontend_member
 from ipvsproxy.core.ledger import Ownership, adopt
+from ipvsproxy.core.sets import frontend_member
 from ipvsproxy.kernel.fake import fresh_state
 from ipvsproxy.model import Address, Family, Protocol, State, VirtualServer, VirtualServerKey
 

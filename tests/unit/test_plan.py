@@ -36,7 +36,7 @@ def _servers(*weights: int) -> dict[RealServerKey, RealServer]:
 
 def planned(state: State, scheduler: str, *weights: int) -> list[str]:
     wanted = Wanted(VirtualServer(scheduler), _servers(*weights), frozenset())
-    batch = plan(Target(Foundation({}, {}, {}), {KEY: wanted}), state)
+    batch = plan(Target(Foundation({}, {}, {}, 1 << 24), {KEY: wanted}), state)
     return [describe(step.operation) for step in batch.steps]
 
 
@@ -60,27 +60,31 @@ def test_dh_becomes_fo_before_a_server_is_lowered_and_comes_back_after_it_is_gon
 
 def test_a_server_is_lowered_only_after_dh_was_switched_away_from() -> None:
     wanted = Wanted(VirtualServer("fo"), _servers(0, 1), frozenset())
-    steps = plan(Target(Foundation({}, {}, {}), {KEY: wanted}), kernel("dh", 1, 1)).steps
+    steps = plan(Target(Foundation({}, {}, {}, 1 << 24), {KEY: wanted}), kernel("dh", 1, 1)).steps
     assert [step.needs for step in steps] == [(), (0,)]
 
 
 def test_a_server_comes_with_weight_zero_only_after_dh_was_switched_away_from() -> None:
     wanted = Wanted(VirtualServer("fo"), _servers(1, 0), frozenset())
-    _, addition = plan(Target(Foundation({}, {}, {}), {KEY: wanted}), kernel("dh", 1)).steps
+    _, addition = plan(
+        Target(Foundation({}, {}, {}, 1 << 24), {KEY: wanted}), kernel("dh", 1)
+    ).steps
     assert (addition.needs, addition.follows) == ((0,), (0,))
 
 
 def test_a_ready_server_on_its_way_out_waits_for_additions_and_another_does_not() -> None:
     for patient, needs in ((frozenset({PODS[0]}), (0,)), (frozenset[RealServerKey](), ())):
         wanted = Wanted(VirtualServer("rr"), _servers(0, 1, 1), patient)
-        _, lowering = plan(Target(Foundation({}, {}, {}), {KEY: wanted}), kernel("rr", 1, 1)).steps
+        _, lowering = plan(
+            Target(Foundation({}, {}, {}, 1 << 24), {KEY: wanted}), kernel("rr", 1, 1)
+        ).steps
         assert (lowering.needs, lowering.needs_any) == (needs, ())
 
 
 def test_a_switch_to_dh_does_not_wait_for_an_addition() -> None:
     state = kernel("rr", 1)
     wanted = Wanted(VirtualServer("dh"), _servers(1, 1), frozenset())
-    addition, switch = plan(Target(Foundation({}, {}, {}), {KEY: wanted}), state).steps
+    addition, switch = plan(Target(Foundation({}, {}, {}, 1 << 24), {KEY: wanted}), state).steps
     assert describe(addition.operation).startswith("add real server")
     assert (switch.needs, switch.needs_any, switch.follows) == ((), (), ())
 
@@ -88,7 +92,9 @@ def test_a_switch_to_dh_does_not_wait_for_an_addition() -> None:
 def test_the_order_of_insertion_is_the_nodes_own_but_for_hashes() -> None:
     def order(scheduler: str, seed: bytes) -> list[str]:
         wanted = Wanted(VirtualServer(scheduler), _servers(1, 1, 1), frozenset())
-        steps = plan(Target(Foundation({}, {}, {}), {KEY: wanted}), fresh_state(), seed).steps
+        steps = plan(
+            Target(Foundation({}, {}, {}, 1 << 24), {KEY: wanted}), fresh_state(), seed
+        ).steps
         return [text for step in steps if "real" in (text := describe(step.operation))]
 
     seeds = [str(number).encode() for number in range(20)]
@@ -103,7 +109,7 @@ def test_the_flows_of_a_udp_virtual_server_go_with_it() -> None:
     state = fresh_state()
     state.virtual_servers[key] = VirtualServer("rr")
     state.real_servers[key] = _servers(1)
-    steps = plan(Target(Foundation({}, {}, {}), {key: None}), state).steps
+    steps = plan(Target(Foundation({}, {}, {}, 1 << 24), {key: None}), state).steps
     assert [(describe(step.operation), step.needs) for step in steps[1:]] == [
         ("remove virtual server 10.96.0.1:80/UDP", ()),
         ("forget the flows of 10.96.0.1:80/UDP to 10.1.0.1:8080", (1,)),
@@ -114,7 +120,7 @@ def test_what_the_endpoints_of_one_virtual_server_wait_for_is_kept_once() -> Non
     many = [RealServerKey(Address.parse(f"10.2.0.{index}"), 8080) for index in range(1, 100)]
     wanted = {pod: RealServer(1) for pod in many} | {pod: RealServer(0) for pod in PODS}
     aim = Wanted(VirtualServer("rr"), wanted, frozenset(PODS))
-    steps = plan(Target(Foundation({}, {}, {}), {KEY: aim}), kernel("rr", 1, 1, 1)).steps
+    steps = plan(Target(Foundation({}, {}, {}, 1 << 24), {KEY: aim}), kernel("rr", 1, 1, 1)).steps
     lowered = [step for step in steps if step.needs_any]
     assert len(lowered) == 3
     assert len({id(step.needs) for step in lowered}) == 1

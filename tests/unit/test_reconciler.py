@@ -19,7 +19,8 @@ from ipvsproxy.core.operations import (
     SetRealServer,
 )
 from ipvsproxy.core.plan import Batch, Target, plan
-from ipvsproxy.core.translate import Fragment, Inputs, Surroundings, translate
+from ipvsproxy.core.surroundings import Surroundings
+from ipvsproxy.core.translate import Fragment, Inputs, translate
 from ipvsproxy.dataplane import DataplaneError, Outcome, Reading, Refusal
 from ipvsproxy.kernel.fake import (
     ALL_SCHEDULERS,
@@ -205,7 +206,7 @@ class RunningAgent:
 
     def __init__(self, *, min_sync_period: float = 0) -> None:
         self.fake = FakeDataplane()
-        self.store = Store()
+        self.store = Store("node-a")
         self.conditions = Conditions()
         self.starts: list[float] = []
         clock = asyncio.get_running_loop().time

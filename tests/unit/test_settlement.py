@@ -6,8 +6,9 @@ import pytest
 
 from ipvsproxy.config import Settings
 from ipvsproxy.core.desired import Desired, Touched
-from ipvsproxy.core.firewall import frontend_member
 from ipvsproxy.core.foundation import foundation
+from ipvsproxy.core.frontends import Kind
+from ipvsproxy.core.sets import frontend_member
 from ipvsproxy.core.settlement import NO_HOLDS, Holds, Settlement
 from ipvsproxy.core.translate import Fragment, Frontend
 from ipvsproxy.kernel.fake import fresh_state
@@ -37,6 +38,7 @@ NAME = ServiceName("shop", "web")
 def a_frontend(key: VirtualServerKey, *members: RealServerKey) -> Frontend:
     return Frontend(
         key,
+        Kind.CLUSTER_IP,
         VirtualServer("rr"),
         {member: RealServer(1) for member in members},
         frozenset(),

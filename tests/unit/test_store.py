@@ -44,7 +44,7 @@ def put(changed: KubernetesObject) -> Put:
 
 def stored(*events: Event) -> Store:
     """Give a store that has heard these, with nothing left to be taken."""
-    store = Store()
+    store = Store("node-a")
     for event in events:
         store.apply(event)
     store.take_dirty()
@@ -164,7 +164,7 @@ class TestNonsense:
 
 class TestChanges:
     def test_services_are_taken_in_the_order_in_which_they_changed(self) -> None:
-        store = Store()
+        store = Store("node-a")
         for name in ("b", "a", "c", "b"):
             store.apply(put(service(name, f"10.96.0.{ord(name)}")))
         assert store.dirty == 3
@@ -179,7 +179,7 @@ class TestChanges:
             assert after(store, put(same)) == (0, [])
 
     def test_a_slice_makes_its_service_dirty_also_before_that_is_there(self) -> None:
-        store = Store()
+        store = Store("node-a")
         assert after(store, put(part())) == (1, ["web"])
         assert store.inputs(named()) is None
 
@@ -200,7 +200,7 @@ class TestChanges:
         assert not list(store.names)
 
     def test_a_node_is_kept_and_concerns_no_service(self) -> None:
-        store = Store()
+        store = Store("node-a")
         assert after(store, put(Node(name="node-a", zone="z"))) == (1, [])
         assert store.node == Node(name="node-a", zone="z")
 

@@ -171,6 +171,10 @@ class TestMetrics:
         metrics.operations.labels("AddRealServer", "done").inc(3)
         metrics.healthz.labels(code="200").inc()
         metrics.sync_duration.observe(0.0015)
+        metrics.no_local_endpoints.labels("external").set(2)
+        metrics.set_members.labels("KUBE-CLUSTER-IP").set(7)
+        metrics.set_capacity.labels("KUBE-CLUSTER-IP").set(65536)
+        metrics.health_check_node_ports.set(3)
         conditions.set(WEB, ConditionType.INVALID_ANNOTATION, message="x", now=0)
 
         text = generate_latest(metrics.registry).decode()
@@ -186,6 +190,11 @@ class TestMetrics:
             'ipvsproxy_conditions{type="InvalidAnnotation"} 1.0',
             'ipvsproxy_conditions{type="OperationRefused"} 0.0',
             "ipvsproxy_invalid_annotations 1.0",
+            'kubeproxy_sync_proxy_rules_no_local_endpoints_total{traffic_policy="internal"} 0.0',
+            'kubeproxy_sync_proxy_rules_no_local_endpoints_total{traffic_policy="external"} 2.0',
+            'ipvsproxy_set_members{set="KUBE-CLUSTER-IP"} 7.0',
+            'ipvsproxy_set_capacity{set="KUBE-CLUSTER-IP"} 65536.0',
+            "ipvsproxy_health_check_node_ports 3.0",
             'ipvsproxy_build_info{version="1.2.3"} 1.0',
         ):
             assert f"{line}\n" in text
@@ -251,6 +260,23 @@ class TestStatusTable:
             ("10.1.0.2:8080", 0, 7, True),
         ]
         assert row.problems == ("bad",)
+
+    def test_a_service_s_frontends_stand_by_port_and_kind(self) -> None:
+        kinds = {"NodePort": "192.0.2.1", "LoadBalancer": "203.0.113.1", "ClusterIP": "10.0.0.1"}
+        frontends = tuple(
+            FrontendStatus(virtual_server=f"{ip}:80/TCP", port="http", kind=kind, scheduler="rr")
+            for kind, ip in kinds.items()
+        )
+        held = {key(ip): reading("rr") for ip in ("192.0.2.1", "10.0.0.1", "10.0.0.9")}
+
+        table = status_table(held, agent(ServiceStatus(name="a/web", frontends=frontends)))
+
+        assert [(row.kind, row.address) for row in table.rows] == [
+            ("ClusterIP", "10.0.0.1:80"),
+            ("LoadBalancer", "203.0.113.1:80"),
+            ("NodePort", "192.0.2.1:80"),
+            ("", "10.0.0.9:80"),
+        ]
 
     def test_without_an_agent_the_kernel_s_side_is_shown(self) -> None:
         table = status_table({key("fd00::1"): reading("rr")}, None)

@@ -6,7 +6,8 @@ import pytest
 
 from ipvsproxy.config import Settings
 from ipvsproxy.core.problem import ProblemKind
-from ipvsproxy.core.translate import Fragment, Inputs, Surroundings, translate
+from ipvsproxy.core.surroundings import Surroundings
+from ipvsproxy.core.translate import Fragment, Inputs, translate
 from ipvsproxy.kernel.fake import fresh_state
 from ipvsproxy.model import (
     Address,

@@ -48,6 +48,10 @@ class SourceHealth:
         """By kind."""
         return self._watches
 
+    def begin(self, kind: str) -> None:
+        """Take a watch into account that was not there from the start."""
+        self._watches.setdefault(kind, WatchHealth())
+
     def listed(self, kind: str, objects: int) -> None:
         """Note a complete list."""
         watch = self._watches[kind]

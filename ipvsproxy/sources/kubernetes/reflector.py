@@ -69,6 +69,13 @@ class Resource(NamedTuple):
     field_selector: str = ""
     optional_field_selector: str = ""
     """Used where the server knows the field; else the caller gets more objects than it needs."""
+    name: str = ""
+    """Of the watch, where a kind has several; empty: the kind's."""
+
+    @property
+    def watch(self) -> str:
+        """By what the watch is known to health, to the log and to `store.Listed`."""
+        return self.name or self.kind
 
 
 class ObjectName(NamedTuple):
@@ -178,7 +185,7 @@ class Reflector:
             yield Removed(name)
         self._version = page.metadata.resource_version
         self._next_list = Freshness.LATEST
-        self._health.listed(self._resource.kind, len(self._known))
+        self._health.listed(self._resource.watch, len(self._known))
         yield Complete()
 
     async def _page(self, continuation: str) -> _Page:
@@ -196,7 +203,7 @@ class Reflector:
                 raise
         _log.info(
             "API server does not know a field selector, asking without",
-            watch=self._resource.kind,
+            watch=self._resource.watch,
             selector=self._optional_selector,
         )
         self._optional_selector = ""
@@ -222,17 +229,17 @@ class Reflector:
             "allowWatchBookmarks": "true",
             "timeoutSeconds": str(seconds),
         }
-        kind = self._resource.kind
+        watch = self._resource.watch
         async with self._connection.stream(
             self._resource.path, parameters, silence=seconds + _GRACE_SECONDS
         ) as lines:
             self._began = self._timing.now()
-            self._health.connected(kind)
+            self._health.connected(watch)
             async for line in lines:
                 for item in self._take(line):
                     yield item
-                self._health.heard(kind, len(self._known))
-        self._health.ended(kind)
+                self._health.heard(watch, len(self._known))
+        self._health.ended(watch)
 
     def _take(self, line: bytes) -> Iterator[Item]:
         """Read one event; at most one item comes of it."""
@@ -273,17 +280,17 @@ class Reflector:
         """Draw the conclusions from a failure, and say how long to wait."""
         if self._lived() >= HEALTHY_SECONDS:
             self._backoff.reset()
-        kind = self._resource.kind
+        watch = self._resource.watch
         match error:
             case Expired():
-                _log.info("watch is behind the API server's history, listing again", watch=kind)
-                self._health.ended(kind)
+                _log.info("watch is behind the API server's history, listing again", watch=watch)
+                self._health.ended(watch)
                 self._version = None
             case BadRequest() | Rejected():
                 self._version = None
-                self._health.failed(kind, str(error))
+                self._health.failed(watch, str(error))
             case _:
-                self._health.failed(kind, self._for_operator(error))
+                self._health.failed(watch, self._for_operator(error))
         return self._backoff.next(error.retry_after)
 
     def _lived(self) -> float:

@@ -1,8 +1,11 @@
-"""The Kubernetes API as a source of events: Services, EndpointSlices and the own Node.
+"""The Kubernetes API as a source of events: Services, EndpointSlices, the own Node, or all Nodes.
 
 Knows which resources are watched, with which selectors, and how an item of a reflector becomes an
 event of the store. An outage of the API is no event: the store keeps what it has, and `health`
 says how the watches are doing.
+
+The other Nodes are watched from the moment at which they are needed, and not before: a thousand
+agents that each watch a thousand Nodes are what API servers die of.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ from typing import TypeAlias, assert_never
 import msgspec
 import structlog
 
+from ipvsproxy.config import WatchNodes
 from ipvsproxy.objects import (
     InvalidObject,
     KubernetesObject,
@@ -80,28 +84,61 @@ def resources(node_name: str) -> tuple[Resource, ...]:
     )
 
 
+def other_nodes(node_name: str) -> Resource:
+    """Name what is watched once all Nodes are needed.
+
+    The own Node is left out: of two watches one may be behind, and would undo what the other said.
+    """
+    return Resource(
+        kind="Node",
+        name="Nodes",
+        path="/api/v1/nodes",
+        plural="nodes",
+        field_selector=f"metadata.name!={node_name}",
+    )
+
+
 class KubernetesSource:
     """Events from one API server."""
 
-    def __init__(self, connection: ApiConnection, node_name: str, *, timing: Timing) -> None:
+    def __init__(
+        self,
+        connection: ApiConnection,
+        node_name: str,
+        *,
+        timing: Timing,
+        watch_nodes: WatchNodes = WatchNodes.AUTO,
+    ) -> None:
         self._connection = connection
         self._resources = resources(node_name)
+        self._other_nodes = other_nodes(node_name)
         self._timing = timing
+        self._watch_nodes = watch_nodes
+        self._nodes_needed = asyncio.Event()
+        if watch_nodes is WatchNodes.ALWAYS:
+            self._nodes_needed.set()
         self.health = SourceHealth(
-            (resource.kind for resource in self._resources), url=connection.url, now=timing.now
+            (resource.watch for resource in self._resources), url=connection.url, now=timing.now
         )
+
+    def need_nodes(self) -> None:
+        """Have all Nodes told from now on; see `store.Source`."""
+        if self._watch_nodes is not WatchNodes.NEVER:
+            self._nodes_needed.set()
 
     async def events(self) -> AsyncGenerator[Event, None]:
         """Follow all kinds for ever; the order is that of the API within a kind, and free between.
 
-        `Listed` comes once for each kind, after its first complete list. Nothing that the API
-        server does or fails to do ends the iteration.
+        `Listed` comes once for each kind, after its first complete list; of "Nodes", once they are
+        needed. Nothing that the API server does or fails to do ends the iteration.
         """
         queue: asyncio.Queue[Event] = asyncio.Queue(_QUEUE_LENGTH)
         feeds = [
-            asyncio.create_task(self._feed(resource, queue), name=f"watch {resource.kind}")
+            asyncio.create_task(self._feed(resource, queue), name=f"watch {resource.watch}")
             for resource in self._resources
         ]
+        nodes = self._feed_other_nodes(queue)
+        feeds.append(asyncio.create_task(nodes, name=f"watch {self._other_nodes.watch}"))
         waiting: asyncio.Task[Event] | None = None
         try:
             while True:
@@ -120,17 +157,35 @@ class KubernetesSource:
             await asyncio.gather(*tasks, return_exceptions=True)
 
     async def once(self) -> AsyncGenerator[Event, None]:
-        """Give one complete list of each kind. Raises ApiError when that is not possible now."""
+        """Give one complete list of each kind. Raises ApiError when that is not possible now.
+
+        The other Nodes come last, if they are needed by then.
+        """
         for resource in self._resources:
-            async with aclosing(self._reflector(resource, Freshness.LATEST).list()) as items:
-                async for item in items:
-                    yield self._event(resource.kind, item)
+            async with aclosing(self._list(resource)) as events:
+                async for event in events:
+                    yield event
+        if self._nodes_needed.is_set():
+            async with aclosing(self._list(self._other_nodes)) as events:
+                async for event in events:
+                    yield event
+
+    async def _list(self, resource: Resource) -> AsyncGenerator[Event, None]:
+        self.health.begin(resource.watch)
+        async with aclosing(self._reflector(resource, Freshness.LATEST).list()) as items:
+            async for item in items:
+                yield self._event(resource, item)
+
+    async def _feed_other_nodes(self, queue: asyncio.Queue[Event]) -> None:
+        await self._nodes_needed.wait()
+        self.health.begin(self._other_nodes.watch)
+        await self._feed(self._other_nodes, queue)
 
     async def _feed(self, resource: Resource, queue: asyncio.Queue[Event]) -> None:
         told = False
         async with aclosing(self._reflector(resource, Freshness.CACHED).items()) as items:
             async for item in items:
-                event = self._event(resource.kind, item)
+                event = self._event(resource, item)
                 if isinstance(event, Listed):
                     if told:
                         continue
@@ -146,14 +201,14 @@ class KubernetesSource:
             first_list=first_list,
         )
 
-    def _event(self, kind: str, item: Item) -> Event:
+    def _event(self, resource: Resource, item: Item) -> Event:
         match item:
             case Changed(name, raw):
-                return self._read(_reference(kind, name), raw)
+                return self._read(_reference(resource.kind, name), raw)
             case Removed(name):
-                return Gone(_reference(kind, name))
+                return Gone(_reference(resource.kind, name))
             case Complete():
-                return Listed(kind)
+                return Listed(resource.watch)
             case _:
                 assert_never(item)
 

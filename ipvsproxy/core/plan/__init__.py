@@ -1,0 +1,59 @@
+"""The difference between what is wanted and what the kernel has, as an ordered batch.
+
+`plan` compares a `Target` with a `State` and gives steps: each an operation, with the steps that
+it has to wait for. Whoever carries the batch out sends only steps whose conditions hold, so that
+stopping after any single operation leaves a state that serves (make, switch, break):
+
+    make    sets -> members, chains -> virtual servers -> real servers added and raised
+    switch  redirections, when what they lead to stands -> who is not redirected is shut out
+            addresses bound, when what stands behind them has been answered
+    break   real servers lowered, when another serves -> removed -> masquerading ended
+            addresses unbound -> virtual servers removed -> their members removed
+
+The batch is minimal: nothing equal is written, nothing is touched twice, no real server is removed
+whose virtual server goes. Nothing here is remembered: what fails is still different next time.
+
+    steps     the values Step and Batch, the draft of one batch
+    target    what is wanted
+    ground    sysctls, the dummy interface, sets, chains
+    members   set members, each at the time that its role allows
+    servers   virtual servers, real servers, addresses
+"""
+
+from __future__ import annotations
+
+from ipvsproxy.core.plan.ground import Ground
+from ipvsproxy.core.plan.members import Members
+from ipvsproxy.core.plan.servers import Servers
+from ipvsproxy.core.plan.steps import Batch, Draft, Step
+from ipvsproxy.core.plan.target import Target
+from ipvsproxy.model import State
+
+__all__ = ["Batch", "Step", "Target", "plan"]
+
+
+def plan(target: Target, state: State, seed: bytes = b"") -> Batch:
+    """Give the batch that makes the kernel, now `state`, what `target` wants.
+
+    `seed` (the node's name) spreads the order in which real servers are added, so that not every
+    node's round starts with the same endpoint.
+    """
+    draft = Draft(target, state)
+    ground, members, servers = Ground(draft), Members(draft), Servers(draft, seed)
+    wanted = sorted((key, one) for key, one in target.virtual_servers.items() if one is not None)
+    ground.lay()
+    members.admit()
+    for key, one in wanted:
+        servers.make(key, one)
+    members.switch()
+    servers.bind()
+    for key, one in wanted:
+        servers.shrink(key, one)
+    servers.unbind()
+    members.bare()
+    for key in sorted(target.virtual_servers):
+        if target.virtual_servers[key] is None and key in state.virtual_servers:
+            servers.remove(key)
+    members.remove()
+    ground.clear()
+    return Batch(tuple(draft.steps))

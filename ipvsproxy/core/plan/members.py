@@ -1,0 +1,202 @@
+"""Planning set members, each at the time that its role allows (core.sets.Role).
+
+admit    what lets traffic work, then what closes to others; masquerading begins again
+switch   clients inside the cluster are redirected, then the others are shut out; or back
+bare     masquerading ends, now that no server elsewhere takes new connections
+remove   what let traffic work and is not needed any more
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+from ipvsproxy.core.members import SetMember
+from ipvsproxy.core.operations import AddMember, ForgetFlows, RemoveMember
+from ipvsproxy.core.plan.steps import Draft
+from ipvsproxy.core.sets import LOOP_BACK, NODE_PORT, NODE_PORT_LOCAL, Role, role_of, set_name
+from ipvsproxy.model import (
+    Address,
+    Family,
+    IpMember,
+    IpPortIpMember,
+    IpPortMember,
+    IpPortNetMember,
+    Member,
+    PortMember,
+    Protocol,
+    RealServerKey,
+    VirtualServerKey,
+)
+
+_LOOP_BACKS = frozenset(set_name(LOOP_BACK, family) for family in Family)
+_PROTOCOLS = {
+    set_name(bases[protocol], family): protocol
+    for bases in (NODE_PORT, NODE_PORT_LOCAL)
+    for protocol in Protocol
+    for family in Family
+}
+"""The protocol of the ports in a set of ports."""
+
+
+class Members:
+    """Plans the set members of one batch."""
+
+    def __init__(self, draft: Draft) -> None:
+        self._draft = draft
+        self._coming: defaultdict[Role, list[SetMember]] = defaultdict(list)
+        self._going: defaultdict[Role, list[SetMember]] = defaultdict(list)
+        for (name, member), wanted in draft.target.members.items():
+            present = member in draft.state.members.get(name, ())
+            if wanted != present:
+                some = self._coming if wanted else self._going
+                some[role_of(name)].append((name, member))
+
+    def admit(self) -> None:
+        """Plan what comes before virtual servers and their real servers."""
+        for name, member in self._coming[Role.ADMITS]:
+            self._record(name, member, self._add(name, member))
+        for name, member in self._coming[Role.CLOSES]:
+            key = _frontend(member)
+            step = self._add(name, member, *self._draft.admitted[key])
+            self._draft.admitted[key].append(step)
+        standing = self._coming.pop(Role.BARES, [])
+        for name, member in standing:
+            if self._stands(name, member):
+                self._coming[Role.BARES].append((name, member))
+            else:
+                self._record(name, member, self._add(name, member))
+        for name, member in self._going[Role.BARES]:
+            step = self._draft.add(RemoveMember(name, member))
+            match member:
+                case PortMember(port):
+                    self._draft.masked_ports[_PROTOCOLS[name], port].append(step)
+                case _:
+                    self._draft.masked[_frontend(member)].append(step)
+
+    def switch(self) -> None:
+        """Plan where clients are sent: after what they are sent to, and before it goes."""
+        for name, member in self._coming[Role.REDIRECTS]:
+            self._redirect(name, _frontend(member), member)
+        for name, member in self._coming[Role.SHUTS_OUT]:
+            switched = self._draft.switched[_frontend(member)]
+            switched.append(self._add(name, member, *switched))
+        let_in: dict[VirtualServerKey, int] = {}
+        for name, member in self._going[Role.SHUTS_OUT]:
+            key = _frontend(member)
+            raised = self._draft.raised.get(key, ())
+            let_in[key] = self._draft.add(RemoveMember(name, member), follows=raised)
+        for name, member in self._going[Role.REDIRECTS]:
+            key = _frontend(member)
+            step = self._draft.add(
+                RemoveMember(name, member),
+                needs=(let_in[key],) if key in let_in else (),
+                follows=self._draft.raised.get(key, ()),
+            )
+            self._draft.unlisted[key.family].append(step)
+            self._forget(key, step)
+
+    def bare(self) -> None:
+        """Plan the end of masquerading where it had to wait."""
+        for name, member in self._coming[Role.BARES]:
+            shrunk = [
+                step
+                for key in self._frontends(name, member)
+                for step in self._draft.shrunk.get(key, ())
+            ]
+            self._add(name, member, follows=shrunk)
+
+    def remove(self) -> None:
+        """Plan the end of what let traffic work."""
+        opened: dict[VirtualServerKey, int] = {}
+        for name, member in self._going[Role.CLOSES]:
+            key = _frontend(member)
+            opened[key] = self._draft.add(RemoveMember(name, member), needs=self._removed(key))
+        at_address: defaultdict[Address, list[int]] = defaultdict(list)
+        at_port: defaultdict[tuple[Protocol, int], list[int]] = defaultdict(list)
+        for key, step in self._draft.removed.items():
+            at_address[key.address].append(step)
+            at_port[key.protocol, key.port].append(step)
+        for name, member in self._going[Role.ADMITS]:
+            needs: tuple[int, ...] = ()
+            follows: tuple[int, ...] = ()
+            match member:
+                case IpMember(address):
+                    unbound = self._draft.unbound.get(address)
+                    needs = tuple(at_address[address]) if unbound is None else (unbound,)
+                case PortMember(port):
+                    if name in _PROTOCOLS:
+                        needs = tuple(at_port[_PROTOCOLS[name], port])
+                case IpPortIpMember(address, _, port) if name in _LOOP_BACKS:
+                    needs = tuple(self._draft.left[RealServerKey(address, port)])
+                case IpPortMember() | IpPortIpMember() | IpPortNetMember():
+                    key = _frontend(member)
+                    needs = (*self._removed(key), *((opened[key],) if key in opened else ()))
+                    follows = (
+                        *self._draft.admitted.get(key, ()),
+                        *self._draft.shrunk.get(key, ()),
+                    )
+            self._draft.add(RemoveMember(name, member), needs=needs, follows=follows)
+
+    def _add(self, name: str, member: Member, *needs: int, follows: list[int] | None = None) -> int:
+        made = (self._draft.sets[name],) if name in self._draft.sets else ()
+        grown = (self._draft.grown[name],) if name in self._draft.grown else ()
+        return self._draft.add(
+            AddMember(name, member), needs=(*made, *needs), follows=(*grown, *(follows or ()))
+        )
+
+    def _record(self, name: str, member: Member, step: int) -> None:
+        """Say for what a member was added."""
+        match member:
+            case IpMember(address):
+                self._draft.admitted_addresses[address].append(step)
+            case PortMember(port):
+                if name in _PROTOCOLS:
+                    self._draft.admitted_ports[_PROTOCOLS[name], port].append(step)
+            case IpPortIpMember(address, protocol, port) if name in _LOOP_BACKS:
+                self._draft.loop_backs[protocol, RealServerKey(address, port)] = step
+            case IpPortMember() | IpPortIpMember() | IpPortNetMember():
+                self._draft.admitted[_frontend(member)].append(step)
+
+    def _redirect(self, name: str, key: VirtualServerKey, member: Member) -> None:
+        draft = self._draft
+        target = draft.target.redirections.target_of(key)
+        needs = list(draft.chain_of(key.family))
+        follows: list[int] = []
+        if target is not None:
+            needs += [draft.created[target]] if target in draft.created else []
+            follows += draft.raised.get(target, ())
+        step = self._add(name, member, *needs, follows=follows)
+        draft.switched[key].append(step)
+        self._forget(key, step)
+
+    def _forget(self, key: VirtualServerKey, step: int) -> None:
+        """Forget the flows that were led as they are no longer; TCP's end by themselves."""
+        if key.protocol is Protocol.UDP:
+            self._draft.add(ForgetFlows(key, None), needs=(step,))
+
+    def _stands(self, name: str, member: Member) -> bool:
+        """Whether a virtual server that is masqueraded until now is there already."""
+        return any(
+            key in self._draft.state.virtual_servers for key in self._frontends(name, member)
+        )
+
+    def _frontends(self, name: str, member: Member) -> list[VirtualServerKey]:
+        """Give the virtual servers that a member is about."""
+        match member:
+            case PortMember(port):
+                family = Family.IPV6 if name.startswith("KUBE-6-") else Family.IPV4
+                own = (one for one in self._draft.state.network.addresses if one.family is family)
+                return [
+                    VirtualServerKey(_PROTOCOLS[name], address, port) for address in sorted(own)
+                ]
+            case _:
+                return [_frontend(member)]
+
+    def _removed(self, key: VirtualServerKey) -> tuple[int, ...]:
+        return (self._draft.removed[key],) if key in self._draft.removed else ()
+
+
+def _frontend(member: Member) -> VirtualServerKey:
+    """Give the virtual server whose address, protocol and port a member begins with."""
+    assert isinstance(member, IpPortMember | IpPortIpMember | IpPortNetMember)
+    return VirtualServerKey(member.protocol, member.address, member.port)

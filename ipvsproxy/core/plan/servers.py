@@ -1,0 +1,232 @@
+"""Planning virtual servers, their real servers, and the addresses that lead to them."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+
+from ipvsproxy.core.drain import Wanted, refuses_at_weight_zero
+from ipvsproxy.core.operations import (
+    AddRealServer,
+    AddVirtualServer,
+    BindAddress,
+    ForgetFlows,
+    Operation,
+    RemoveRealServer,
+    RemoveVirtualServer,
+    SetRealServer,
+    SetVirtualServer,
+    UnbindAddress,
+)
+from ipvsproxy.core.plan.steps import Draft
+from ipvsproxy.model import (
+    Address,
+    Protocol,
+    RealServer,
+    RealServerKey,
+    Scheduler,
+    VirtualServerKey,
+)
+
+_ORDERED_BY_ADDRESS = frozenset({Scheduler.SH, Scheduler.DH, Scheduler.MH})
+
+
+class Servers:
+    """Plans the virtual servers of one batch: first all that comes, then all that goes."""
+
+    def __init__(self, draft: Draft, seed: bytes) -> None:
+        self._draft = draft
+        self._seed = seed
+        self._switched: dict[VirtualServerKey, tuple[int, ...]] = {}
+        """The change away from a scheduler that turns clients away at weight 0."""
+        self._behind: dict[Address, list[int]] = {}
+        self._standing: set[Address] = set()
+        self._created_at: dict[Address, list[int]] = {}
+
+    def make(self, key: VirtualServerKey, wanted: Wanted) -> None:
+        """Plan that a virtual server stands, with all real servers that take connections."""
+        draft = self._draft
+        found = draft.state.virtual_servers.get(key)
+        behind = self._behind.setdefault(key.address, [])
+        if found is None:
+            step = draft.add(AddVirtualServer(key, wanted.server), needs=self._admitted(key))
+            draft.created[key] = step
+            self._created_at.setdefault(key.address, []).append(step)
+            behind.append(step)
+        else:
+            self._standing.add(key.address)
+            if found != wanted.server and not refuses_at_weight_zero(wanted.server):
+                step = draft.add(SetVirtualServer(key, wanted.server))
+                if refuses_at_weight_zero(found):
+                    self._switched[key] = (step,)
+                    behind.append(step)
+        draft.raised[key] = tuple(self._add_and_raise(key, wanted))
+        behind += draft.raised[key]
+        behind += self._loop_backs_of(key, wanted)
+
+    def bind(self) -> None:
+        """Plan the addresses that come to the dummy interface."""
+        draft = self._draft
+        switched: dict[Address, list[int]] = {}
+        for key, steps in draft.switched.items():
+            switched.setdefault(key.address, []).extend(steps)
+        for address, wanted in sorted(draft.target.addresses.items()):
+            if wanted and address not in draft.state.addresses:
+                standing = address in self._standing
+                draft.add(
+                    BindAddress(address),
+                    needs=(
+                        *draft.link,
+                        *draft.chain_of(address.family),
+                        *draft.admitted_addresses[address],
+                    ),
+                    needs_any=() if standing else self._created_at.get(address, ()),
+                    follows=(*self._behind.get(address, ()), *switched.get(address, ())),
+                )
+
+    def unbind(self) -> None:
+        """Plan the addresses that leave the dummy interface."""
+        draft = self._draft
+        for address, wanted in sorted(draft.target.addresses.items()):
+            if not wanted and address in draft.state.addresses:
+                draft.unbound[address] = draft.add(UnbindAddress(address))
+
+    def shrink(self, key: VirtualServerKey, wanted: Wanted) -> None:
+        """Plan the real servers that take no new connection any more, and those that go."""
+        draft = self._draft
+        found = draft.state.virtual_servers.get(key)
+        draft.shrunk[key] = tuple(self._lower_and_remove(key, wanted))
+        if found is not None and found != wanted.server and refuses_at_weight_zero(wanted.server):
+            # A scheduler that turns clients away at weight 0 comes when none would be.
+            mixing = self._mixing(key, (*draft.raised[key], *draft.shrunk[key]), wanted)
+            draft.add(SetVirtualServer(key, wanted.server), needs=mixing)
+
+    def remove(self, key: VirtualServerKey) -> None:
+        """Plan the end of a virtual server, after its address."""
+        draft = self._draft
+        needs = (draft.unbound[key.address],) if key.address in draft.unbound else ()
+        removed = draft.removed[key] = draft.add(RemoveVirtualServer(key), needs=needs)
+        for member in draft.state.real_servers.get(key, {}):
+            self._forget(key, member, removed)
+
+    def _admitted(self, key: VirtualServerKey) -> tuple[int, ...]:
+        """Give the set members and chains without which a new virtual server must not be."""
+        draft = self._draft
+        own: tuple[int, ...] = ()
+        if draft.is_own(key.address):  # perhaps a NodePort, and local before it is bound
+            ports = draft.admitted_ports.get((key.protocol, key.port), ())
+            own = (*ports, *draft.admitted_addresses.get(key.address, ()))
+        return (*draft.admitted.get(key, ()), *own, *draft.chain_of(key.family))
+
+    def _actual(self, key: VirtualServerKey) -> Mapping[RealServerKey, RealServer]:
+        return self._draft.state.real_servers.get(key, {})
+
+    def _add_and_raise(self, key: VirtualServerKey, wanted: Wanted) -> Iterable[int]:
+        """Plan the real servers that come, and those whose weight does not fall to 0.
+
+        They come after the switch away from a scheduler that turns clients away at weight 0, but
+        only one that comes with weight 0 would do harm without it; and after masquerading has begun
+        again, for they may be on another node.
+        """
+        draft, actual = self._draft, self._actual(key)
+        created = (draft.created[key],) if key in draft.created else ()
+        switched = self._switched.get(key, ())
+        masked = draft.masked.get(key, ())
+        if draft.is_own(key.address):
+            masked = (*masked, *draft.masked_ports.get((key.protocol, key.port), ()))
+        follows = (*switched, *masked)
+        missing = [member for member in wanted.real_servers if member not in actual]
+        for member in self._insertion_order(key, missing, wanted.server.scheduler):
+            real = wanted.real_servers[member]
+            needs = created if real.weight else (*created, *switched)
+            yield draft.add(AddRealServer(key, member, real), needs=needs, follows=follows)
+        for member, real in wanted.real_servers.items():
+            if member in actual and actual[member] != real and not _lowers(actual[member], real):
+                yield draft.add(SetRealServer(key, member, real), follows=follows)
+
+    def _lower_and_remove(self, key: VirtualServerKey, wanted: Wanted) -> Iterable[int]:
+        draft, actual = self._draft, self._actual(key)
+        switched, raised = self._switched.get(key, ()), draft.raised[key]
+        stays = any(
+            real.weight and member in actual and actual[member].weight
+            for member, real in wanted.real_servers.items()
+        )
+        # One tuple for all steps that wait for it: thousands of endpoints may be replaced at once.
+        serving = tuple(
+            step for step in raised if not stays and _weight_of(draft.steps[step].operation)
+        )
+        patiently = (*switched, *raised, *draft.switched.get(key, ()))
+        for member, found in actual.items():
+            real = wanted.real_servers.get(member)
+            if real is None:
+                operation: Operation = RemoveRealServer(key, member)
+            elif _lowers(found, real):
+                operation = SetRealServer(key, member, real)
+            else:
+                continue
+            needs = patiently if member in wanted.patient and found.weight else switched
+            step = draft.add(operation, needs=needs, needs_any=serving if found.weight else ())
+            yield step
+            if real is None:
+                draft.left[member].append(step)
+                self._forget(key, member, step)
+
+    def _forget(self, key: VirtualServerKey, member: RealServerKey, step: int) -> None:
+        """Forget the flows to a server that has gone, those that were redirected here too."""
+        if key.protocol is Protocol.UDP:
+            redirected = self._draft.target.redirections.sources_of(key)
+            for asked in (key, *sorted(redirected)):
+                self._draft.add(ForgetFlows(asked, member), needs=(step,))
+
+    def _mixing(self, key: VirtualServerKey, steps: Iterable[int], wanted: Wanted) -> list[int]:
+        """Give the steps before which some real servers are at weight 0 and others are not."""
+        actual = self._actual(key)
+        serving = any(real.weight for real in wanted.real_servers.values())
+        mixing = []
+        for step in steps:
+            match self._draft.steps[step].operation:
+                case SetRealServer(_, member) | RemoveRealServer(_, member):
+                    if (actual[member].weight > 0) != serving:
+                        mixing.append(step)
+                case _:
+                    pass
+        return mixing
+
+    def _insertion_order(
+        self, key: VirtualServerKey, members: Sequence[RealServerKey], scheduler: str
+    ) -> list[RealServerKey]:
+        """Order real servers for insertion: equal on all nodes for hashes, else spread by node."""
+        if scheduler in _ORDERED_BY_ADDRESS:
+            return sorted(members)
+        start = zlib.crc32(key.address + key.port.to_bytes(2), zlib.crc32(self._seed))
+        return sorted(
+            members,
+            key=lambda member: (
+                zlib.crc32(member.address + member.port.to_bytes(2), start),
+                member,
+            ),
+        )
+
+    def _loop_backs_of(self, key: VirtualServerKey, wanted: Wanted) -> list[int]:
+        """Give the steps that let the local pods behind a virtual server reach themselves.
+
+        Its own only: with those of all others, a cold start would be quadratic.
+        """
+        if not self._draft.loop_backs:
+            return []
+        steps = (
+            self._draft.loop_backs.get((key.protocol, member)) for member in wanted.real_servers
+        )
+        return [step for step in steps if step is not None]
+
+
+def _lowers(found: RealServer, wanted: RealServer) -> bool:
+    return found.weight > 0 and wanted.weight == 0
+
+
+def _weight_of(operation: Operation) -> int:
+    match operation:
+        case AddRealServer(_, _, real) | SetRealServer(_, _, real):
+            return real.weight
+        case _:
+            return 0
