@@ -11,11 +11,10 @@ from __future__ import annotations
 from ipvsproxy.telemetry.conditions import Condition, Conditions, ConditionType
 from ipvsproxy.telemetry.explanations import (
     CandidateRow,
-    Explanation,
     ExplainReport,
+    Explanation,
     StepRow,
-    explanation,
-    frontends_of,
+    explain_report,
 )
 from ipvsproxy.telemetry.health import Health
 from ipvsproxy.telemetry.metrics import Metrics
@@ -36,8 +35,8 @@ from ipvsproxy.telemetry.reports import (
 )
 
 __all__ = [
-    "AgentStatus",
     "CLUSTER_IP",
+    "AgentStatus",
     "CandidateRow",
     "Check",
     "CleanupReport",
@@ -57,7 +56,6 @@ __all__ = [
     "StatusTable",
     "StepRow",
     "Verdict",
-    "explanation",
-    "frontends_of",
+    "explain_report",
     "status_table",
 ]
