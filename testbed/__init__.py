@@ -1,4 +1,4 @@
-"""A small cluster in network namespaces: two nodes with pods, an outside client, real packets.
+"""A small cluster in network namespaces: two nodes with pods, clients outside, real packets.
 
 The demonstration and the end-to-end tests stand on it. It needs root and a kernel with IPVS (see
 `rig`), knows Kubernetes objects only as the YAML it writes, and the agent only as a program that it
@@ -10,8 +10,12 @@ starts: nothing here imports `ipvsproxy`, so that what it reports is a witness o
     backend     what a pod answers
     client      what a client sees: answers, failures, load, long connections
     traffic     backends and clients on one event loop, in a thread, for synchronous callers
+    survey      many questions of many clients at once
+    web, ping   one HTTP request, one ICMP echo
     manifests   Services and EndpointSlices as files, replaced atomically
     witness     what ipvsadm, ipset, iptables-save and ip say, as text and parsed
+    applied     what of a Service a node's kernel does not hold yet
+    scenario    what happens to a cluster over time
     agent       the agent's process on one node
     cluster     all of it in one context manager
 

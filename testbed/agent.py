@@ -7,12 +7,11 @@ kernel (see `witness`).
 from __future__ import annotations
 
 import signal
-import socket
 import subprocess
 import sys
 from typing import TYPE_CHECKING
 
-from testbed import namespaces
+from testbed import namespaces, web
 from testbed.layout import CLUSTER_CIDR
 
 if TYPE_CHECKING:
@@ -23,8 +22,6 @@ if TYPE_CHECKING:
 PROGRAM = (sys.executable, "-m", "ipvsproxy")
 METRICS_PORT = 10249
 STOP_SECONDS = 20.0
-_HTTP_SECONDS = 5.0
-_CHUNK = 65536
 
 
 class AgentError(Exception):
@@ -104,15 +101,7 @@ class Agent:
         return found
 
     def _get(self, path: str) -> str:
-        with namespaces.inside(self.node.namespace):
-            connection = socket.create_connection(("127.0.0.1", METRICS_PORT), _HTTP_SECONDS)
-        with connection:
-            connection.sendall(f"GET {path} HTTP/1.0\r\nHost: {self.node.name}\r\n\r\n".encode())
-            received = b""
-            while data := connection.recv(_CHUNK):
-                received += data
-        head, _, body = received.decode().partition("\r\n\r\n")
-        status = head.partition("\r\n")[0]
-        if " 200 " not in f"{status} ":
-            raise OSError(f"{path} on {self.node.name}: {status}")
-        return body
+        page = web.get(self.node, ("127.0.0.1", METRICS_PORT), path)
+        if page.status != web.OK:
+            raise OSError(f"{path} on {self.node.name}: status {page.status}")
+        return page.body

@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING
 from testbed import namespaces
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import Coroutine, Iterable
 
     from testbed.layout import Pod
 
 PORT = 8080
+ALL_ADDRESSES = ("::",)
 BACKLOG = 512
 _STREAMS = (socket.IPPROTO_TCP, socket.IPPROTO_SCTP)
 _LINE = 200
@@ -28,8 +29,11 @@ _MAPPED = "::ffff:"
 class Backend:
     """The server of one pod. Its methods run on the event loop of the traffic."""
 
-    def __init__(self, pod: Pod) -> None:
+    def __init__(
+        self, pod: Pod, *, port: int = PORT, addresses: Iterable[str] = ALL_ADDRESSES
+    ) -> None:
         self.pod = pod
+        self._places = tuple((address, port) for address in addresses)
         self.delay = 0.0
         """Seconds that it takes over every answer: a busy pod."""
         self._listeners: list[tuple[socket.socket, asyncio.Task[None]]] = []
@@ -39,12 +43,13 @@ class Backend:
         """Take connections and datagrams; nothing happens where it does so already."""
         if self._listeners:
             return
-        for protocol in _STREAMS:
-            listener = self._bound(socket.SOCK_STREAM, protocol)
-            listener.listen(BACKLOG)
-            self._start(listener, self._accept(listener))
-        datagrams = self._bound(socket.SOCK_DGRAM, socket.IPPROTO_UDP)
-        self._start(datagrams, self._receive(datagrams))
+        for place in self._places:
+            for protocol in _STREAMS:
+                listener = self._bound(place, socket.SOCK_STREAM, protocol)
+                listener.listen(BACKLOG)
+                self._start(listener, self._accept(listener))
+            datagrams = self._bound(place, socket.SOCK_DGRAM, socket.IPPROTO_UDP)
+            self._start(datagrams, self._receive(datagrams))
 
     async def refuse(self) -> None:
         """Take no new connection, as a pod that is going; open ones are served until they end."""
@@ -62,11 +67,13 @@ class Backend:
             task.cancel()
         await asyncio.gather(*self._serving, return_exceptions=True)
 
-    def _bound(self, kind: int, protocol: int) -> socket.socket:
-        created = namespaces.open_socket(self.pod.namespace, socket.AF_INET6, kind, protocol)
+    def _bound(self, place: tuple[str, int], kind: int, protocol: int) -> socket.socket:
+        family = socket.AF_INET6 if ":" in place[0] else socket.AF_INET
+        created = namespaces.open_socket(self.pod.namespace, family, kind, protocol)
         created.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        created.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-        created.bind(("::", PORT))
+        if family == socket.AF_INET6:
+            created.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        created.bind(place)
         return created
 
     def _start(self, listener: socket.socket, work: Coroutine[None, None, None]) -> None:

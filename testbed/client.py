@@ -7,6 +7,7 @@ failure is a value, not an exception: tests and the demonstration count them.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import socket
 from collections import Counter
@@ -25,6 +26,12 @@ ANSWER_SECONDS = 5.0
 """How long a client waits for a connection and its answer, together."""
 MOST_REQUESTS = 50_000
 """The bound of any load."""
+SILENCE = "no answer"
+"""How the reason of a failure begins where nothing at all came back."""
+REFUSAL = "Connection refused"
+"""The reason where somebody said no."""
+DENIAL = "Operation not permitted"
+"""The reason where the client's own kernel threw a datagram away."""
 _LINE = 200
 _QUESTION = b"?\n"
 
@@ -88,10 +95,12 @@ def distribution(replies: Iterable[Reply]) -> Counter[str]:
 
 
 class Connection:
-    """One connection (or UDP socket) of a client."""
+    """One connection (or UDP socket) of a client; `port` is its own, 0: the kernel chooses."""
 
-    def __init__(self, host: Host, target: Target) -> None:
+    def __init__(self, host: Host, target: Target, *, port: int = 0) -> None:
         self.target = target
+        self._host = host
+        self._port = port
         kind, number = target.protocol.value
         self._socket = namespaces.open_socket(host.namespace, target.family, kind, number)
 
@@ -100,6 +109,7 @@ class Connection:
 
         Not the loop's own sock_connect, which resolves names in a thread for SCTP.
         """
+        self._bind()
         try:
             self._socket.connect((self.target.address, self.target.port))
         except BlockingIOError:
@@ -107,6 +117,13 @@ class Connection:
             code = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
             if code:
                 raise OSError(code, os.strerror(code)) from None
+
+    def _bind(self) -> None:
+        if self.target.protocol is Protocol.SCTP:
+            # On all addresses it would offer all that its host has: of a node, every Service's.
+            self._socket.bind((_source_of(self._host, self.target), self._port))
+        elif self._port:
+            self._socket.bind(("", self._port))
 
     async def _writable(self) -> None:
         loop = asyncio.get_running_loop()
@@ -131,28 +148,37 @@ class Connection:
         """Send a line and wait for the answer, a bounded time."""
         return await _timed(self.talk)
 
-    async def open_and_reply(self) -> Reply:
-        """Connect, send a line and wait for the answer, a bounded time for all."""
+    async def open_and_reply(self, seconds: float = ANSWER_SECONDS) -> Reply:
+        """Connect, send a line and wait for the answer, so many seconds for all."""
 
         async def both() -> tuple[str, str, int]:
             await self.open()
             return await self.talk()
 
-        return await _timed(both)
+        return await _timed(both, seconds)
 
     def close(self) -> None:
         """Close it."""
         self._socket.close()
 
 
-async def _timed(work: Callable[[], Awaitable[tuple[str, str, int]]]) -> Reply:
+def _source_of(host: Host, target: Target) -> str:
+    """Return the address from which a host would ask; nothing is sent for that."""
+    with namespaces.open_socket(host.namespace, target.family, socket.SOCK_DGRAM) as probe:
+        probe.connect((target.address, target.port))
+        return str(probe.getsockname()[0])
+
+
+async def _timed(
+    work: Callable[[], Awaitable[tuple[str, str, int]]], seconds: float = ANSWER_SECONDS
+) -> Reply:
     loop = asyncio.get_running_loop()
     started = loop.time()
     try:
-        async with asyncio.timeout(ANSWER_SECONDS):
+        async with asyncio.timeout(seconds):
             pod, source, port = await work()
     except TimeoutError:
-        return Failure(f"no answer within {ANSWER_SECONDS:g} s", loop.time() - started)
+        return Failure(f"{SILENCE} within {seconds:g} s", loop.time() - started)
     except OSError as error:
         return Failure(error.strerror or str(error), loop.time() - started)
     return Answer(pod, source, port, loop.time() - started)
@@ -206,3 +232,42 @@ class Load:
         while not self._stopping and len(self.replies) < MOST_REQUESTS:
             self.replies.append(await ask_once(self.host, self.target))
             await asyncio.sleep(self.pause)
+
+
+@dataclass(slots=True)
+class Steady:
+    """Long connections that talk without end, until `stop` is called; one that fails is over."""
+
+    host: Host
+    target: Target
+    pause: float = 1.0
+    """Seconds between two lines on one connection."""
+    replies: list[list[Reply]] = field(default_factory=list)
+    """Those on each connection."""
+    _tasks: list[asyncio.Task[None]] = field(default_factory=list)
+    _stopping: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def start(self, connections: int) -> None:
+        """Open the connections; each has talked once when this returns."""
+        for _ in range(connections):
+            connection = Connection(self.host, self.target)
+            replies = [await connection.open_and_reply()]
+            self.replies.append(replies)
+            self._tasks.append(asyncio.create_task(self._talk(connection, replies)))
+
+    async def stop(self) -> None:
+        """Talk once more on every connection, and close it."""
+        self._stopping.set()
+        await asyncio.gather(*self._tasks)
+
+    async def _talk(self, connection: Connection, replies: list[Reply]) -> None:
+        try:
+            while isinstance(replies[-1], Answer) and len(replies) < MOST_REQUESTS:
+                last = self._stopping.is_set()
+                replies.append(await connection.reply())
+                if last:
+                    break
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._stopping.wait(), self.pause)
+        finally:
+            connection.close()

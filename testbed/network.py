@@ -1,11 +1,11 @@
 """The links, addresses and routes of a layout, made and removed.
 
-                       lan (a bridge)                 192.168.50.0/24, fd00:50::/64
-              ┌───────────────┼───────────────┐
-            node1           node2          outside    routes the service networks to node1
-             cni0            cni0                     hairpin on every port
-           ┌──┴──┐         ┌──┴──┐
-          pod   pod       pod   pod                   10.244.n.0/24, fd00:10:244:n::/64
+                lan (a bridge)                        192.168.50.0/24, fd00:50::/64
+       ┌──────────────┼──────────┬─────────┐
+     node1          node2     outside  elsewhere      route the service networks to node1, node2
+      cni0           cni0                             hairpin on every port
+    ┌──┴──┐        ┌──┴──┐
+   pod   pod      pod   pod                           10.244.n.0/24, fd00:10:244:n::/64
 
 `ip -batch` once for each namespace: a process launch costs 30 ms and more in the rig.
 """
@@ -27,7 +27,10 @@ NODE_SYSCTLS = {
     "ipv6/conf/all/forwarding": "1",
     "ipv4/conf/all/rp_filter": "0",
     "ipv4/conf/default/rp_filter": "0",
+    "ipv4/icmp_ratelimit": "0",
+    "ipv6/icmp/ratelimit": "0",
 }
+"""Without a limit on ICMP: each of many clients that are refused at once is to be told so."""
 LAN_SYSCTLS = {
     "bridge/bridge-nf-call-iptables": "0",
     "bridge/bridge-nf-call-ip6tables": "0",
@@ -50,7 +53,8 @@ def build(layout: Layout) -> None:
         namespaces.batch(_node_side(node, layout), namespace=node.namespace)
     for pod in layout.pods:
         namespaces.batch(_pod_side(pod, layout), namespace=pod.namespace)
-    namespaces.batch(_outside_side(layout), namespace=layout.outside.namespace)
+    for host, gateway in _clients(layout):
+        namespaces.batch(_client_side(host, gateway), namespace=host.namespace)
 
 
 def remove(layout: Layout) -> None:
@@ -67,8 +71,12 @@ def _bridge(node: Node) -> Iterator[str]:
     yield "link set cni0 up"
 
 
+def _clients(layout: Layout) -> tuple[tuple[Host, Node], ...]:
+    return (layout.outside, layout.nodes[0]), (layout.elsewhere, layout.nodes[-1])
+
+
 def _cabled(layout: Layout) -> tuple[Host, ...]:
-    return (*layout.nodes, layout.outside)
+    return (*layout.nodes, *(host for host, _ in _clients(layout)))
 
 
 def _ports(layout: Layout) -> Iterator[str]:
@@ -113,7 +121,8 @@ def _pod_side(pod: Pod, layout: Layout) -> Iterator[str]:
         yield f"route add default via {gateway}"
 
 
-def _outside_side(layout: Layout) -> Iterator[str]:
-    yield from _addresses(layout.outside)
-    for network, gateway in zip(SERVICE_NETWORKS, layout.nodes[0].addresses, strict=True):
-        yield f"route add {network} via {gateway}"
+def _client_side(host: Host, gateway: Node) -> Iterator[str]:
+    yield from _addresses(host)
+    for networks in SERVICE_NETWORKS:
+        for network, address in zip(networks, gateway.addresses, strict=True):
+            yield f"route add {network} via {address}"

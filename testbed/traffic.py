@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Coroutine, Iterable, Iterator
     from types import TracebackType
 
-    from testbed.client import Load, Reply, Target
+    from testbed.client import Load, Reply, Steady, Target
     from testbed.layout import Host, Pod
 
 Result = TypeVar("Result")
@@ -52,7 +52,7 @@ class Traffic:
     """All backends and clients of a testbed; a context manager."""
 
     def __init__(self, pods: Iterable[Pod]) -> None:
-        self._backends = {pod.name: Backend(pod) for pod in pods}
+        self._backends = {pod.name: _backend(pod) for pod in pods}
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="traffic", daemon=True)
 
@@ -109,9 +109,31 @@ class Traffic:
         return self.call(client.ask(host, target, times, at_once=at_once))
 
     @contextlib.contextmanager
-    def load(self, host: Host, target: Target, *, workers: int = 2) -> Iterator[Load]:
+    def serve(self, pod: Pod, *, port: int) -> Iterator[None]:
+        """Have something listen on another port of a pod's network while the block runs."""
+        backend = Backend(pod, port=port)
+        self.call(backend.listen())
+        try:
+            yield
+        finally:
+            self.call(backend.close())
+
+    @contextlib.contextmanager
+    def steady(self, host: Host, target: Target, connections: int) -> Iterator[Steady]:
+        """Keep connections open that talk all the time while the block runs."""
+        steady = client.Steady(host, target)
+        self.call(steady.start(connections))
+        try:
+            yield steady
+        finally:
+            self.call(steady.stop())
+
+    @contextlib.contextmanager
+    def load(
+        self, host: Host, target: Target, *, workers: int = 2, pause: float = 0.02
+    ) -> Iterator[Load]:
         """Ask without end while the block runs; afterwards its replies are complete."""
-        load = client.Load(host, target)
+        load = client.Load(host, target, pause)
         self.call(load.start(workers))
         try:
             yield load
@@ -134,3 +156,13 @@ class Traffic:
             return connection, await connection.open_and_reply()
 
         return Held(self, *self.call(opened()))
+
+
+def _backend(pod: Pod) -> Backend:
+    """Make the server of a pod.
+
+    One in the host network listens on the addresses by which it is known: from a socket on all
+    addresses the kernel would answer datagrams with whichever it likes, and an SCTP association
+    would be offered all of them.
+    """
+    return Backend(pod, addresses=pod.addresses) if pod.in_host_network else Backend(pod)

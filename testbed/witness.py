@@ -5,6 +5,7 @@ Texts are for people and for comparing before with after; `Table` is `ipvsadm -S
 
 from __future__ import annotations
 
+import contextlib
 import re
 from dataclasses import dataclass, field
 
@@ -78,6 +79,15 @@ def rules(namespace: str, *, program: str = "iptables") -> str:
             continue
     lines = [line for text in texts for line in text.splitlines() if _CONTENT.match(line)]
     return "".join(re.sub(r" \[\d+:\d+\]$", "", line) + "\n" for line in lines)
+
+
+def iptables(namespace: str) -> str:
+    """Name the iptables program whose tables of a node have our rules; LookupError for none."""
+    for backend in ("legacy", "nft"):
+        with contextlib.suppress(namespaces.CommandError):
+            if "KUBE-SERVICES" in namespaces.run_inside(namespace, f"iptables-{backend}-save"):
+                return f"iptables-{backend}"
+    raise LookupError(f"no rules of ours in {namespace}")
 
 
 def addresses(namespace: str) -> str:

@@ -1,0 +1,234 @@
+"""Every client against every frontend, under every policy: who answers, and whom the pod sees.
+
+All Services are applied in one go and all cells are asked in one go; each cell is a test. With
+`IPVSPROXY_TEST_FULL=1` there are all of them, else a sample that is always the same.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import random
+from functools import cache
+from typing import TYPE_CHECKING, assert_never
+
+import pytest
+
+from testbed.client import DENIAL, REFUSAL, SILENCE, Failure, Protocol, answers, failures
+from testbed.cluster import Cluster
+from testbed.layout import lay_out
+from testbed.manifests import Exposure, Service, endpoints_of
+from testbed.survey import Question, Survey
+from tests.e2e.matrix import (
+    Answered,
+    Cell,
+    Dropped,
+    Refused,
+    Role,
+    Source,
+    Unserved,
+    cells_of,
+    expected,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from testbed.client import Reply
+    from testbed.layout import Pod
+
+SAMPLE = 800
+"""Cells that are asked when not all are."""
+SEED = 4
+AT_ONCE = 24
+AFFINITY_SECONDS = 600
+
+LAYOUT = lay_out(
+    {"node1": ("a1", "c1"), "node2": ("a2", "c2")},
+    host_pods={"node1": "h1", "node2": "h2"},
+    prefix="matrix-",
+)
+EVERYWHERE, FAR, NOWHERE = ("a1", "a2"), ("a2",), ()
+"""Endpoints: on both nodes, on node2 only, none."""
+NUMBERS = itertools.count(400)
+RANGES = {
+    "outside": ("192.168.50.100/28", "fd00:50::100/124"),  # with host bits; not `elsewhere`
+    "pods": ("10.244.0.0/16", "fd00:10:244::/48"),
+    "node1": ("192.168.50.11/32", "fd00:50::11/128"),
+    "all": ("0.0.0.0/0", "::/0"),
+}
+"""Source ranges by whom they let in."""
+
+
+def service(
+    name: str,
+    pods: tuple[str, ...],
+    exposure: Exposure,
+    *,
+    internal: str = "Cluster",
+    affinity_seconds: int = 0,
+) -> Service:
+    return Service(
+        name,
+        next(NUMBERS),
+        endpoints_of(map(LAYOUT.pod, pods)),
+        affinity_seconds=affinity_seconds,
+        exposure=exposure,
+        internal_policy=internal,
+    )
+
+
+def balanced(policy: str, *, ranges: str = "") -> Exposure:
+    """Everything that a Service can have."""
+    return Exposure(
+        "LoadBalancer",
+        external_ips=True,
+        policy=policy,
+        source_ranges=RANGES[ranges] if ranges else (),
+    )
+
+
+def of_policies() -> Iterator[Service]:
+    """Yield a Service for every combination of policies and places of endpoints."""
+    places = {"everywhere": EVERYWHERE, "far": FAR, "nowhere": NOWHERE}
+    for external, internal in itertools.product(("Cluster", "Local"), repeat=2):
+        for place, pods in places.items():
+            name = f"external-{external}-internal-{internal}-{place}".lower()
+            yield service(name, pods, balanced(external), internal=internal)
+
+
+def of_ranges() -> Iterator[Service]:
+    """Yield Services with source ranges."""
+    for policy, ranges in itertools.product(("Cluster", "Local"), RANGES):
+        name = f"ranges-{ranges}-{policy}".lower()
+        yield service(name, EVERYWHERE, balanced(policy, ranges=ranges))
+    yield service("ranges-outside-local-far", FAR, balanced("Local", ranges="outside"))
+    yield service("ranges-pods-local-far", FAR, balanced("Local", ranges="pods"))
+
+
+def others() -> Iterator[Service]:
+    """Yield Services that differ in something else."""
+    for policy in ("Cluster", "Local"):
+        name = f"affinity-{policy}".lower()
+        yield service(name, EVERYWHERE, balanced(policy), affinity_seconds=AFFINITY_SECONDS)
+        yield service(f"host-{policy}".lower(), ("h1", "h2"), balanced(policy))
+        yield service(f"host-{policy}-far".lower(), ("h2",), balanced(policy))
+        by_port = Exposure("NodePort", policy=policy)
+        yield service(f"node-port-{policy}".lower(), EVERYWHERE, by_port)
+        by_address = Exposure(external_ips=True, policy=policy)
+        yield service(f"external-ip-{policy}".lower(), EVERYWHERE, by_address)
+        proxied = Exposure("LoadBalancer", policy=policy, ip_mode="Proxy")
+        yield service(f"proxied-{policy}".lower(), EVERYWHERE, proxied)
+        without = Exposure("LoadBalancer", policy=policy, node_ports=False)
+        yield service(f"no-node-ports-{policy}".lower(), EVERYWHERE, without)
+    yield service("inside", EVERYWHERE, Exposure())
+    yield service("inside-local-far", FAR, Exposure(), internal="Local")
+
+
+SERVICES = (*of_policies(), *of_ranges(), *others())
+
+
+def selected() -> list[Cell]:
+    """Return the cells to ask, in an order that is always the same."""
+    cells = [cell for one in SERVICES for cell in cells_of(LAYOUT, one)]
+    if os.environ.get("IPVSPROXY_TEST_FULL") == "1":
+        return cells
+    chosen = random.Random(SEED).sample(range(len(cells)), SAMPLE)
+    return [cells[number] for number in sorted(chosen)]
+
+
+CELLS = selected()
+
+
+def question(cell: Cell) -> Question:
+    """Return what is asked for a cell."""
+    outcome = expected(cell)
+    if not isinstance(outcome, Answered):
+        return Question(cell.host, cell.target, silent=True)
+    sticky = cell.service.affinity_seconds > 0
+    return Question(cell.host, cell.target, frozenset() if sticky else outcome.pods)
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """A cluster of this module's own, with all Services of the matrix applied."""
+    with Cluster(LAYOUT, tmp_path_factory.mktemp("matrix")) as cluster:
+        cluster.publish(*SERVICES)
+        cluster.start_agents()
+        cluster.wait_applied(*SERVICES)
+        yield cluster
+
+
+@pytest.fixture(scope="module")
+def replies(cluster: Cluster) -> dict[str, list[Reply]]:
+    """The replies to every cell, by the cell's name."""
+    asked = cluster.traffic.call(Survey(at_once=AT_ONCE).ask(list(map(question, CELLS))))
+    return dict(zip(map(str, CELLS), asked, strict=True))
+
+
+@pytest.mark.parametrize("cell", CELLS, ids=str)
+def test_cell(replies: dict[str, list[Reply]], cell: Cell) -> None:
+    got, outcome = replies[str(cell)], expected(cell)
+    match outcome:
+        case Answered():
+            assert_answered(cell, outcome, got)
+        case Refused():
+            [refusal] = failures(got)
+            assert refusal.reason == REFUSAL or excused(cell, refusal)
+        case Dropped():
+            [silence] = failures(got)
+            assert silence.reason.startswith(SILENCE) or excused(cell, silence)
+        case Unserved():
+            [failure] = got
+            assert isinstance(failure, Failure)
+        case _:
+            assert_never(outcome)
+
+
+def assert_answered(cell: Cell, outcome: Answered, got: list[Reply]) -> None:
+    assert not failures(got)
+    seen = {answer.pod for answer in answers(got)}
+    if cell.service.affinity_seconds:
+        assert len(seen) == 1
+        assert seen <= outcome.pods
+    else:
+        assert seen == outcome.pods
+    wrong = [
+        answer
+        for answer in answers(got)
+        if answer.source not in sources(cell, outcome, LAYOUT.pod(answer.pod))
+    ]
+    assert not wrong
+
+
+def excused(cell: Cell, failure: Failure) -> bool:
+    """Say whether a client cannot be told more than it was.
+
+    SCTP takes no notice of an ICMP error; a datagram that a node does not let out ends with the
+    system call.
+    """
+    if cell.protocol is Protocol.SCTP:
+        return failure.reason.startswith(SILENCE)
+    if cell.protocol is Protocol.UDP and cell.role is Role.NODE:
+        return failure.reason == DENIAL
+    return False
+
+
+def sources(cell: Cell, outcome: Answered, pod: Pod) -> set[str]:
+    """Return the addresses of which a pod that answered must have seen one."""
+    own, via = cell.host.address(cell.family), cell.via
+    if own == pod.address(cell.family) or outcome.source is Source.NODE:
+        stays = pod.in_host_network and pod.node == via.name and cell.role is not Role.NODE
+        return {own} if stays else {*via.addresses, *via.bridge_addresses}
+    return {own}
+
+
+@cache
+def kinds() -> frozenset[type]:
+    return frozenset(type(expected(cell)) for cell in CELLS)
+
+
+def test_the_matrix_has_cells_of_every_outcome() -> None:
+    assert len(CELLS) >= 400
+    assert kinds() == {Answered, Refused, Dropped, Unserved}
+    assert len(set(map(str, CELLS))) == len(CELLS)
