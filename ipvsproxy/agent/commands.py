@@ -1,4 +1,5 @@
-"""The commands that end by themselves: one synchronisation, a plan, a clean-up, a status.
+"""The commands that end by themselves: one synchronisation, a plan, a clean-up, a status, an
+explanation.
 
 Each opens the kernel, does its work with the parts that `run` uses too, and closes the kernel; what
 it returns is a value that `cli` prints. None but `run_once` and `cleanup` writes anything.
@@ -20,11 +21,23 @@ from ipvsproxy.core import cleanup as core_cleanup
 from ipvsproxy.core.foundation import WATCHED_SYSCTLS
 from ipvsproxy.core.ledger import Ownership
 from ipvsproxy.core.operations import describe
+from ipvsproxy.core.packet import SenderKind
+from ipvsproxy.core.question import Place, Who, packet_of
+from ipvsproxy.core.trace import trace
 from ipvsproxy.http import ask_agent
 from ipvsproxy.kernel.fake import DryRunDataplane
 from ipvsproxy.kernel.linux import LinuxDataplane
 from ipvsproxy.reconciler.writer import Writer
-from ipvsproxy.telemetry import CleanupReport, PlanReport, StatusTable, status_table
+from ipvsproxy.telemetry import (
+    CleanupReport,
+    ExplainReport,
+    Explanation,
+    PlanReport,
+    StatusTable,
+    explanation,
+    frontends_of,
+    status_table,
+)
 
 log = structlog.get_logger(__name__)
 
@@ -96,6 +109,34 @@ async def status(settings: Settings) -> StatusTable:
     agent = await ask_agent(settings.metrics_bind_address)
     found = {key: reading for key, reading in readings.items() if reading is not None}
     return status_table(found, agent)
+
+
+async def explain(settings: Settings, who: Who | None, target: Place | str) -> ExplainReport:
+    """Say what happens to packets, from the tables that are in the kernel now.
+
+    `who` None: one from outside, one from a pod, one from the node. `target` is a place, or the
+    NAMESPACE/NAME of a Service: then all frontends that the running agent has for it.
+    """
+    async with _kernel(settings) as dataplane:
+        state = await dataplane.dump()
+    agent = await ask_agent(settings.metrics_bind_address)
+    problems: list[str] = []
+    places = (target,) if isinstance(target, Place) else frontends_of(target, agent)
+    if not places:
+        told = "no agent answers on this node" if agent is None else "the agent has no frontend"
+        problems.append(f"{target}: {told} of that name; give --to ADDRESS:PORT")
+    explanations: list[Explanation] = []
+    for place in places:
+        for one in (who,) if who is not None else map(Who, SenderKind):
+            try:
+                packet = packet_of(one, place, settings, state)
+            except ValueError as error:
+                problems.append(str(error))
+                continue
+            explanations.append(explanation(trace(state, packet), state.virtual_servers, agent))
+    return ExplainReport(
+        explanations=tuple(explanations), problems=tuple(dict.fromkeys(problems))
+    )
 
 
 async def _synchronise(wiring: Wiring, settings: Settings) -> None:

@@ -12,6 +12,7 @@ import click
 
 from ipvsproxy import __version__
 from ipvsproxy.cli.cleanup import cleanup
+from ipvsproxy.cli.explain import explain
 from ipvsproxy.cli.plan import plan
 from ipvsproxy.cli.preflight import preflight
 from ipvsproxy.cli.run import run
@@ -46,8 +47,9 @@ def main() -> None:
       ipvsproxy run --manifests ./services --once  do it, then leave
       ipvsproxy run --kubeconfig /etc/kubernetes/kubelet.conf
       ipvsproxy status                             what is balanced, how, and what is wrong
+      ipvsproxy explain --service default/web      who reaches it, and whom
     """  # noqa: D301 - \b keeps lines as they are
 
 
-for _command in (run, status, plan, preflight, cleanup, version):
+for _command in (run, status, explain, plan, preflight, cleanup, version):
     main.add_command(_command)

@@ -71,6 +71,8 @@ class Settlement:
         self._settings = settings
         self._departed: dict[VirtualServerKey, Mapping[RealServerKey, float]] = {}
         self._draining: dict[VirtualServerKey, frozenset[RealServerKey]] = {}
+        self._over: set[VirtualServerKey] = set()
+        """Departures that have ended, whether or not the kernel has removed what departed."""
 
     @property
     def draining(self) -> Mapping[VirtualServerKey, frozenset[RealServerKey]]:
@@ -97,6 +99,7 @@ class Settlement:
             wanted[key] = settled.wanted if settled else None
             if settled is None:
                 touched.members |= self._desired.finish(key).members
+                self._over.add(key)
         addresses = touched.addresses | {key.address for key in wanted}
         return Target(
             foundation=foundation(
@@ -117,8 +120,14 @@ class Settlement:
             if self._removable(key, state, holds) and key in ours
         ]
         members = _members_of(state, self._sets(state)) if removable else {}
-        leftovers = [_leftover(key, state, frozenset(members.get(key, ()))) for key in removable]
+        leftovers = [
+            _leftover(key, state, frozenset(members.get(key, ())))
+            for key in removable
+            if key not in self._over
+        ]
+        self._over &= state.virtual_servers.keys()
         touched = self._desired.depart(leftovers, now)
+        touched.keys.update(self._over.intersection(removable))
         touched.keys.update(self._desired.held)
         touched.members.update(self._desired.members())
         touched.members.update(self._stale_members(state, holds))
@@ -152,6 +161,7 @@ class Settlement:
         departed = self._departed.pop(key, {})
         if frontend is None:
             return None
+        self._over.discard(key)
         if since is not None:
             departed = dict.fromkeys(state.real_servers.get(key, {}), since)
         deadline = (

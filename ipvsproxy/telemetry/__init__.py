@@ -2,12 +2,21 @@
 
 Plain objects: they are told what happened and answer when asked; nothing here logs, waits, reads a
 clock or knows how it is shown. `conditions` holds what is wrong now, `metrics` the numbers,
-`health` whether the agent does its work, `reports` the values that commands print.
+`health` whether the agent does its work, `reports` and `explanations` the values that commands
+print.
 """
 
 from __future__ import annotations
 
 from ipvsproxy.telemetry.conditions import Condition, Conditions, ConditionType
+from ipvsproxy.telemetry.explanations import (
+    CandidateRow,
+    Explanation,
+    ExplainReport,
+    StepRow,
+    explanation,
+    frontends_of,
+)
 from ipvsproxy.telemetry.health import Health
 from ipvsproxy.telemetry.metrics import Metrics
 from ipvsproxy.telemetry.reports import (
@@ -27,14 +36,17 @@ from ipvsproxy.telemetry.reports import (
 )
 
 __all__ = [
-    "CLUSTER_IP",
     "AgentStatus",
+    "CLUSTER_IP",
+    "CandidateRow",
     "Check",
     "CleanupReport",
     "Condition",
     "ConditionType",
     "Conditions",
     "CycleSummary",
+    "ExplainReport",
+    "Explanation",
     "FrontendStatus",
     "Health",
     "Metrics",
@@ -43,6 +55,9 @@ __all__ = [
     "ServiceStatus",
     "StatusRow",
     "StatusTable",
+    "StepRow",
     "Verdict",
+    "explanation",
+    "frontends_of",
     "status_table",
 ]

@@ -24,6 +24,7 @@ from typing import NamedTuple, Self
 import yaml
 from aiohttp import web
 
+from tests.api.fake_events import Events, namespace_of
 from tests.api.fake_objects import Collection, Object, Objects, Selector, SelectorError
 
 BOOKMARK_SECONDS = 60
@@ -33,7 +34,7 @@ class Request(NamedTuple):
     """A request that was received."""
 
     verb: str
-    """list or watch."""
+    """list, watch or create."""
     kind: str
     parameters: dict[str, str]
 
@@ -72,6 +73,7 @@ class FakeApiServer:
         tls: ssl.SSLContext | None = None,
     ) -> None:
         self.objects = Objects()
+        self.events = Events()
         self.faults: list[Fault] = []
         self.requests: list[Request] = []
         self.tokens = tokens
@@ -176,13 +178,14 @@ class FakeApiServer:
                 return await self._read(request, collection)
             if (key := _key(request.path, collection)) is not None:
                 return await self._write(request, collection, key)
+        namespace = namespace_of(request.path)
+        if namespace is not None and request.method == "POST":
+            return await self._create_event(request, namespace)
         return _status(404, "NotFound", "the server could not find the requested resource")
 
-    async def _read(self, request: web.Request, collection: Collection) -> web.StreamResponse:
-        parameters = dict(request.query)
-        kind = collection.kind.name
-        verb = "watch" if parameters.get("watch") in ("1", "true") else "list"
-        self.requests.append(Request(verb, kind, parameters))
+    async def _admit(self, request: web.Request, verb: str, kind: str) -> Fault | web.Response:
+        """Take note of a request; return an answer if that is all that it gets."""
+        self.requests.append(Request(verb, kind, dict(request.query)))
         await self._notify()
         if self.tokens is not None and request.headers.get("Authorization", "") not in {
             f"Bearer {token}" for token in self.tokens
@@ -193,6 +196,25 @@ class FakeApiServer:
             await fault.gate.wait()
         if fault.status != 200 or fault.body:
             return web.Response(status=fault.status, text=fault.body, headers=fault.headers)
+        return fault
+
+    async def _create_event(self, request: web.Request, namespace: str) -> web.StreamResponse:
+        admitted = await self._admit(request, "create", "Event")
+        if isinstance(admitted, web.Response):
+            return admitted
+        written = await request.json()
+        answer = self.events.create(namespace, written)
+        await self._notify()
+        if answer.status == 201:
+            return web.json_response(written, status=201)
+        return _status(*answer)
+
+    async def _read(self, request: web.Request, collection: Collection) -> web.StreamResponse:
+        parameters = dict(request.query)
+        verb = "watch" if parameters.get("watch") in ("1", "true") else "list"
+        fault = await self._admit(request, verb, collection.kind.name)
+        if isinstance(fault, web.Response):
+            return fault
         try:
             selects = collection.selector(
                 parameters.get("labelSelector", ""), parameters.get("fieldSelector", "")

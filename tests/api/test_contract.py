@@ -12,15 +12,18 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import aiohttp
+import msgspec
 import pytest
 import yaml
 
 from ipvsproxy.objects import EndpointSlice, Service
 from ipvsproxy.sources.kubernetes.access import Access, Kubeconfig, Server
+from ipvsproxy.sources.kubernetes.announcement import announce
 from ipvsproxy.sources.kubernetes.client import ApiConnection, connect
-from ipvsproxy.sources.kubernetes.errors import BadRequest, Expired
+from ipvsproxy.sources.kubernetes.errors import BadRequest, Conflict, Expired, Rejected
 from ipvsproxy.sources.kubernetes.source import KubernetesSource
 from ipvsproxy.store import Event, Gone, Listed, Put
+from ipvsproxy.telemetry import Condition, ConditionType
 from tests.api import real_server
 from tests.api.fake_objects import KINDS, Object
 from tests.api.fake_server import FakeApiServer
@@ -233,3 +236,21 @@ async def test_a_watch_ends_in_good_order_at_its_time_limit(
     async with reached.stream(SERVICES, parameters, silence=20) as lines:
         events = [json.loads(line) async for line in lines]
     assert {event["type"] for event in events} == {"ADDED"}
+
+
+async def test_an_event_is_taken_once_and_only_if_it_is_sound(reached: ApiConnection) -> None:
+    condition = Condition(
+        subject="Service default/web",
+        type=ConditionType.CONTESTED_ADDRESS,
+        message="ä" * 2000,
+        since=0.0,
+    )
+    for subject in (condition, msgspec.structs.replace(condition, subject="Node")):
+        found = announce(subject, uid="uid-1", node_name="node-1", now=1_700_000_000.0)
+        assert found is not None
+        path = f"/apis/events.k8s.io/v1/namespaces/{found.namespace}/events"
+        await reached.create(path, found.body)
+        with pytest.raises(Conflict):
+            await reached.create(path, found.body)
+        with pytest.raises(Rejected, match="eventTime"):
+            await reached.create(path, {**found.body, "eventTime": None})

@@ -41,7 +41,7 @@ from ipvsproxy.telemetry import ConditionType, status_table
 from tests.scenarios.kernel_lines import change_node_address, do_to, frontend
 from tests.scenarios.pages import OWN_SETTINGS, Page, Section, Step
 
-MOST_CYCLES = 60
+MOST_CYCLES = 200
 PASSING = (Refusal.BUSY, Refusal.FAILED, Refusal.FULL, Refusal.INVALID, Refusal.CONTRADICTED)
 """Refusals that fault injection may give. UNSUPPORTED is none: it changes what is wanted, since
 another scheduler is taken, and has scenarios of its own."""
@@ -124,6 +124,14 @@ class Stage:
             self.clock.now = min(end, self.clock.now + max(0.5, seconds / 200))
             if self.agent.reconciler.busy:
                 await self.settle()
+
+    async def wait_until_done(self) -> None:
+        """Let time pass until nothing is refused any more."""
+        for _ in range(MOST_CYCLES):
+            if not self._refused():
+                return
+            await self.wait(1)
+        raise AssertionError(f"still refused: {list(self.agent.conditions)}")
 
     async def act(self, step: Step) -> None:
         """Do what a step says; files that follow each other change at the same time."""

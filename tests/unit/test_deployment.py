@@ -24,7 +24,7 @@ from ipvsproxy.cli import main
 from ipvsproxy.config import load
 from ipvsproxy.kernel import process
 from ipvsproxy.sources.kubernetes.access import InCluster, choose
-from ipvsproxy.sources.kubernetes.source import resources
+from ipvsproxy.sources.kubernetes.source import other_nodes, resources
 
 ROOT = Path(__file__).resolve().parents[2]
 BASE = ROOT / "manifests" / "base"
@@ -79,13 +79,14 @@ def test_kustomize_renders_the_base() -> None:
     assert container["image"] == "ipvsproxy:dev"
 
 
-def test_the_role_allows_what_the_source_asks_for_and_nothing_else() -> None:
-    asked = {
+def test_the_role_allows_what_the_agent_asks_for_and_nothing_else() -> None:
+    read = {
         (resource.group, resource.plural, verb)
-        for resource in resources("node-a")
+        for resource in (*resources("node-a"), other_nodes("node-a"))
         for verb in ("list", "watch")
     }
-    assert set(_granted(OBJECTS["ClusterRole"])) == asked
+    told = {("events.k8s.io", "events", "create")}
+    assert set(_granted(OBJECTS["ClusterRole"])) == read | told
 
 
 def _granted(role: Json) -> Iterator[tuple[str, str, str]]:
@@ -126,6 +127,7 @@ def test_the_configuration_is_one_that_the_agent_reads() -> None:
     assert resolved.warnings == ()
     assert resolved.settings.default_scheduler == "rr"
     assert resolved.settings.cluster_cidrs == ()
+    assert resolved.settings.node_port_addresses.primary
 
 
 def environment(data: Mapping[str, str]) -> dict[str, str]:

@@ -34,6 +34,7 @@ def a_frontend(
 ) -> Frontend:
     return Frontend(
         VirtualServerKey(protocol, Address.parse("10.96.0.1"), 80),
+        Kind.CLUSTER_IP,
         VirtualServer(scheduler),
         {member: RealServer(weight) for member in serving},
         frozenset(displaced),

@@ -10,6 +10,7 @@ from ipvsproxy.core.foundation import foundation
 from ipvsproxy.core.frontends import Kind
 from ipvsproxy.core.sets import frontend_member
 from ipvsproxy.core.settlement import NO_HOLDS, Holds, Settlement
+from ipvsproxy.core.surroundings import Surroundings
 from ipvsproxy.core.translate import Fragment, Frontend
 from ipvsproxy.kernel.fake import fresh_state
 from ipvsproxy.model import (
@@ -51,6 +52,10 @@ def a_frontend(key: VirtualServerKey, *members: RealServerKey) -> Frontend:
     )
 
 
+def around(state: State) -> Surroundings:
+    return Surroundings(SETTINGS, state)
+
+
 def put(desired: Desired, *keys: VirtualServerKey, now: float = 0.0) -> Touched:
     frontends = tuple(a_frontend(key, POD) for key in keys)
     return desired.put(
@@ -84,7 +89,7 @@ def settlement(desired: Desired, *exclude: str) -> Settlement:
 
 def test_what_is_named_is_named_with_its_address_and_members() -> None:
     desired = Desired()
-    target = settlement(desired).target(put(desired, KEY), fresh_state(), connections={}, now=0.0)
+    target = settlement(desired).target(put(desired, KEY), around(fresh_state()), connections={}, now=0.0)
     assert target.virtual_servers.keys() == {KEY}
     assert target.addresses == {IP: True}
     assert target.members == dict.fromkeys(a_frontend(KEY).members, True)
@@ -96,7 +101,7 @@ def test_an_address_to_be_bound_comes_with_all_that_stands_behind_it(bound: bool
     put(desired, KEY)
     touched = put(desired, KEY, SECOND)
     state = kernel(KEY) if bound else fresh_state()
-    target = settlement(desired).target(touched, state, connections={}, now=0.0)
+    target = settlement(desired).target(touched, around(state), connections={}, now=0.0)
     assert target.virtual_servers.keys() == ({SECOND} if bound else {KEY, SECOND})
 
 
@@ -105,16 +110,16 @@ def test_a_deleted_service_drains_and_then_nothing_is_left_of_it() -> None:
     here = settlement(desired)
     put(desired, KEY)
     touched = desired.drop(NAME, 100.0)
-    target = here.target(touched, state, connections={}, now=100.0)
+    target = here.target(touched, around(state), connections={}, now=100.0)
     wanted = target.virtual_servers[KEY]
     assert wanted is not None
     assert wanted.real_servers == {POD: RealServer(0)}
     assert target.addresses == {IP: True}
     assert here.draining == {KEY: {POD}}
     state.real_servers[KEY] = {POD: RealServer(0)}
-    late = here.target(Touched(keys={KEY}), state, connections={KEY: {POD: 3}}, now=159.0)
+    late = here.target(Touched(keys={KEY}), around(state), connections={KEY: {POD: 3}}, now=159.0)
     assert late.virtual_servers[KEY] is not None
-    over = here.target(Touched(keys={KEY}), state, connections={KEY: {POD: 3}}, now=160.0)
+    over = here.target(Touched(keys={KEY}), around(state), connections={KEY: {POD: 3}}, now=160.0)
     assert over.virtual_servers == {KEY: None}
     assert over.addresses == {IP: False}
     assert over.members == dict.fromkeys(a_frontend(KEY).members, False)
@@ -126,7 +131,7 @@ def test_a_deleted_service_without_connections_goes_at_once() -> None:
     desired, state = Desired(), kernel(KEY, weight=0)
     put(desired, KEY)
     target = settlement(desired).target(
-        desired.drop(NAME, 1.0), state, connections={KEY: {POD: 0}}, now=1.0
+        desired.drop(NAME, 1.0), around(state), connections={KEY: {POD: 0}}, now=1.0
     )
     assert target.virtual_servers == {KEY: None}
 
@@ -140,7 +145,7 @@ def test_the_deadline_of_a_server_runs_from_when_it_left() -> None:
     desired.put(fragment, 0.0)
     found = []
     for now in (0.0, 500.0, 899.0, 900.0):
-        target = here.target(Touched(keys={KEY}), state, connections={KEY: {POD: 1}}, now=now)
+        target = here.target(Touched(keys={KEY}), around(state), connections={KEY: {POD: 1}}, now=now)
         wanted = target.virtual_servers[KEY]
         assert wanted is not None
         found.append(POD in wanted.real_servers)
@@ -192,6 +197,6 @@ def test_a_foreign_virtual_server_is_in_no_target_and_no_leftover() -> None:
     here = settlement(desired)
     touched = here.sweep(state, NO_HOLDS, 0.0)
     touched.keys.add(FOREIGN)
-    target = here.target(touched, state, connections={}, now=0.0)
+    target = here.target(touched, around(state), connections={}, now=0.0)
     assert target.virtual_servers.keys() == {KEY}
     assert not desired.departing

@@ -22,7 +22,7 @@ import os
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, assert_never
+from typing import TYPE_CHECKING, NamedTuple, assert_never
 
 import aiohttp
 
@@ -46,7 +46,21 @@ _SILENCE_SECONDS = 60.0
 """How long an answer to a list may pause; the API server itself gives up after 60 s."""
 _LIST_SECONDS = 300.0
 _LONGEST_ERROR = 64 << 10
-_OK, _UNAUTHORIZED = 200, 401
+_CREATE_SECONDS = 30.0
+_OK, _CREATED, _UNAUTHORIZED = 200, 201, 401
+
+
+class _Request(NamedTuple):
+    """A request, whatever session it is made in; one with a body makes an object."""
+
+    path: str
+    params: Mapping[str, str]
+    limits: aiohttp.ClientTimeout
+    body: Mapping[str, object] | None = None
+
+    @property
+    def method(self) -> str:
+        return "GET" if self.body is None else "POST"
 
 
 class _TokenFile:
@@ -125,9 +139,18 @@ class ApiConnection:
         limits = aiohttp.ClientTimeout(
             total=_LIST_SECONDS, sock_connect=_CONNECT_SECONDS, sock_read=_SILENCE_SECONDS
         )
-        async with self._answer(path, params, limits) as response:
+        async with self._answer(_Request(path, params, limits)) as response:
             with self._explained():
                 return await response.read()
+
+    async def create(self, path: str, body: Mapping[str, object]) -> None:
+        """Make an object in a collection. Raises ApiError, and so Conflict if it is there already.
+
+        After any other error it may have been made or not.
+        """
+        limits = aiohttp.ClientTimeout(total=_CREATE_SECONDS, sock_connect=_CONNECT_SECONDS)
+        async with self._answer(_Request(path, {}, limits, body)):
+            pass
 
     @asynccontextmanager
     async def stream(
@@ -140,7 +163,7 @@ class ApiConnection:
         """
         limits = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_SECONDS, sock_read=silence)
         async with (
-            self._answer(path, params, limits) as response,
+            self._answer(_Request(path, params, limits)) as response,
             aclosing(self._lines(response.content.iter_any())) as lines,
         ):
             yield lines
@@ -150,38 +173,31 @@ class ApiConnection:
         await self._session.retire()
 
     @asynccontextmanager
-    async def _answer(
-        self, path: str, params: Mapping[str, str], limits: aiohttp.ClientTimeout
-    ) -> AsyncIterator[aiohttp.ClientResponse]:
+    async def _answer(self, request: _Request) -> AsyncIterator[aiohttp.ClientResponse]:
         async with AsyncExitStack() as stack:
             with self._explained():
-                response = await self._send(stack, path, params, limits)
+                response = await self._send(stack, request)
                 if response.status == _UNAUTHORIZED:
                     self._stale = True
                     await stack.aclose()
-                    response = await self._send(stack, path, params, limits)
+                    response = await self._send(stack, request)
                 await _check(response)
             yield response
 
-    async def _send(
-        self,
-        stack: AsyncExitStack,
-        path: str,
-        params: Mapping[str, str],
-        limits: aiohttp.ClientTimeout,
-    ) -> aiohttp.ClientResponse:
+    async def _send(self, stack: AsyncExitStack, request: _Request) -> aiohttp.ClientResponse:
         """Make a request; `stack` releases the answer and the session."""
         session = await self._current()
         await stack.enter_async_context(session.used())
         response: aiohttp.ClientResponse = await session.client.call_api(
-            path,
-            "GET",
-            query_params=list(params.items()),
+            request.path,
+            request.method,
+            query_params=list(request.params.items()),
             header_params={"Accept": "application/json"},
+            body=request.body,
             auth_settings=["BearerToken"],
             _preload_content=False,
             _return_http_data_only=True,
-            _request_timeout=limits,
+            _request_timeout=request.limits,
         )
         stack.callback(response.close)
         return response
@@ -311,7 +327,7 @@ def _use_token_file(path: Path, configuration: Configuration) -> None:
 
 async def _check(response: aiohttp.ClientResponse) -> None:
     """Raise the error that the status tells; the library leaves that to its caller."""
-    if response.status == _OK:
+    if response.status in (_OK, _CREATED):
         return
     body = await response.content.read(_LONGEST_ERROR)
     raise of_response(response.status, body, retry_after=response.headers.get("Retry-After"))

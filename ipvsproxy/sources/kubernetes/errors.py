@@ -8,6 +8,7 @@ each, made for the operator.
       Expired        410: list again                  Unauthorized   401: read the credentials anew
       Throttled      429: wait as long as told        Forbidden      403: an operator must grant it
       BadRequest     400: ask for less                Rejected       another 4xx: list again
+      Conflict       409: what is to be made is there already
       Unavailable    everything else, from "connection refused" to 503: try again
 
 Reference: apimachinery meta/v1 Status; API conventions, "HTTP status codes".
@@ -59,6 +60,10 @@ class Rejected(ApiError):
     """Another refusal of the request itself (4xx)."""
 
 
+class Conflict(Rejected):
+    """409: an object of this name is there already."""
+
+
 class Unavailable(ApiError):
     """The server cannot be reached, has failed, or the connection was lost."""
 
@@ -77,6 +82,7 @@ _KINDS: dict[int, type[ApiError]] = {
     400: BadRequest,
     401: Unauthorized,
     403: Forbidden,
+    409: Conflict,
     410: Expired,
     429: Throttled,
 }

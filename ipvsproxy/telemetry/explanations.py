@@ -1,0 +1,231 @@
+"""What `explain` shows: what happens to a packet, and why, in words.
+
+Can be written as JSON by msgspec as it stands; field names are part of the interface. What the
+kernel does is said by `core.trace`; which Service a virtual server belongs to is known to the
+running agent, and left open where none answers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import assert_never
+
+import msgspec
+
+from ipvsproxy.core.packet import (
+    Balanced,
+    Candidate,
+    Dropped,
+    Fate,
+    Forwarded,
+    Kept,
+    Local,
+    Masqueraded,
+    NotUnderstood,
+    Refused,
+    Step,
+    Stopped,
+    Trace,
+    place_text,
+)
+from ipvsproxy.core.question import Place, parse_place
+from ipvsproxy.model import VirtualServer, VirtualServerKey
+from ipvsproxy.telemetry.reports import AgentStatus
+
+
+class StepRow(msgspec.Struct, frozen=True, kw_only=True):
+    """Something that decided on the packet, as in `core.packet.Step`."""
+
+    hook: str
+    table: str = ""
+    chain: str = ""
+    rule: str = ""
+    because: tuple[str, ...] = ()
+    verdict: str = ""
+
+
+class CandidateRow(msgspec.Struct, frozen=True, kw_only=True):
+    """A real server that may be chosen."""
+
+    address: str
+    """ADDRESS:PORT."""
+    weight: int
+    source: str | None
+    """The source address that it sees; None: an address of this node, which is masqueraded."""
+    masqueraded: bool = False
+    stopped: bool = False
+    """A rule lets nothing through to it."""
+    by: StepRow | None = None
+    """What masquerades or stops it."""
+
+
+class Explanation(msgspec.Struct, frozen=True, kw_only=True):
+    """What happens to one packet."""
+
+    sender: str
+    """outside, pod or node."""
+    source: str
+    interface: str | None
+    """The interface that it comes in by; None: the node itself sends it."""
+    destination: str
+    """ADDRESS:PORT/PROTOCOL, or ADDRESS/ICMP."""
+    fate: str
+    """balanced, refused, dropped, local, forwarded or not understood."""
+    served: bool
+    """Whether somebody answers."""
+    reason: str
+    """The fate in a sentence."""
+    steps: tuple[StepRow, ...] = ()
+    virtual_server: str = ""
+    """The one that decides; empty: none does."""
+    service: str = ""
+    """NAMESPACE/NAME whose virtual server it is; empty: not known."""
+    port: str = ""
+    """The Service port's name, or its number where it has none."""
+    scheduler: str = ""
+    persistence: int = 0
+    """Seconds for which a client keeps the real server that it was given; 0: none."""
+    candidates: tuple[CandidateRow, ...] = ()
+    resting: tuple[str, ...] = ()
+    """Real servers of weight 0."""
+
+
+class ExplainReport(msgspec.Struct, frozen=True, kw_only=True):
+    """What `explain` shows."""
+
+    explanations: tuple[Explanation, ...] = ()
+    problems: tuple[str, ...] = ()
+    """What could not be explained, one line each."""
+
+
+def explanation(
+    trace: Trace,
+    virtual_servers: Mapping[VirtualServerKey, VirtualServer],
+    agent: AgentStatus | None,
+) -> Explanation:
+    """Put a trace into words."""
+    sender = trace.packet.sender
+    key = _key(trace.fate)
+    server = virtual_servers.get(key) if key is not None else None
+    service, port = _whose(key, agent)
+    name, reason = _told(trace)
+    balanced = trace.fate if isinstance(trace.fate, Balanced) else None
+    return Explanation(
+        sender=sender.kind,
+        source=str(trace.source),
+        interface=sender.interface,
+        destination=place_text(trace.packet),
+        fate=name,
+        served=_served(trace),
+        reason=reason,
+        steps=tuple(map(_row, trace.steps)),
+        virtual_server=str(key) if key is not None else "",
+        service=service,
+        port=port,
+        scheduler=server.scheduler if server is not None else "",
+        persistence=server.persistence if server is not None else 0,
+        candidates=tuple(map(_candidate, balanced.candidates)) if balanced else (),
+        resting=tuple(map(str, balanced.resting)) if balanced else (),
+    )
+
+
+def frontends_of(service: str, agent: AgentStatus | None) -> tuple[Place, ...]:
+    """Give where a Service, NAMESPACE/NAME, is to be reached, as far as the agent knows."""
+    services = agent.services if agent is not None else ()
+    found = (one.frontends for one in services if one.name == service)
+    return tuple(parse_place(one.virtual_server) for frontends in found for one in frontends)
+
+
+def _told(trace: Trace) -> tuple[str, str]:
+    """Give the fate's name, and a sentence."""
+    fate = trace.fate
+    match fate:
+        case Balanced(key, candidates):
+            number = len(candidates)
+            servers = "1 real server" if number == 1 else f"one of {number} real servers"
+            return "balanced", f"virtual server {key} sends it to {servers}"
+        case Refused(by, None):
+            return "refused", f"rejected by {_where(by)}"
+        case Refused(by, key):
+            return "refused", f"port unreachable: virtual server {key}: {by.because[-1]}"
+        case Dropped(by):
+            return "dropped", f"dropped by {_where(by)}"
+        case Local(listeners):
+            return "local", _delivered(trace, len(listeners))
+        case Forwarded(destination):
+            return "forwarded", f"not balanced, and {destination} is no address of this node"
+        case NotUnderstood(by, what):
+            return "not understood", f"it cannot be said: {what}; at {_where(by)}"
+        case _:
+            assert_never(fate)
+
+
+def _delivered(trace: Trace, listeners: int) -> str:
+    if trace.packet.protocol is None:
+        return "the node itself answers the ping"
+    if listeners:
+        return "not balanced: the node itself takes it, where something listens at this port"
+    return "not balanced: for the node itself, where nothing is known to listen at this port"
+
+
+def _served(trace: Trace) -> bool:
+    match trace.fate:
+        case Balanced(_, candidates):
+            return any(not isinstance(one.seen, Stopped) for one in candidates)
+        case Local(listeners):
+            return bool(listeners) or trace.packet.protocol is None
+        case _:
+            return False
+
+
+def _key(fate: Fate) -> VirtualServerKey | None:
+    match fate:
+        case Balanced(key):
+            return key
+        case Refused(_, key):
+            return key
+        case _:
+            return None
+
+
+def _whose(key: VirtualServerKey | None, agent: AgentStatus | None) -> tuple[str, str]:
+    if key is None or agent is None:
+        return "", ""
+    for service in agent.services:
+        for frontend in service.frontends:
+            if frontend.virtual_server == str(key):
+                return service.name, frontend.port
+    return "", ""
+
+
+def _candidate(candidate: Candidate) -> CandidateRow:
+    address, weight = str(candidate.member), candidate.weight
+    match candidate.seen:
+        case Kept(source):
+            return CandidateRow(address=address, weight=weight, source=str(source))
+        case Masqueraded(by):
+            row = _row(by)
+            return CandidateRow(
+                address=address, weight=weight, source=None, masqueraded=True, by=row
+            )
+        case Stopped(by):
+            row = _row(by)
+            return CandidateRow(address=address, weight=weight, source=None, stopped=True, by=row)
+        case _:
+            assert_never(candidate.seen)
+
+
+def _row(step: Step) -> StepRow:
+    return StepRow(
+        hook=step.hook,
+        table=step.table,
+        chain=step.chain,
+        rule=step.rule,
+        because=step.because,
+        verdict=step.verdict,
+    )
+
+
+def _where(step: Step) -> str:
+    place = f"{step.table} {step.chain}".strip() or step.hook
+    return f"{place}: {step.rule}" if step.rule else place
