@@ -8,6 +8,7 @@ edits find faults that two strangers hide.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -22,6 +23,7 @@ from ipvsproxy.core.operations import (
     CreateSet,
     DestroySet,
     ForgetFlows,
+    GrowSet,
     Operation,
     RemoveLink,
     RemoveMember,
@@ -116,6 +118,7 @@ RULESETS = (
 keys: SearchStrategy[VirtualServerKey] = st.sampled_from(KEYS)
 weights: SearchStrategy[int] = st.sampled_from((0, 0, 1, 1, 2, 100, 65535))
 sets: SearchStrategy[str] = st.sampled_from(sorted(SETS))
+capacities: SearchStrategy[int] = st.sampled_from((1, 2, 4, 65536))
 Operations: TypeAlias = Sequence[Operation]
 
 
@@ -200,9 +203,11 @@ def set_operations(draw: st.DrawFn) -> Operation:
     """
     name = draw(sets)
     member = draw(MEMBERS[SETS[name].type])
-    match draw(st.integers(0, 6)):
+    match draw(st.integers(0, 7)):
         case 0 | 1 | 2:
             return CreateSet(name, SETS[name])
+        case 7:
+            return GrowSet(name, dataclasses.replace(SETS[name], maxelem=draw(capacities)))
         case 3:
             return DestroySet(name)
         case 4 | 5:
@@ -224,7 +229,7 @@ chain_operations: SearchStrategy[Operation] = st.builds(
     ReplaceChains, st.just(Family.IPV4), st.sampled_from(RULESETS), st.sampled_from(RULESETS)
 )
 forget_operations: SearchStrategy[Operation] = keys.flatmap(
-    lambda key: st.builds(ForgetFlows, st.just(key), members_of(key))
+    lambda key: st.builds(ForgetFlows, st.just(key), st.none() | members_of(key))
 )
 operations: SearchStrategy[Operation] = st.one_of(
     ipvs_operations(),

@@ -134,9 +134,7 @@ async def explain(settings: Settings, who: Who | None, target: Place | str) -> E
                 problems.append(str(error))
                 continue
             explanations.append(explanation(trace(state, packet), state.virtual_servers, agent))
-    return ExplainReport(
-        explanations=tuple(explanations), problems=tuple(dict.fromkeys(problems))
-    )
+    return ExplainReport(explanations=tuple(explanations), problems=tuple(dict.fromkeys(problems)))
 
 
 async def _synchronise(wiring: Wiring, settings: Settings) -> None:

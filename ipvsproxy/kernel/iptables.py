@@ -95,7 +95,7 @@ _REFUSALS = (
 
 
 class Iptables:
-    """Our chains in the tables nat and filter of each family, through one backend."""
+    """Our chains in the tables of each family, through one backend."""
 
     def __init__(self, processes: Processes, backend: str = "auto") -> None:
         """Use `backend`: "nft", "legacy", or "auto" for the one that the node uses.

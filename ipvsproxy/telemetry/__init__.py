@@ -11,8 +11,8 @@ from __future__ import annotations
 from ipvsproxy.telemetry.conditions import Condition, Conditions, ConditionType
 from ipvsproxy.telemetry.explanations import (
     CandidateRow,
-    Explanation,
     ExplainReport,
+    Explanation,
     StepRow,
     explanation,
     frontends_of,
@@ -36,8 +36,8 @@ from ipvsproxy.telemetry.reports import (
 )
 
 __all__ = [
-    "AgentStatus",
     "CLUSTER_IP",
+    "AgentStatus",
     "CandidateRow",
     "Check",
     "CleanupReport",

@@ -10,6 +10,8 @@ from ipvsproxy.core.operations import (
     CreateLink,
     CreateSet,
     DestroySet,
+    ForgetFlows,
+    GrowSet,
     Operation,
     RemoveLink,
     RemoveMember,
@@ -17,7 +19,7 @@ from ipvsproxy.core.operations import (
     SetSysctl,
     UnbindAddress,
 )
-from ipvsproxy.dataplane import Dataplane, Refusal
+from ipvsproxy.dataplane import DONE, Dataplane, Refusal
 from ipvsproxy.model import (
     Address,
     Chain,
@@ -35,6 +37,7 @@ from ipvsproxy.model import (
     Ruleset,
     SetSpec,
     SetType,
+    VirtualServerKey,
 )
 from tests.contract.steps import POD, POD6, WEB, WEB6, do, refused
 
@@ -89,6 +92,17 @@ TYPES: list[tuple[SetType, Family, Member]] = [
         ),
         pytest.param([CREATE], CREATE, id="set exists"),
         pytest.param([], ADD, id="set is missing"),
+        pytest.param([], GrowSet(FRONTENDS, BY_PORT), id="set to grow is missing"),
+        pytest.param(
+            [CREATE],
+            GrowSet(FRONTENDS, SetSpec(SetType.HASH_IP, Family.IPV4)),
+            id="set to grow is of another type",
+        ),
+        pytest.param(
+            [CREATE],
+            GrowSet(FRONTENDS, SetSpec(SetType.HASH_IP_PORT, Family.IPV6)),
+            id="set to grow is of the other family",
+        ),
         pytest.param([], ReplaceChains(Family.IPV4, RULES, NOTHING), id="set of a rule is missing"),
         pytest.param(
             [], ReplaceChains(Family.IPV4, NOTHING, RULES), id="jump to be deleted is missing"
@@ -122,6 +136,21 @@ async def test_what_is_gone_already_is_removed(dataplane: Dataplane, operation: 
     assert await dataplane.dump() == state
 
 
+@pytest.mark.parametrize("count", [1, 6], ids=["few", "many"])
+async def test_flows_that_are_not_there_are_forgotten(dataplane: Dataplane, count: int) -> None:
+    keys = [
+        VirtualServerKey(Protocol.UDP, address, 53 + number)
+        for number in range(count)
+        for address in (WEB.address, WEB6.address)
+    ]
+    pods = {Family.IPV4: POD, Family.IPV6: POD6}
+    operations = [ForgetFlows(key, pods[key.family]) for key in keys]
+    operations += [ForgetFlows(key, None) for key in keys]
+    state = await dataplane.dump()
+    assert set(await dataplane.apply(operations)) == {DONE}
+    assert await dataplane.dump() == state
+
+
 async def test_addresses_are_bound_and_go_with_the_link(dataplane: Dataplane) -> None:
     await do(dataplane, CreateLink(), BindAddress(WEB.address), BindAddress(WEB6.address))
     state = await dataplane.dump()
@@ -151,6 +180,28 @@ async def test_every_kind_of_set_is_read_back(
 async def test_a_member_is_added_again_without_harm(dataplane: Dataplane) -> None:
     await do(dataplane, CREATE, ADD, ADD)
     assert (await dataplane.dump()).members == {FRONTENDS: {WEB_MEMBER}}
+
+
+async def test_a_set_that_a_rule_uses_grows_with_its_members(dataplane: Dataplane) -> None:
+    small = SetSpec(SetType.HASH_IP_PORT, Family.IPV4, 1)
+    large = SetSpec(SetType.HASH_IP_PORT, Family.IPV4, 2, hashsize=64)
+    other = AddMember(FRONTENDS, WEB_MEMBER._replace(port=81))
+    await do(dataplane, CreateSet(FRONTENDS, small), ADD)
+    await do(dataplane, ReplaceChains(Family.IPV4, RULES, NOTHING))
+    assert (await refused(dataplane, other))[0] is Refusal.FULL
+    await do(dataplane, GrowSet(FRONTENDS, large), other, GrowSet(FRONTENDS, large))
+    state = await dataplane.dump()
+    assert state.sets == {FRONTENDS: large}
+    assert state.members == {FRONTENDS: {WEB_MEMBER, other.member}}
+    assert state.rulesets[Family.IPV4] == RULES
+    assert (await refused(dataplane, GrowSet(FRONTENDS, small)))[0] is Refusal.FULL
+    assert await dataplane.dump() == state
+
+
+async def test_a_bitmap_does_not_grow(dataplane: Dataplane) -> None:
+    ports = SetSpec(SetType.BITMAP_PORT, Family.IPV4)
+    await do(dataplane, CreateSet("KUBE-A", ports), AddMember("KUBE-A", PortMember(80)))
+    assert (await refused(dataplane, GrowSet("KUBE-A", ports)))[0] is Refusal.INVALID
 
 
 async def test_a_full_set_says_so_and_takes_what_it_has(dataplane: Dataplane) -> None:

@@ -1,4 +1,4 @@
-"""Forgetting UDP flows, with real sockets and the kernel's own table."""
+"""Forgetting UDP flows, one server's or all, with real sockets and the kernel's own table."""
 
 from __future__ import annotations
 
@@ -99,6 +99,12 @@ def test_only_the_flows_of_that_frontend_to_that_server_are_forgotten(
         assert forget(operations, processes) == [DONE] * (4 + others)
         assert processes.launched - before <= 4
         assert flows(family) == sorted([first] + [second] * 2)
+
+        whole = [ForgetFlows(key._replace(port=2000 + number), None) for number in range(others)]
+        before = processes.launched
+        assert forget([ForgetFlows(key, None), *whole], processes) == [DONE] * (1 + others)
+        assert processes.launched - before <= 2
+        assert flows(family) == [first], "what was never asked of the frontend stays"
         for client in (*clients, direct):
             client.close()
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Iterator, Sequence
 
 import pytest
 
-from ipvsproxy.core.operations import AddMember, CreateSet, DestroySet, RemoveMember
+from ipvsproxy.core.operations import AddMember, CreateSet, DestroySet, GrowSet, RemoveMember
 from ipvsproxy.core.sets import CLUSTER_IP, LEDGER, LOOP_BACK, set_name, set_specs
 from ipvsproxy.dataplane import DONE, DataplaneError, Refusal
 from ipvsproxy.kernel.ipset import REFUSALS_BEFORE_SHARING, Ipsets, SetOperation
+from ipvsproxy.kernel.ipset_text import TEMPORARY, growth_text
 from ipvsproxy.kernel.process import Completed, Processes
 from ipvsproxy.model import (
     Address,
@@ -66,6 +68,7 @@ EVERY_KIND: dict[str, tuple[SetSpec, set[Member]]] = {
     "KUBE-6-E": (SetSpec(SetType.BITMAP_PORT, Family.IPV6), {PortMember(32767)}),
 }
 SMALL = SetSpec(SetType.HASH_IP_PORT, Family.IPV4, 2)
+LARGE = dataclasses.replace(SMALL, maxelem=1000)
 
 
 def member(number: int) -> IpPortMember:
@@ -181,6 +184,105 @@ def test_a_set_in_use_is_busy(ipsets: Ipsets, processes: Processes) -> None:
     outcome = ipsets.apply([DestroySet("KUBE-A")])[0]
     assert outcome.refusal is Refusal.BUSY
     assert "in use" in outcome.reason
+
+
+def names(processes: Processes) -> list[str]:
+    """The sets that there are, by the program itself."""
+    return sorted(processes.run(("ipset", "list", "-name")).stdout.split())
+
+
+def full_and_used(ipsets: Ipsets, processes: Processes) -> None:
+    """Make KUBE-A, full with two members, and let a set of sets use it as a rule does."""
+    batch: list[SetOperation] = [CreateSet("KUBE-A", SMALL)]
+    batch += (AddMember("KUBE-A", member(number)) for number in (1, 2))
+    assert refusals(ipsets, batch) == [None] * 3
+    in_a_set = "create LIST list:set\nadd LIST KUBE-A\n"
+    assert processes.run(("ipset", "restore"), in_a_set).returncode == 0
+
+
+def used(processes: Processes) -> str:
+    """The set that the set of sets has."""
+    return processes.run(("ipset", "save", "LIST")).stdout.split()[-1]
+
+
+def test_a_set_in_use_grows_and_keeps_its_members(ipsets: Ipsets, processes: Processes) -> None:
+    full_and_used(ipsets, processes)
+    batch: list[SetOperation] = [AddMember("KUBE-A", member(3)), GrowSet("KUBE-A", LARGE)]
+    assert refusals(ipsets, batch) == [None, None], "growths come first"
+    assert ipsets.dump() == ({"KUBE-A": LARGE}, {"KUBE-A": {member(n) for n in (1, 2, 3)}})
+    assert names(processes) == ["KUBE-A", "LIST"]
+    assert used(processes) == "KUBE-A"
+    assert refusals(ipsets, [DestroySet("KUBE-A")]) == [Refusal.BUSY]
+
+
+@pytest.mark.parametrize("lines", range(6))
+def test_a_growth_that_was_killed_anywhere_is_done_again(
+    ipsets: Ipsets, processes: Processes, lines: int
+) -> None:
+    full_and_used(ipsets, processes)
+    saved = processes.run(("ipset", "save", "KUBE-A")).stdout
+    rows = growth_text("KUBE-A", LARGE, saved).splitlines(keepends=True)
+    assert len(rows) == 5
+    assert processes.run(("ipset", "restore"), "".join(rows[:lines])).returncode == 0
+    specs, members = ipsets.dump()
+    assert specs["KUBE-A"].maxelem in {2, 1000}
+    assert members == {"KUBE-A": {member(1), member(2)}}, "what it has left is not told"
+    assert refusals(ipsets, [GrowSet("KUBE-A", LARGE)]) == [None]
+    assert ipsets.dump() == ({"KUBE-A": LARGE}, {"KUBE-A": {member(1), member(2)}})
+    assert names(processes) == ["KUBE-A", "LIST"]
+    assert used(processes) == "KUBE-A"
+
+
+def test_what_a_killed_growth_has_left_goes_with_the_next_change(
+    ipsets: Ipsets, processes: Processes
+) -> None:
+    left = f"create {TEMPORARY} hash:ip timeout 5\n"
+    assert processes.run(("ipset", "restore"), left).returncode == 0
+    assert ipsets.dump() == ({}, {})
+    assert ipsets.ignored == {}
+    assert names(processes) == [TEMPORARY], "reading changes nothing"
+    assert refusals(ipsets, [CreateSet("KUBE-A", SMALL)]) == [None]
+    assert names(processes) == ["KUBE-A"]
+
+
+@pytest.mark.parametrize(
+    ("operation", "refusal"),
+    [
+        (GrowSet("KUBE-GONE", LARGE), Refusal.CONTRADICTED),
+        (GrowSet("KUBE-A", dataclasses.replace(LARGE, family=Family.IPV6)), Refusal.CONTRADICTED),
+        (GrowSet("KUBE-A", SetSpec(SetType.HASH_IP, Family.IPV4)), Refusal.CONTRADICTED),
+        (GrowSet("KUBE-A", dataclasses.replace(LARGE, maxelem=1)), Refusal.FULL),
+        (GrowSet("KUBE-E", SetSpec(SetType.BITMAP_PORT, Family.IPV4)), Refusal.INVALID),
+    ],
+)
+def test_a_growth_that_is_refused_leaves_everything(
+    ipsets: Ipsets, processes: Processes, operation: GrowSet, refusal: Refusal
+) -> None:
+    full_and_used(ipsets, processes)
+    assert refusals(ipsets, [CreateSet("KUBE-E", EVERY_KIND["KUBE-E"][0])]) == [None]
+    before = ipsets.dump()
+    assert refusals(ipsets, [operation]) == [refusal]
+    assert ipsets.dump() == before
+    assert names(processes) == ["KUBE-A", "KUBE-E", "LIST"]
+
+
+@pytest.mark.parametrize("name", EVERY_KIND.keys() - {"KUBE-E", "KUBE-6-E"})
+def test_every_kind_of_set_grows_but_bitmaps(ipsets: Ipsets, name: str) -> None:
+    spec, members = EVERY_KIND[name]
+    larger = dataclasses.replace(spec, maxelem=100_000, hashsize=4096)
+    batch: list[SetOperation] = [CreateSet(name, spec), *(AddMember(name, one) for one in members)]
+    assert set(ipsets.apply(batch)) == {DONE}
+    assert ipsets.apply([GrowSet(name, larger)]) == [DONE]
+    assert ipsets.dump() == ({name: larger}, {name: members})
+
+
+def test_a_set_is_made_with_its_buckets_and_read_back_equal_without(
+    ipsets: Ipsets, processes: Processes
+) -> None:
+    spec = dataclasses.replace(LARGE, hashsize=4096)
+    assert refusals(ipsets, [CreateSet("KUBE-A", spec)]) == [None]
+    assert "hashsize 4096" in processes.run(("ipset", "save", "KUBE-A")).stdout
+    assert ipsets.dump()[0] == {"KUBE-A": spec} == {"KUBE-A": LARGE}
 
 
 def test_sets_of_others_are_not_seen_and_odd_ones_are_named(

@@ -2,20 +2,34 @@
 
 from __future__ import annotations
 
+import dataclasses
+import socket
 import subprocess
 from collections.abc import Iterator, Sequence
 
 import pytest
 
-from ipvsproxy.core.firewall import ruleset
-from ipvsproxy.core.operations import CreateSet, ReplaceChains
+from ipvsproxy.core.firewall import OWN_CHAINS, ruleset
+from ipvsproxy.core.operations import AddMember, CreateSet, GrowSet, ReplaceChains
 from ipvsproxy.core.sets import set_specs
 from ipvsproxy.dataplane import DONE, Refusal
 from ipvsproxy.kernel.ipset import Ipsets
 from ipvsproxy.kernel.iptables import Backend, Iptables
 from ipvsproxy.kernel.process import Completed, Processes
-from ipvsproxy.model import Chain, Family, Network, Ruleset
+from ipvsproxy.model import (
+    Address,
+    Chain,
+    Family,
+    IpPortMember,
+    Jump,
+    Protocol,
+    Rule,
+    Ruleset,
+    SetSpec,
+    SetType,
+)
 from tests.kernel.netfilter import netfilter, unusable
+from tests.unit.builders import pods_in
 
 FOREIGN = """*nat
 :CNI-HOSTPORT-SETMARK - [0:0]
@@ -50,11 +64,65 @@ HELD = """*filter
 COMMIT
 """
 NOTHING = Ruleset()
+FORM_SETS = {
+    "KUBE-A": SetType.HASH_IP_PORT,
+    "KUBE-B": SetType.HASH_IP_PORT_NET,
+    "KUBE-C": SetType.HASH_IP_PORT_IP,
+    "KUBE-L": SetType.HASH_IP,
+    "KUBE-P": SetType.BITMAP_PORT,
+}
+NAT_FORMS = """\
+-d {frontend} -p tcp -m tcp --dport 80 -j DNAT --to-destination {cluster_ip}
+-d {frontend} -p udp -m udp --dport 80 -j DNAT --to-destination {cluster_ip}
+-d {frontend} -p sctp -m sctp --dport 80 -j DNAT --to-destination {cluster_ip}
+-p tcp -m tcp --dport 30080 -j DNAT --to-destination {cluster_ip}
+-p udp -m udp --dport 30080 -j DNAT --to-destination {cluster_ip}
+-p sctp -m sctp --dport 30080 -j DNAT --to-destination {cluster_ip}
+-m set --match-set KUBE-A dst,dst -m set ! --match-set KUBE-B dst,dst,src \
+-m set ! --match-set KUBE-C dst,dst,src -j RETURN
+-m addrtype --src-type LOCAL -m set --match-set KUBE-A dst,dst -j KUBE-MARK-MASQ
+-m addrtype ! --src-type LOCAL -m set --match-set KUBE-A dst,dst -j KUBE-MARK-MASQ
+-p tcp -m set --match-set KUBE-P dst -j ACCEPT
+-p udp -m set --match-set KUBE-P dst -j ACCEPT
+-p sctp -m set --match-set KUBE-P dst -j ACCEPT
+-i cali+ -j RETURN
+! -i cali+ -m set --match-set KUBE-A dst,dst -j KUBE-MARK-MASQ
+! -i cbr0 -j KUBE-MARK-MASQ
+-i eth0 -j KUBE-MARK-MASQ
+! -s {pods} -m set --match-set KUBE-A dst,dst -j KUBE-MARK-MASQ
+-s {pods} -m set --match-set KUBE-A dst,dst -m set --match-set KUBE-L dst -j ACCEPT
+-s {pods} -i cali+ -p tcp -m set --match-set KUBE-A dst,dst -j ACCEPT
+"""
+FILTER_FORMS = """\
+-m set --match-set KUBE-A dst,dst -m set ! --match-set KUBE-B dst,dst,src \
+-m set ! --match-set KUBE-C dst,dst,src -j DROP
+-m conntrack --ctstate NEW -m set --match-set KUBE-A dst,dst -j DROP
+-m conntrack --ctstate NEW -m set --match-set KUBE-A dst,dst -j REJECT --reject-with {unreachable}
+-p tcp -m set --match-set KUBE-P dst -j ACCEPT
+-p tcp -j REJECT --reject-with tcp-reset
+"""
+FORM_WORDS = {
+    Family.IPV4: {
+        "frontend": "203.0.113.10/32",
+        "cluster_ip": "10.96.0.10:80",
+        "pods": "10.244.0.0/16",
+        "unreachable": "icmp-port-unreachable",
+    },
+    Family.IPV6: {
+        "frontend": "2001:db8::10/128",
+        "cluster_ip": "[fd00::1]:80",
+        "pods": "fd00:10:244::/56",
+        "unreachable": "icmp6-port-unreachable",
+    },
+}
+
+
+def forms(text: str, family: Family) -> tuple[Rule, ...]:
+    return tuple(tuple(row.split()) for row in text.format(**FORM_WORDS[family]).splitlines())
 
 
 def wanted(family: Family, *local: str, masquerade_all: bool = False) -> Ruleset:
-    blocks = [Network.parse(block) for block in local]
-    return ruleset(family, local=blocks, masquerade_all=masquerade_all, masquerade_bit=14)
+    return ruleset(family, pods=pods_in(family, *local), masquerade_all=masquerade_all)
 
 
 WANTED = [
@@ -117,6 +185,50 @@ def test_what_was_written_is_read_back_equal(iptables: Iptables, meant: Ruleset)
     assert found(iptables, family) == NOTHING
     assert iptables.apply(ReplaceChains(family, meant, NOTHING)) == DONE
     assert found(iptables, family) == meant
+
+
+@pytest.mark.parametrize("family", Family)
+def test_every_form_of_rule_is_printed_as_it_was_written(
+    iptables: Iptables, processes: Processes, family: Family
+) -> None:
+    """Else a restart, which compares what is printed with what is wanted, would write."""
+    creations = [CreateSet(name, SetSpec(kind, family)) for name, kind in FORM_SETS.items()]
+    assert set(Ipsets(processes).apply(creations)) == {DONE}
+    meant = Ruleset(
+        (
+            Chain("filter", "KUBE-PROXY-FIREWALL", forms(FILTER_FORMS, family)),
+            Chain("nat", "KUBE-MARK-MASQ", (("-j", "MARK", "--set-xmark", "0x4000/0x4000"),)),
+            Chain("nat", "KUBE-SERVICES", forms(NAT_FORMS, family)),
+        )
+    )
+    assert iptables.apply(ReplaceChains(family, meant, NOTHING)) == DONE
+    assert found(iptables, family) == meant
+    printed = [row for row in save(processes, iptables, family) if row.startswith("-A KUBE-")]
+    assert sorted(printed) == sorted(
+        f"-A {chain.name} {' '.join(rule)}" for chain in meant.chains for rule in chain.rules
+    )
+
+
+@pytest.mark.parametrize("family", Family)
+def test_chains_of_the_mangle_table_are_read_and_written_like_all_others(
+    iptables: Iptables, monkeypatch: pytest.MonkeyPatch, family: Family
+) -> None:
+    own = {**OWN_CHAINS, "mangle": frozenset({"KUBE-SERVICES"})}
+    monkeypatch.setattr("ipvsproxy.kernel.iptables.OWN_CHAINS", own)
+    rule = ("-m", "comment", "--comment", "kubernetes service portals", "-j", "KUBE-SERVICES")
+    meant = Ruleset(
+        (
+            Chain("mangle", "KUBE-SERVICES", (("-j", "MARK", "--set-xmark", "0x4000/0x4000"),)),
+            Chain("nat", "KUBE-SERVICES", (("-j", "RETURN"),)),
+        ),
+        (Jump("mangle", "OUTPUT", rule), Jump("nat", "OUTPUT", rule)),
+    )
+    assert found(iptables, family) == NOTHING, "the table may not be there at all"
+    assert iptables.apply(ReplaceChains(family, meant, NOTHING)) == DONE
+    assert found(iptables, family) == meant
+    assert iptables.apply(ReplaceChains(family, NOTHING, meant)) == DONE
+    assert found(iptables, family) == NOTHING
+    assert iptables.leftovers == {family: []}
 
 
 def test_a_change_replaces_rules_and_keeps_the_jumps(
@@ -216,6 +328,36 @@ def test_a_missing_set_changes_nothing_and_is_named(
     outcome = iptables.apply(ReplaceChains(Family.IPV4, WANTED[0], NOTHING))
     assert outcome.refusal is Refusal.CONTRADICTED
     assert "KUBE-IPVS-IPS" in outcome.reason
+
+
+def test_a_rule_goes_on_asking_a_set_that_has_grown(
+    iptables: Iptables, processes: Processes
+) -> None:
+    def is_dropped(port: int) -> bool:
+        try:
+            client.sendto(b"datagram", ("127.0.0.1", port))
+        except PermissionError:  # what a sender hears of DROP in OUTPUT
+            return True
+        return False
+
+    def member(port: int) -> AddMember:
+        return AddMember("KUBE-A", IpPortMember(loopback, Protocol.UDP, port))
+
+    loopback = Address.parse("127.0.0.1")
+    ipsets = Ipsets(processes)
+    small = SetSpec(SetType.HASH_IP_PORT, Family.IPV4, 1)
+    assert ipsets.apply([CreateSet("KUBE-A", small), member(53)]) == [DONE] * 2
+    rule = "-A OUTPUT -m set --match-set KUBE-A dst,dst -j DROP"
+    restore(processes, iptables, f"*filter\n{rule}\nCOMMIT\n")
+    assert processes.run(("ip", "link", "set", "lo", "up")).returncode == 0
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+        assert (is_dropped(53), is_dropped(54)) == (True, False)
+        grow = GrowSet("KUBE-A", dataclasses.replace(small, maxelem=2))
+        assert ipsets.apply([grow]) == [DONE]
+        assert (is_dropped(53), is_dropped(54)) == (True, False)
+        assert ipsets.apply([member(54)]) == [DONE]
+        assert (is_dropped(53), is_dropped(54), is_dropped(55)) == (True, True, False)
+    assert rule in save(processes, iptables)
 
 
 def test_a_jump_that_is_gone_contradicts_the_picture(iptables: Iptables) -> None:

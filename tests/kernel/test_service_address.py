@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from ipvsproxy.core.detect_local import LocalPods
 from ipvsproxy.core.firewall import ruleset
 from ipvsproxy.core.operations import AddMember, CreateSet, ReplaceChains
 from ipvsproxy.core.sets import CLUSTER_IP, IPVS_IPS, set_name, set_specs
@@ -60,7 +61,7 @@ def protect(processes: Processes, family: Family, address: Address) -> None:
         AddMember(set_name(IPVS_IPS, family), IpMember(address)),
     ]
     assert set(Ipsets(processes).apply(operations)) == {DONE}
-    wanted = ruleset(family, local=(), masquerade_all=False, masquerade_bit=14)
+    wanted = ruleset(family, pods=LocalPods())
     replace = ReplaceChains(family, wanted, Ruleset())
     assert Iptables(processes, "auto").apply(replace) == DONE
 

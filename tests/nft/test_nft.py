@@ -13,10 +13,16 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from ipvsproxy.config import Settings
+from ipvsproxy.core.detect_local import local_pods
 from ipvsproxy.core.firewall import ruleset
+from ipvsproxy.kernel import rtnetlink
 from ipvsproxy.kernel.iptables import Backend, Iptables
+from ipvsproxy.kernel.netlink import NetlinkSocket
 from ipvsproxy.kernel.process import Processes
-from ipvsproxy.model import Family, Network
+from ipvsproxy.kernel.surroundings import read_network
+from ipvsproxy.model import Address, Family, Network, NodeNetwork
+from ipvsproxy.objects import Node
 from testbed import namespaces, witness
 from testbed.agent import PROGRAM
 from testbed.client import Protocol, answers, distribution, failures
@@ -107,6 +113,15 @@ def agent(cluster: Cluster, *words: str) -> str:
     return done.stdout + done.stderr
 
 
+def network() -> NodeNetwork:
+    """Return the network of the namespace that this thread is in."""
+    route = NetlinkSocket(rtnetlink.PROTOCOL)
+    try:
+        return read_network(route)
+    finally:
+        route.close()
+
+
 def sources(cluster: Cluster, client: Host, service: Service, where: Sequence[object]) -> set[str]:
     """Ask a Service a few times; return the sources that the server saw."""
     family, protocol = where
@@ -147,15 +162,14 @@ def test_the_chains_stand_in_nftables_and_read_back_as_they_were_wanted(
     cluster: Cluster, family: int
 ) -> None:
     number = Family.IPV4 if family == 4 else Family.IPV6
-    local = [
-        network
-        for network in map(Network.parse, CLUSTER_CIDR.split(","))
-        if network.family is number
-    ]
+    name, own = cluster.layout.nodes[0].name, cluster.layout.nodes[0].addresses
+    node = Node(name, addresses=tuple(map(Address.parse, own)))
+    networks = tuple(map(Network.parse, CLUSTER_CIDR.split(",")))
+    settings = Settings(node_name=name, cluster_cidrs=networks)
     with namespaces.inside(cluster.layout.nodes[0].namespace):
         iptables = Iptables(Processes())
         assert iptables.backend is Backend.NFT
-        wanted = ruleset(number, local=local, masquerade_all=False, masquerade_bit=14)
+        wanted = ruleset(number, pods=local_pods(number, settings, node, network()))
         assert iptables.dump(number) == wanted
         legacy = Iptables(Processes(), "legacy").dump(number)
     assert legacy is None or not legacy.chains

@@ -5,8 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from ipvsproxy.config import Settings
+from ipvsproxy.core.detect_local import LocalPods, local_pods
 from ipvsproxy.dataplane import Dataplane
-from ipvsproxy.model import Address, Family, Protocol, RealServerKey, VirtualServerKey
+from ipvsproxy.model import (
+    Address,
+    Family,
+    Network,
+    NodeNetwork,
+    Protocol,
+    RealServerKey,
+    VirtualServerKey,
+)
 from ipvsproxy.objects import (
     Endpoint,
     EndpointSlice,
@@ -80,6 +89,12 @@ class Clock:
 
     def __call__(self) -> float:
         return self.now
+
+
+def pods_in(family: Family, *blocks: str) -> LocalPods:
+    """Give pods that are told from others by these networks, as ClusterCIDR does."""
+    settings = Settings(node_name="node-a", cluster_cidrs=tuple(map(Network.parse, blocks)))
+    return local_pods(family, settings, None, NodeNetwork())
 
 
 class Agent:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ipvsproxy.core.endpoints import Policy, gather, select
+from ipvsproxy.core.endpoints import Policy, Whereabouts, gather, select
 from ipvsproxy.model import Address, Family, Protocol, RealServerKey
 from ipvsproxy.objects import Endpoint, EndpointSlice, ServiceName, SlicePort
 
@@ -79,7 +79,7 @@ def test_who_serves(
     gathered = gather(
         [a_slice(*found)], port_name="http", protocol=Protocol.TCP, family=Family.IPV4
     )
-    selection = select(gathered, Policy(policy), "here")
+    selection = select(gathered, Policy(policy), Whereabouts("here"))
     assert selection.serving == members(serving)
     assert selection.displaced == members(displaced)
     assert selection.retiring == members(retiring)

@@ -32,6 +32,7 @@ from ipvsproxy.model import (
     SetType,
     VirtualServerKey,
 )
+from tests.unit.builders import pods_in
 
 
 def rules_of(
@@ -39,7 +40,7 @@ def rules_of(
 ) -> Ruleset:
     return ruleset(
         family,
-        local=[Network.parse(block) for block in local],
+        pods=pods_in(family, *local),
         masquerade_all=masquerade_all,
         masquerade_bit=masquerade_bit,
     )

@@ -9,10 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from ipvsproxy.core.operations import AddMember, CreateSet, DestroySet, RemoveMember
+from ipvsproxy.core.operations import AddMember, CreateSet, DestroySet, GrowSet, RemoveMember
 from ipvsproxy.dataplane import DONE, DataplaneError, Outcome, Refusal
 from ipvsproxy.kernel.ipset import MOST_RUNS, Ipsets
-from ipvsproxy.kernel.ipset_text import LineOperation, line, parse_save
+from ipvsproxy.kernel.ipset_text import (
+    TEMPORARY,
+    LineOperation,
+    growth_text,
+    line,
+    parse_save,
+)
 from ipvsproxy.kernel.process import Completed, ProcessError, Processes
 from ipvsproxy.model import (
     Address,
@@ -81,6 +87,10 @@ class Silent(Processes):
             "create KUBE-A hash:ip,port family inet hashsize 1024 maxelem 9",
         ),
         (
+            CreateSet("KUBE-A", SetSpec(SetType.HASH_IP_PORT_NET, Family.IPV4, 9, 64)),
+            "create KUBE-A hash:ip,port,net family inet hashsize 64 maxelem 9",
+        ),
+        (
             CreateSet("KUBE-6-A", SetSpec(SetType.HASH_IP, Family.IPV6)),
             "create KUBE-6-A hash:ip family inet6 hashsize 1024 maxelem 65536",
         ),
@@ -128,6 +138,68 @@ garbage
     assert members == {"KUBE-A": {MEMBER}, "KUBE-6-N": {inside}, "KUBE-6-B": {PortMember(30080)}}
     assert set(ignored) == {"KUBE-T", "KUBE-C", "KUBE-M"}
     assert "timeout 5" in ignored["KUBE-T"]
+
+
+SAVED = """\
+create KUBE-A hash:ip,port family inet hashsize 1024 maxelem 2 bucketsize 12 initval 0x12345678
+add KUBE-A 10.96.0.10,tcp:80
+add KUBE-A 10.96.0.10,icmp:echo-request
+"""
+GROW = GrowSet("KUBE-A", SetSpec(SetType.HASH_IP_PORT, Family.IPV4, 9))
+
+
+def test_a_growth_is_one_text_that_copies_members_as_they_stand() -> None:
+    assert growth_text("KUBE-A", GROW.spec, SAVED).splitlines() == [
+        "create IPVSPROXY-GROW hash:ip,port family inet hashsize 1024 maxelem 9",
+        "add IPVSPROXY-GROW 10.96.0.10,tcp:80",
+        "add IPVSPROXY-GROW 10.96.0.10,icmp:echo-request",
+        "swap IPVSPROXY-GROW KUBE-A",
+        "destroy IPVSPROXY-GROW",
+    ]
+
+
+class Growing(Processes):
+    """Stands for ipset where a set is grown; the restore of it is answered as told."""
+
+    def __init__(self, answer: Completed | ProcessError) -> None:
+        super().__init__()
+        self.asked: list[str] = []
+        self._answer = answer
+
+    def run(self, argv: Sequence[str], stdin: str = "") -> Completed:
+        self.asked.append(" ".join(argv[1:]))
+        assert bool(stdin) == (argv[1] == "restore")
+        if argv[1] == "save":
+            return Completed(0, SAVED, "")
+        if argv[1] == "destroy":
+            return Completed(1, "", "ipset v7.17: The set with the given name does not exist")
+        if isinstance(self._answer, ProcessError):
+            raise self._answer
+        return self._answer
+
+
+@pytest.mark.parametrize(
+    ("answer", "refusal"),
+    [
+        (ProcessError(Refusal.BUSY, "ipset gave no answer"), Refusal.BUSY),
+        (Completed(1, "", "ipset v7.17: Error in line 2: Hash is full"), Refusal.FULL),
+        (
+            Completed(1, "", "ipset v7.17: Kernel error received: Cannot allocate memory"),
+            Refusal.BUSY,
+        ),
+    ],
+)
+def test_a_growth_that_fails_says_why_and_destroys_what_it_has_made(
+    answer: Completed | ProcessError, refusal: Refusal
+) -> None:
+    processes = Growing(answer)
+    ipsets = Ipsets(processes)
+    assert ipsets.apply([GROW])[0].refusal is refusal
+    ipsets.apply([AddMember("KUBE-A", MEMBER)])
+    destroy = f"destroy {TEMPORARY}"
+    assert processes.asked == [
+        *("save KUBE-A", destroy, "restore", destroy, "restore -exist"),
+    ]
 
 
 def test_nothing_to_do_starts_nothing() -> None:

@@ -13,7 +13,8 @@ from ipvsproxy.core.operations import ReplaceChains
 from ipvsproxy.dataplane import DONE, Refusal
 from ipvsproxy.kernel.iptables import Backend, Iptables, deletion_text, parse_save, restore_text
 from ipvsproxy.kernel.process import Completed, Processes
-from ipvsproxy.model import Chain, Family, Jump, Network, Rule, Ruleset
+from ipvsproxy.model import Chain, Family, Jump, Rule, Ruleset
+from tests.unit.builders import pods_in
 
 NOTHING = Ruleset()
 
@@ -185,8 +186,8 @@ def carried_out(lines: list[str], found: tuple[str, ...]) -> tuple[str, ...]:
 @pytest.mark.parametrize("family", Family)
 @pytest.mark.parametrize("masquerade_all", [False, True])
 def test_what_is_written_is_read_back_equal(family: Family, masquerade_all: bool) -> None:
-    local = [Network.parse("10.244.0.0/16"), Network.parse("fd00:10:244::/56")]
-    wanted = ruleset(family, local=local, masquerade_all=masquerade_all, masquerade_bit=14)
+    pods = pods_in(family, "10.244.0.0/16", "fd00:10:244::/56")
+    wanted = ruleset(family, pods=pods, masquerade_all=masquerade_all)
     assert parse_save(printed(wanted)) == wanted
 
 

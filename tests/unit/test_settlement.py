@@ -53,7 +53,7 @@ def a_frontend(key: VirtualServerKey, *members: RealServerKey) -> Frontend:
 
 
 def around(state: State) -> Surroundings:
-    return Surroundings(SETTINGS, state)
+    return Surroundings(Settings(node_name="n"), state)
 
 
 def put(desired: Desired, *keys: VirtualServerKey, now: float = 0.0) -> Touched:
@@ -89,7 +89,9 @@ def settlement(desired: Desired, *exclude: str) -> Settlement:
 
 def test_what_is_named_is_named_with_its_address_and_members() -> None:
     desired = Desired()
-    target = settlement(desired).target(put(desired, KEY), around(fresh_state()), connections={}, now=0.0)
+    target = settlement(desired).target(
+        put(desired, KEY), around(fresh_state()), connections={}, now=0.0
+    )
     assert target.virtual_servers.keys() == {KEY}
     assert target.addresses == {IP: True}
     assert target.members == dict.fromkeys(a_frontend(KEY).members, True)
@@ -145,7 +147,9 @@ def test_the_deadline_of_a_server_runs_from_when_it_left() -> None:
     desired.put(fragment, 0.0)
     found = []
     for now in (0.0, 500.0, 899.0, 900.0):
-        target = here.target(Touched(keys={KEY}), around(state), connections={KEY: {POD: 1}}, now=now)
+        target = here.target(
+            Touched(keys={KEY}), around(state), connections={KEY: {POD: 1}}, now=now
+        )
         wanted = target.virtual_servers[KEY]
         assert wanted is not None
         found.append(POD in wanted.real_servers)
