@@ -123,6 +123,8 @@ async def _synchronise(wiring: Wiring, settings: Settings) -> None:
     async with open_source(settings) as source:
         async for event in source.once():
             wiring.take(event)
+            if wiring.store.needs_nodes:
+                source.need_nodes()
     for _ in range(_MOST_CYCLES):
         await wiring.reconciler.cycle()
         if not wiring.reconciler.busy:
