@@ -252,11 +252,11 @@ class Store:
         return (*service.external_ips, *service.ingress_ips)
 
     def port_name(self, name: ServiceName, key: VirtualServerKey) -> str:
-        """Give the name of a Service's port; empty where it has none or is not there."""
+        """Give the name of a Service's port, else its number; empty where it is not there."""
         service = self._services.get(name)
         for port in service.ports if service is not None else ():
             if port.protocol is key.protocol and key.port in (port.port, port.node_port):
-                return port.name
+                return port.name or str(port.port)
         return ""
 
     def take_dirty(self, only: Collection[ServiceName] | None = None) -> list[ServiceName]:

@@ -1,5 +1,4 @@
-"""The commands that end by themselves: one synchronisation, a plan, a clean-up, a status, an
-explanation.
+"""The commands that end by themselves: `run --once`, plan, cleanup, status, explain.
 
 Each opens the kernel, does its work with the parts that `run` uses too, and closes the kernel; what
 it returns is a value that `cli` prints. None but `run_once` and `cleanup` writes anything.
@@ -21,9 +20,7 @@ from ipvsproxy.core import cleanup as core_cleanup
 from ipvsproxy.core.foundation import WATCHED_SYSCTLS
 from ipvsproxy.core.ledger import Ownership
 from ipvsproxy.core.operations import describe
-from ipvsproxy.core.packet import SenderKind
-from ipvsproxy.core.question import Place, Who, packet_of
-from ipvsproxy.core.trace import trace
+from ipvsproxy.core.question import Place, Who
 from ipvsproxy.http import ask_agent
 from ipvsproxy.kernel.fake import DryRunDataplane
 from ipvsproxy.kernel.linux import LinuxDataplane
@@ -31,11 +28,9 @@ from ipvsproxy.reconciler.writer import Writer
 from ipvsproxy.telemetry import (
     CleanupReport,
     ExplainReport,
-    Explanation,
     PlanReport,
     StatusTable,
-    explanation,
-    frontends_of,
+    explain_report,
     status_table,
 )
 
@@ -120,21 +115,7 @@ async def explain(settings: Settings, who: Who | None, target: Place | str) -> E
     async with _kernel(settings) as dataplane:
         state = await dataplane.dump()
     agent = await ask_agent(settings.metrics_bind_address)
-    problems: list[str] = []
-    places = (target,) if isinstance(target, Place) else frontends_of(target, agent)
-    if not places:
-        told = "no agent answers on this node" if agent is None else "the agent has no frontend"
-        problems.append(f"{target}: {told} of that name; give --to ADDRESS:PORT")
-    explanations: list[Explanation] = []
-    for place in places:
-        for one in (who,) if who is not None else map(Who, SenderKind):
-            try:
-                packet = packet_of(one, place, settings, state)
-            except ValueError as error:
-                problems.append(str(error))
-                continue
-            explanations.append(explanation(trace(state, packet), state.virtual_servers, agent))
-    return ExplainReport(explanations=tuple(explanations), problems=tuple(dict.fromkeys(problems)))
+    return explain_report(state, settings, who, target, agent)
 
 
 async def _synchronise(wiring: Wiring, settings: Settings) -> None:
@@ -142,6 +123,8 @@ async def _synchronise(wiring: Wiring, settings: Settings) -> None:
     async with open_source(settings) as source:
         async for event in source.once():
             wiring.take(event)
+            if wiring.store.needs_nodes:
+                source.need_nodes()
     for _ in range(_MOST_CYCLES):
         await wiring.reconciler.cycle()
         if not wiring.reconciler.busy:

@@ -40,7 +40,15 @@ exit status:
 @click.option("--service", metavar="NAMESPACE/NAME", help="To every frontend of a Service.")
 @click.option("--interface", metavar="NAME", help="The interface that the packet comes in by.")
 @output_option
-@setting_options("config", "node_name", "cluster_cidrs", "metrics_bind_address")
+@setting_options(
+    "config",
+    "node_name",
+    "cluster_cidrs",
+    "detect_local_mode",
+    "pod_bridge_interface",
+    "pod_interface_name_prefix",
+    "metrics_bind_address",
+)
 def explain(
     *,
     sender: str | None,
@@ -100,7 +108,7 @@ def _place(text: str, who: Who | None) -> Place:
         place = parse_place(text)
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="--to") from None
-    if who is not None and who.address is not None:
-        if who.address.family is not place.address.family:
-            raise click.UsageError("--from and --to must be of one family, IPv4 or IPv6")
+    given = who.address if who is not None else None
+    if given is not None and given.family is not place.address.family:
+        raise click.UsageError("--from and --to must be of one family, IPv4 or IPv6")
     return place

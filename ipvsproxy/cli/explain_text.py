@@ -15,17 +15,15 @@ _HOOK_WIDTH = len("POSTROUTING")
 
 
 def explain_text(report: ExplainReport) -> str:
-    """Write what happens to each packet, then what could not be explained."""
+    """Write what happens to each packet and why, then what could not be explained."""
     parts = ["\n".join(_lines(one)) for one in report.explanations]
     parts += [f"problem: {problem}" for problem in report.problems]
     return "".join(f"{part}\n" for part in "\n\n".join(parts).splitlines())
 
 
 def _lines(one: Explanation) -> Iterator[str]:
-    by = f" by {one.interface}" if one.interface is not None else ""
-    yield f"{one.sender} {one.source}{by} -> {one.destination}: {_verdict(one)}"
-    for step in one.steps:
-        yield from _step_lines(step)
+    way = f" by {one.interface}" if one.interface is not None else ""
+    yield f"{one.sender} {one.source}{way} -> {one.destination}: {_verdict(one)}"
     yield f"  {one.reason}"
     if one.virtual_server:
         yield f"  {_server(one)}"
@@ -34,10 +32,12 @@ def _lines(one: Explanation) -> Iterator[str]:
         yield f"    {row.address:<{width}}  weight {row.weight}  {_seen(row)}"
     for address in one.resting:
         yield f"    {address:<{width}}  weight 0  takes no new connection"
-    rules = (row.by for row in one.candidates if row.masqueraded)
-    for step in dict.fromkeys(rules):
-        if step is not None:
-            yield f"  masqueraded by {step.table} {step.chain}: {step.rule}"
+    rules = (row.by for row in one.candidates if row.masqueraded and row.by is not None)
+    for by in dict.fromkeys(rules):
+        yield f"  this node's address by {by.table} {by.chain}: {by.rule}"
+    yield "  because:"
+    for step in one.steps:
+        yield from _step_lines(step)
 
 
 def _verdict(one: Explanation) -> str:
@@ -50,12 +50,12 @@ def _step_lines(step: StepRow) -> Iterator[str]:
     place = f"{step.table} {step.chain}: " if step.table else ""
     reason = "; ".join(step.because)
     if step.table:
-        yield f"  {step.hook:<{_HOOK_WIDTH}}  {place}{step.rule}"
+        yield f"    {step.hook:<{_HOOK_WIDTH}}  {place}{step.rule}"
         if reason:
-            yield f"  {'':<{_HOOK_WIDTH}}    {reason}"
+            yield f"    {'':<{_HOOK_WIDTH}}    {reason}"
     else:
         verdict = f" {step.verdict}:" if step.verdict else ""
-        yield f"  {step.hook:<{_HOOK_WIDTH}}  {step.rule}:{verdict} {reason}"
+        yield f"    {step.hook:<{_HOOK_WIDTH}}  {step.rule}:{verdict} {reason}"
 
 
 def _server(one: Explanation) -> str:
@@ -63,7 +63,7 @@ def _server(one: Explanation) -> str:
     if one.persistence:
         words.append(f"a client keeps its real server for {one.persistence} s")
     port = f", port {one.port}" if one.port else ""
-    whose = f"of Service {one.service}{port}" if one.service else "of a Service that is not known"
+    whose = f"of Service {one.service}{port}" if one.service else "of a Service that no agent names"
     return f"{one.virtual_server} is {whose}; {'; '.join(words)}"
 
 

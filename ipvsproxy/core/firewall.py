@@ -51,7 +51,16 @@ from ipvsproxy.core.sets import (
     SPLIT,
     set_name,
 )
-from ipvsproxy.model import Chain, Family, Jump, Protocol, Rule, Ruleset
+from ipvsproxy.model import (
+    Address,
+    Chain,
+    Family,
+    Jump,
+    Protocol,
+    Rule,
+    Ruleset,
+    VirtualServerKey,
+)
 
 SERVICES = "KUBE-SERVICES"
 SPLIT_CHAIN = "KUBE-SPLIT"
@@ -116,7 +125,7 @@ def ruleset(
         Chain("filter", NODE_PORT_CHAIN, (_health_checks(sets),)),
         Chain("filter", PROXY_FIREWALL, (_has_ranges(sets),)),
         Chain("filter", SOURCE_RANGES, _source_ranges(sets)),
-        Chain("mangle", OUT_FILTER, ((*_outside_ranges(sets), "-j", "DROP"),)),
+        Chain("mangle", OUT_FILTER, _out_filter(sets)),
         Chain("nat", LOAD_BALANCER_CHAIN, _load_balancer(sets)),
         Chain("nat", MARK_MASQ, (("-j", "MARK", "--set-xmark", f"{mark}/{mark}"),)),
         Chain("nat", NODE_PORT_CHAIN, tuple(_node_ports(sets))),
@@ -127,23 +136,36 @@ def ruleset(
     return Ruleset(tuple(sorted(chains, key=lambda chain: chain[:2])), _jumps())
 
 
-def with_present_redirects(wanted: Ruleset, found: Ruleset) -> Ruleset:
-    """Give `wanted` and, behind its own, the redirections that stand in `found`.
+def redirect_target(rule: Rule) -> VirtualServerKey:
+    """Read where a rule that redirects leads to."""
+    host, _, port = rule[rule.index("--to-destination") + 1].rpartition(":")
+    protocol = Protocol[rule[rule.index("-p") + 1].upper()]
+    return VirtualServerKey(protocol, Address.parse(host.strip("[]")), int(port))
+
+
+def with_present_redirects(wanted: Ruleset, found: Ruleset, *, led_elsewhere: bool) -> Ruleset:
+    """Give `wanted` with the redirections that stand in `found` and are not wanted.
 
     A rule is only reached by members of SPLIT, so one that is there too long does no harm, but one
     that goes before its member lets clients inside the cluster through to the outside's frontend.
+    With `led_elsewhere` those too stay as they are that are wanted with another target.
     """
-    wanted_rules = next((chain.rules for chain in wanted.chains if _is_split(chain)), ())
-    found_rules = next((chain.rules for chain in found.chains if _is_split(chain)), ())
-    matches = {_redirected(rule) for rule in wanted_rules}
-    present = tuple(
-        rule for rule in found_rules if "DNAT" in rule and _redirected(rule) not in matches
-    )
-    if not present:
-        return wanted
+    standing = {_redirected(rule): rule for rule in redirect_rules(found)}
+    new = {_redirected(rule) for rule in redirect_rules(wanted)}
+    extra = tuple(standing[match] for match in sorted(standing.keys() - new))
     return wanted._replace(
         chains=tuple(
-            chain._replace(rules=(*chain.rules, *present)) if _is_split(chain) else chain
+            chain._replace(
+                rules=(
+                    *(
+                        standing.get(_redirected(rule), rule) if led_elsewhere else rule
+                        for rule in chain.rules
+                    ),
+                    *extra,
+                )
+            )
+            if _is_split(chain)
+            else chain
             for chain in wanted.chains
         )
     )
@@ -230,6 +252,19 @@ def _outside_ranges(sets: _Sets) -> Rule:
         *sets.has(LOAD_BALANCER_FW),
         *sets.lacks(SOURCE_CIDR, "dst,dst,src"),
         *sets.lacks(SOURCE_IP, "dst,dst,src"),
+    )
+
+
+def _out_filter(sets: _Sets) -> tuple[Rule, ...]:
+    """Hold the node itself to the source ranges, which it would pass by on its way out.
+
+    It comes with the service address as its source, unless that is chosen otherwise. Whether a
+    range happens to hold that address says nothing of the node; SOURCE_IP does.
+    """
+    as_itself = (*sets.has(LOAD_BALANCER_FW), *sets.has(IPVS_IPS, "src"))
+    return (
+        (*as_itself, *sets.lacks(SOURCE_IP, "dst,dst,src"), "-j", "DROP"),
+        (*_outside_ranges(sets), "-j", "DROP"),
     )
 
 

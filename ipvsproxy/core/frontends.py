@@ -84,7 +84,7 @@ def _of_port(
     cluster = VirtualServerKey(port.protocol, cluster_ip, port.port)
     # An address of the node's own stays where it is: on the dummy interface it would be filtered,
     # and every other port of the node with it (kubernetes #72236, k3s #7183).
-    bind = cluster_ip not in around.kernel.network.addresses
+    bind = cluster_ip not in around.own_addresses
     yield Place(cluster, port, (Kind.CLUSTER_IP,), bind, cluster)
     for kind, addresses in (
         (Kind.EXTERNAL_IP, service.external_ips),
@@ -93,7 +93,7 @@ def _of_port(
         for address in addresses:
             key = VirtualServerKey(port.protocol, address, port.port)
             if address.family is family and (key == cluster or judge.accepts(kind, key)):
-                own = address in around.kernel.network.addresses
+                own = address in around.own_addresses
                 yield Place(key, port, (kind,), not own, cluster)
     if port.node_port:
         for address in sorted(around.node_port_addresses[family]):
@@ -121,7 +121,7 @@ class _Judge:
 
     def accepts(self, kind: Kind, key: VirtualServerKey) -> bool:
         around = self._around
-        if key.address in around.kernel.network.addresses:
+        if key.address in around.own_addresses:
             reason = self._why_not_own(key)
         else:
             reason = around.taken.get(key.address)

@@ -71,9 +71,13 @@ class Retries:
         """Forget the pauses of operations that are no longer wanted."""
         self._pauses = {one: pause for one, pause in self._pauses.items() if one in wanted}
 
-    def next_due(self) -> float | None:
-        """When the first pause ends; None when there is none."""
-        return min((pause.until for pause in self._pauses.values()), default=None)
+    def next_due(self, tried: float) -> float | None:
+        """When the next pause ends; None when there is none.
+
+        One that had ended by `tried`, when all that could be was tried, is of an operation that
+        waits for another: it is tried when that one is.
+        """
+        return min((one.until for one in self._pauses.values() if one.until > tried), default=None)
 
 
 def scope(operation: Operation) -> Touched:

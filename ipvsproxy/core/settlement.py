@@ -22,7 +22,16 @@ from ipvsproxy.core.frontends import Kind
 from ipvsproxy.core.ledger import Ownership
 from ipvsproxy.core.members import SetMember
 from ipvsproxy.core.plan import Target
-from ipvsproxy.core.sets import LOOP_BACK, Role, role_of, set_name
+from ipvsproxy.core.sets import (
+    IPVS_IPS,
+    LOOP_BACK,
+    NODE_IP,
+    NODE_PORT,
+    NODE_PORT_LOCAL,
+    Role,
+    role_of,
+    set_name,
+)
 from ipvsproxy.core.surroundings import Surroundings
 from ipvsproxy.core.translate import Frontend
 from ipvsproxy.model import (
@@ -33,6 +42,8 @@ from ipvsproxy.model import (
     IpPortMember,
     IpPortNetMember,
     Member,
+    PortMember,
+    Protocol,
     RealServerKey,
     State,
     VirtualServerKey,
@@ -242,9 +253,22 @@ def _members_of(state: State, names: Collection[str]) -> Mapping[VirtualServerKe
                 case _:
                     pass
     for key in state.virtual_servers:
-        alone = IpMember(key.address)
-        found[key] += [(name, alone) for name in names if alone in state.members.get(name, ())]
+        found[key] += [
+            (name, member)
+            for name, member in _shared_members(key, state)
+            if name in names and member in state.members.get(name, ())
+        ]
     return found
+
+
+def _shared_members(key: VirtualServerKey, state: State) -> Iterator[SetMember]:
+    """Give the members that a frontend may share with others: of its address, of its NodePort."""
+    family = key.family
+    for base in (IPVS_IPS, NODE_IP):
+        yield set_name(base, family), IpMember(key.address)
+    if key.protocol is not Protocol.SCTP and key.address in state.network.addresses:
+        for bases in (NODE_PORT, NODE_PORT_LOCAL):
+            yield set_name(bases[key.protocol], family), PortMember(key.port)
 
 
 def _leftover(key: VirtualServerKey, state: State, members: frozenset[SetMember]) -> Frontend:

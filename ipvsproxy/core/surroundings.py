@@ -42,6 +42,12 @@ class Surroundings:
         return Whereabouts(self.settings.node_name, self.node.zone if self.node else None)
 
     @cached_property
+    def own_addresses(self) -> frozenset[Address]:
+        """All addresses that are this node's, those too that its interfaces have lost just now."""
+        own = frozenset(self.node.addresses) if self.node is not None else frozenset[Address]()
+        return own | self.kernel.network.addresses
+
+    @cached_property
     def node_port_addresses(self) -> Mapping[Family, frozenset[Address]]:
         """The node's addresses on which NodePorts are served, by family."""
         network = self.kernel.network

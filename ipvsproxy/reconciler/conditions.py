@@ -43,6 +43,9 @@ _OF_TRANSLATION = (
     ConditionType.SCHEDULER_UNAVAILABLE,
     ConditionType.CONTESTED_ADDRESS,
     ConditionType.FOREIGN_VIRTUAL_SERVER,
+    ConditionType.IGNORED_FIELD,
+    ConditionType.RESERVED_ADDRESS,
+    ConditionType.NODES_UNKNOWN,
     ConditionType.INTERNAL_ERROR,
 )
 _SHOWN_REFUSALS = 3

@@ -72,6 +72,7 @@ class Writer:
         self._dataplane = dataplane
         self._clock = clock
         self._retries = Retries()
+        self._tried = clock()
         self._refusals: dict[Operation, Outcome] = {}
         self._state: State | None = None
         self._unanswered: set[VirtualServerKey] = set()
@@ -107,7 +108,7 @@ class Writer:
 
     def next_due(self) -> float | None:
         """When the first refused operation may be tried again; None: nothing is refused."""
-        return self._retries.next_due()
+        return self._retries.next_due(self._tried)
 
     async def dump(self) -> Counter[str]:
         """Read the whole kernel into the shadow; count what others had changed, by kind.
@@ -176,7 +177,9 @@ class Writer:
         What is left undone becomes `unfinished`, so that the next cycle plans it again.
         """
         written = Written()
-        now = self._clock()  # once: in a guest it is a system call, and a batch has thousands
+        now = self._tried = (
+            self._clock()
+        )  # once: in a guest it is a system call, and a batch has thousands
         batch = Batch((*batch.steps, *self._owed_steps(batch)))
         execution = Execution(batch, lambda operation: self._retries.withheld(operation, now))
         while positions := execution.ready():

@@ -14,8 +14,7 @@ from ipvsproxy.telemetry.explanations import (
     ExplainReport,
     Explanation,
     StepRow,
-    explanation,
-    frontends_of,
+    explain_report,
 )
 from ipvsproxy.telemetry.health import Health
 from ipvsproxy.telemetry.metrics import Metrics
@@ -57,7 +56,6 @@ __all__ = [
     "StatusTable",
     "StepRow",
     "Verdict",
-    "explanation",
-    "frontends_of",
+    "explain_report",
     "status_table",
 ]

@@ -12,6 +12,8 @@ from typing import assert_never
 
 import msgspec
 
+from ipvsproxy.config import Settings
+from ipvsproxy.core.firewall import OUT_FILTER, SOURCE_RANGES
 from ipvsproxy.core.packet import (
     Balanced,
     Candidate,
@@ -23,14 +25,29 @@ from ipvsproxy.core.packet import (
     Masqueraded,
     NotUnderstood,
     Refused,
+    SenderKind,
     Step,
     Stopped,
     Trace,
     place_text,
 )
-from ipvsproxy.core.question import Place, parse_place
-from ipvsproxy.model import VirtualServer, VirtualServerKey
+from ipvsproxy.core.question import Place, Who, packet_of, parse_place
+from ipvsproxy.core.sets import IPVS_IPS, NO_LOCAL
+from ipvsproxy.core.trace import trace
+from ipvsproxy.model import State, VirtualServer, VirtualServerKey
 from ipvsproxy.telemetry.reports import AgentStatus
+
+NO_AGENT = "no agent answers on this node, so its addresses are not known; give --to ADDRESS:PORT"
+NO_FRONTEND = "the agent knows no frontend of it; see ipvsproxy status"
+
+_OUT_OF_RANGE = "the sender is in none of the Service's loadBalancerSourceRanges"
+_MEANINGS = {
+    NO_LOCAL: "externalTrafficPolicy is Local, and no endpoint is on this node",
+    SOURCE_RANGES: _OUT_OF_RANGE,
+    OUT_FILTER: _OUT_OF_RANGE,
+    IPVS_IPS: "it is a service address, and no Service has this port",
+}
+"""Why rules refuse, by the set or chain that they are known by."""
 
 
 class StepRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -98,27 +115,56 @@ class ExplainReport(msgspec.Struct, frozen=True, kw_only=True):
     """What could not be explained, one line each."""
 
 
+def explain_report(
+    state: State,
+    settings: Settings,
+    who: Who | None,
+    target: Place | str,
+    agent: AgentStatus | None,
+) -> ExplainReport:
+    """Say what happens to packets in a kernel that holds `state`.
+
+    `who` None: one from outside, one from a pod, one from the node. `target` is a place, or the
+    NAMESPACE/NAME of a Service: then all frontends that the agent has for it, those of the other
+    family than a given sender left out.
+    """
+    explanations: list[Explanation] = []
+    problems: list[str] = []
+    places = (target,) if isinstance(target, Place) else _frontends(target, who, agent)
+    if not places:
+        problems.append(f"{target}: {NO_AGENT if agent is None else NO_FRONTEND}")
+    for place in places:
+        for one in (who,) if who is not None else map(Who, SenderKind):
+            try:
+                packet = packet_of(one, place, settings, state)
+            except ValueError as error:
+                problems.append(str(error))
+                continue
+            explanations.append(explanation(trace(state, packet), state.virtual_servers, agent))
+    return ExplainReport(explanations=tuple(explanations), problems=tuple(dict.fromkeys(problems)))
+
+
 def explanation(
-    trace: Trace,
+    found: Trace,
     virtual_servers: Mapping[VirtualServerKey, VirtualServer],
     agent: AgentStatus | None,
 ) -> Explanation:
     """Put a trace into words."""
-    sender = trace.packet.sender
-    key = _key(trace.fate)
+    sender = found.packet.sender
+    key = _key(found.fate)
     server = virtual_servers.get(key) if key is not None else None
     service, port = _whose(key, agent)
-    name, reason = _told(trace)
-    balanced = trace.fate if isinstance(trace.fate, Balanced) else None
+    name, reason = _told(found)
+    balanced = found.fate if isinstance(found.fate, Balanced) else None
     return Explanation(
         sender=sender.kind,
-        source=str(trace.source),
+        source=str(found.source),
         interface=sender.interface,
-        destination=place_text(trace.packet),
+        destination=place_text(found.packet),
         fate=name,
-        served=_served(trace),
+        served=_served(found),
         reason=reason,
-        steps=tuple(map(_row, trace.steps)),
+        steps=tuple(map(_row, found.steps)),
         virtual_server=str(key) if key is not None else "",
         service=service,
         port=port,
@@ -129,29 +175,31 @@ def explanation(
     )
 
 
-def frontends_of(service: str, agent: AgentStatus | None) -> tuple[Place, ...]:
-    """Give where a Service, NAMESPACE/NAME, is to be reached, as far as the agent knows."""
+def _frontends(service: str, who: Who | None, agent: AgentStatus | None) -> tuple[Place, ...]:
     services = agent.services if agent is not None else ()
     found = (one.frontends for one in services if one.name == service)
-    return tuple(parse_place(one.virtual_server) for frontends in found for one in frontends)
+    places = [parse_place(one.virtual_server) for frontends in found for one in frontends]
+    if who is not None and who.address is not None:
+        return tuple(one for one in places if one.address.family is who.address.family)
+    return tuple(places)
 
 
-def _told(trace: Trace) -> tuple[str, str]:
+def _told(found: Trace) -> tuple[str, str]:  # noqa: PLR0911 - one case for each fate
     """Give the fate's name, and a sentence."""
-    fate = trace.fate
+    fate = found.fate
     match fate:
         case Balanced(key, candidates):
             number = len(candidates)
             servers = "1 real server" if number == 1 else f"one of {number} real servers"
             return "balanced", f"virtual server {key} sends it to {servers}"
         case Refused(by, None):
-            return "refused", f"rejected by {_where(by)}"
+            return "refused", f"rejected by {_where(by)}{_meaning(by)}"
         case Refused(by, key):
             return "refused", f"port unreachable: virtual server {key}: {by.because[-1]}"
         case Dropped(by):
-            return "dropped", f"dropped by {_where(by)}"
+            return "dropped", f"dropped by {_where(by)}{_meaning(by)}"
         case Local(listeners):
-            return "local", _delivered(trace, len(listeners))
+            return "local", _delivered(found, len(listeners))
         case Forwarded(destination):
             return "forwarded", f"not balanced, and {destination} is no address of this node"
         case NotUnderstood(by, what):
@@ -160,20 +208,20 @@ def _told(trace: Trace) -> tuple[str, str]:
             assert_never(fate)
 
 
-def _delivered(trace: Trace, listeners: int) -> str:
-    if trace.packet.protocol is None:
+def _delivered(found: Trace, listeners: int) -> str:
+    if found.packet.protocol is None:
         return "the node itself answers the ping"
     if listeners:
         return "not balanced: the node itself takes it, where something listens at this port"
     return "not balanced: for the node itself, where nothing is known to listen at this port"
 
 
-def _served(trace: Trace) -> bool:
-    match trace.fate:
+def _served(found: Trace) -> bool:
+    match found.fate:
         case Balanced(_, candidates):
             return any(not isinstance(one.seen, Stopped) for one in candidates)
         case Local(listeners):
-            return bool(listeners) or trace.packet.protocol is None
+            return bool(listeners) or found.packet.protocol is None
         case _:
             return False
 
@@ -224,6 +272,14 @@ def _row(step: Step) -> StepRow:
         because=step.because,
         verdict=step.verdict,
     )
+
+
+def _meaning(step: Step) -> str:
+    """Say what an operator has to know of the rule that refuses."""
+    words = f"{step.chain} {step.rule}".replace("KUBE-6-", "KUBE-")
+    found = (meaning for name, meaning in _MEANINGS.items() if name in words)
+    meaning = next(found, "")
+    return f" ({meaning})" if meaning else ""
 
 
 def _where(step: Step) -> str:

@@ -41,7 +41,7 @@ async def test_a_store_has_the_whole_picture_when_every_kind_is_listed(
     server: FakeApiServer, source: KubernetesSource
 ) -> None:
     await fill(server)
-    store = Store("node-a", frozenset(KINDS))
+    store = Store("node-1")
     async with following(source.events()) as follower:
         for event in await follower.until(all_listed):
             store.apply(event)

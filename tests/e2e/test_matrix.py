@@ -9,35 +9,23 @@ from __future__ import annotations
 import itertools
 import os
 import random
-from functools import cache
-from typing import TYPE_CHECKING, assert_never
+from typing import TYPE_CHECKING
 
 import pytest
 
-from testbed.client import DENIAL, REFUSAL, SILENCE, Failure, Protocol, answers, failures
 from testbed.cluster import Cluster
 from testbed.layout import lay_out
 from testbed.manifests import Exposure, Service, endpoints_of
-from testbed.survey import Question, Survey
-from tests.e2e.matrix import (
-    Answered,
-    Cell,
-    Dropped,
-    Refused,
-    Role,
-    Source,
-    Unserved,
-    cells_of,
-    expected,
-)
+from testbed.survey import Survey
+from tests.e2e.judge import judge, question
+from tests.e2e.matrix import Answered, Cell, Dropped, Refused, Unserved, cells_of, expected
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from testbed.client import Reply
-    from testbed.layout import Pod
 
-SAMPLE = 800
+SAMPLE = 1200
 """Cells that are asked when not all are."""
 SEED = 4
 AT_ONCE = 24
@@ -140,15 +128,6 @@ def selected() -> list[Cell]:
 CELLS = selected()
 
 
-def question(cell: Cell) -> Question:
-    """Return what is asked for a cell."""
-    outcome = expected(cell)
-    if not isinstance(outcome, Answered):
-        return Question(cell.host, cell.target, silent=True)
-    sticky = cell.service.affinity_seconds > 0
-    return Question(cell.host, cell.target, frozenset() if sticky else outcome.pods)
-
-
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """A cluster of this module's own, with all Services of the matrix applied."""
@@ -168,67 +147,11 @@ def replies(cluster: Cluster) -> dict[str, list[Reply]]:
 
 @pytest.mark.parametrize("cell", CELLS, ids=str)
 def test_cell(replies: dict[str, list[Reply]], cell: Cell) -> None:
-    got, outcome = replies[str(cell)], expected(cell)
-    match outcome:
-        case Answered():
-            assert_answered(cell, outcome, got)
-        case Refused():
-            [refusal] = failures(got)
-            assert refusal.reason == REFUSAL or excused(cell, refusal)
-        case Dropped():
-            [silence] = failures(got)
-            assert silence.reason.startswith(SILENCE) or excused(cell, silence)
-        case Unserved():
-            [failure] = got
-            assert isinstance(failure, Failure)
-        case _:
-            assert_never(outcome)
-
-
-def assert_answered(cell: Cell, outcome: Answered, got: list[Reply]) -> None:
-    assert not failures(got)
-    seen = {answer.pod for answer in answers(got)}
-    if cell.service.affinity_seconds:
-        assert len(seen) == 1
-        assert seen <= outcome.pods
-    else:
-        assert seen == outcome.pods
-    wrong = [
-        answer
-        for answer in answers(got)
-        if answer.source not in sources(cell, outcome, LAYOUT.pod(answer.pod))
-    ]
-    assert not wrong
-
-
-def excused(cell: Cell, failure: Failure) -> bool:
-    """Say whether a client cannot be told more than it was.
-
-    SCTP takes no notice of an ICMP error; a datagram that a node does not let out ends with the
-    system call.
-    """
-    if cell.protocol is Protocol.SCTP:
-        return failure.reason.startswith(SILENCE)
-    if cell.protocol is Protocol.UDP and cell.role is Role.NODE:
-        return failure.reason == DENIAL
-    return False
-
-
-def sources(cell: Cell, outcome: Answered, pod: Pod) -> set[str]:
-    """Return the addresses of which a pod that answered must have seen one."""
-    own, via = cell.host.address(cell.family), cell.via
-    if own == pod.address(cell.family) or outcome.source is Source.NODE:
-        stays = pod.in_host_network and pod.node == via.name and cell.role is not Role.NODE
-        return {own} if stays else {*via.addresses, *via.bridge_addresses}
-    return {own}
-
-
-@cache
-def kinds() -> frozenset[type]:
-    return frozenset(type(expected(cell)) for cell in CELLS)
+    judge(cell, replies[str(cell)])
 
 
 def test_the_matrix_has_cells_of_every_outcome() -> None:
     assert len(CELLS) >= 400
-    assert kinds() == {Answered, Refused, Dropped, Unserved}
     assert len(set(map(str, CELLS))) == len(CELLS)
+    outcomes = {type(expected(cell)) for cell in CELLS}
+    assert outcomes == {Answered, Refused, Dropped, Unserved}

@@ -87,7 +87,7 @@ def said(result: Result) -> str:
 
 class TestHelp:
     @pytest.mark.parametrize(
-        "command", ["run", "status", "plan", "preflight", "cleanup", "version"]
+        "command", ["run", "status", "explain", "plan", "preflight", "cleanup", "version"]
     )
     def test_every_command_explains_itself(self, command: str) -> None:
         result = call(command, "--help")

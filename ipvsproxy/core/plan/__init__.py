@@ -6,7 +6,8 @@ stopping after any single operation leaves a state that serves (make, switch, br
 
     make    sets -> members, chains -> virtual servers -> real servers added and raised
     switch  redirections, when what they lead to stands -> who is not redirected is shut out
-            addresses bound, when what stands behind them has been answered
+            addresses bound, when what stands behind them has been answered -> redirections led
+            to what is bound now
     break   real servers lowered, when another serves -> removed -> masquerading ended
             addresses unbound -> virtual servers removed -> their members removed
 
@@ -47,6 +48,7 @@ def plan(target: Target, state: State, seed: bytes = b"") -> Batch:
         servers.make(key, one)
     members.switch()
     servers.bind()
+    ground.lead_elsewhere()
     for key, one in wanted:
         servers.shrink(key, one)
     servers.unbind()
@@ -54,6 +56,7 @@ def plan(target: Target, state: State, seed: bytes = b"") -> Batch:
     for key in sorted(target.virtual_servers):
         if target.virtual_servers[key] is None and key in state.virtual_servers:
             servers.remove(key)
+    servers.forget_flows()
     members.remove()
     ground.clear()
     return Batch(tuple(draft.steps))

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
-from ipvsproxy.core.firewall import redirect_rule, redirect_rules, with_present_redirects
+from ipvsproxy.core.firewall import (
+    redirect_rule,
+    redirect_rules,
+    redirect_target,
+    with_present_redirects,
+)
 from ipvsproxy.core.operations import (
     CreateLink,
     CreateSet,
@@ -18,18 +23,20 @@ from ipvsproxy.core.operations import (
 from ipvsproxy.core.plan.steps import Draft
 from ipvsproxy.core.redirect import Redirect
 from ipvsproxy.core.sets import SPLIT, frontend_member, set_name
-from ipvsproxy.model import Family, Protocol, Ruleset, SetType, VirtualServerKey
+from ipvsproxy.model import Family, Protocol, Rule, Ruleset, SetType, VirtualServerKey
 
 
 class Ground:
-    """Plans the foundation: at the start of a batch what is missing, at its end what is in excess.
+    """Plans the foundation: what is missing first, and what is in excess at the end.
 
-    Chains change twice where a redirection goes: its rule must outlive its member in the set.
+    Chains change up to three times where redirections do: new ones come before their members in
+    the set; one that leads elsewhere from now on when that stands; old ones go after their members.
     """
 
     def __init__(self, draft: Draft) -> None:
         self._draft = draft
-        self._bridged: dict[Family, Ruleset] = {}
+        self._standing: dict[Family, Ruleset] = {}
+        """The chains as they are when all steps so far are done."""
 
     def lay(self) -> None:
         """Plan what is missing."""
@@ -44,18 +51,40 @@ class Ground:
         for family, wanted in foundation.rulesets.items():
             found = state.rulesets.get(family)
             if found is not None and found != wanted:
-                self._replace_chains(family, wanted, found)
+                self._standing[family] = found
+                bridged = with_present_redirects(wanted, found, led_elsewhere=True)
+                specs = foundation.sets
+                made = (step for name, step in draft.sets.items() if specs[name].family is family)
+                step = self._replace_chains(family, bridged, made)
+                if step is not None:
+                    draft.chains[family] = step
+
+    def lead_elsewhere(self) -> None:
+        """Plan that redirections lead to their new targets, which are bound by now."""
+        draft = self._draft
+        for family, standing in self._standing.items():
+            wanted = draft.target.foundation.rulesets[family]
+            bridged = with_present_redirects(wanted, standing, led_elsewhere=False)
+            coming = redirect_rules(bridged) - redirect_rules(standing)
+            going = redirect_rules(standing) - redirect_rules(bridged)
+            targets = {redirect_target(rule) for rule in coming}
+            needs = [draft.created[key] for key in targets if key in draft.created]
+            needs += [draft.bound[key.address] for key in targets if key.address in draft.bound]
+            follows = (step for key in targets for step in draft.raised.get(key, ()))
+            step = self._replace_chains(family, bridged, (*needs, *draft.chain_of(family)), follows)
+            if step is None:
+                continue
+            for key in map(redirect_target, going):
+                draft.rerouted[key].append(step)
+            self._forget_flows(family, redirect_rules(standing), step)
 
     def clear(self) -> None:
         """Plan the end of redirections, after that of their members."""
         draft = self._draft
-        for family, bridged in self._bridged.items():
+        for family in tuple(self._standing):
             wanted = draft.target.foundation.rulesets[family]
-            if bridged != wanted:
-                draft.add(
-                    ReplaceChains(family, wanted, bridged),
-                    needs=(*draft.chain_of(family), *draft.unlisted[family]),
-                )
+            needs = (*draft.chain_of(family), *draft.unlisted[family])
+            self._replace_chains(family, wanted, needs)
 
     def _lay_sets(self) -> None:
         draft = self._draft
@@ -75,23 +104,27 @@ class Ground:
             elif fitting.maxelem > found.maxelem and spec.type is not SetType.BITMAP_PORT:
                 draft.grown[name] = draft.add(GrowSet(name, fitting))
 
-    def _replace_chains(self, family: Family, wanted: Ruleset, found: Ruleset) -> None:
-        draft = self._draft
-        bridged = self._bridged[family] = with_present_redirects(wanted, found)
-        if bridged == found:
-            return
-        specs = draft.target.foundation.sets
-        needs = [step for name, step in draft.sets.items() if specs[name].family is family]
-        step = draft.add(ReplaceChains(family, bridged, found), needs=needs)
-        draft.chains[family] = step
-        self._forget_misled(family, found, step)
+    def _replace_chains(
+        self,
+        family: Family,
+        wanted: Ruleset,
+        needs: Iterable[int],
+        follows: Iterable[int] = (),
+    ) -> int | None:
+        """Plan the next state of the chains; None where they are like that already."""
+        standing = self._standing[family]
+        if wanted == standing:
+            return None
+        self._standing[family] = wanted
+        return self._draft.add(
+            ReplaceChains(family, wanted, standing), needs=needs, follows=follows
+        )
 
-    def _forget_misled(self, family: Family, found: Ruleset, step: int) -> None:
+    def _forget_flows(self, family: Family, before: frozenset[Rule], step: int) -> None:
         """Forget the flows of what is redirected already, and to somewhere else from now on."""
         draft = self._draft
-        before = redirect_rules(found)
         listed = draft.state.members.get(set_name(SPLIT, family), ())
-        for redirect in draft.target.redirections.all() if before else ():
+        for redirect in draft.target.redirections.all():
             if redirect.target.family is not family or redirect.protocol is not Protocol.UDP:
                 continue
             if redirect_rule(redirect) not in before:
@@ -99,7 +132,7 @@ class Ground:
                     if frontend_member(key) in listed:
                         draft.add(ForgetFlows(key, None), needs=(step,))
 
-    def _sources(self, redirect: Redirect) -> Iterable[VirtualServerKey]:
+    def _sources(self, redirect: Redirect) -> Iterator[VirtualServerKey]:
         for key in sorted(self._draft.target.redirections.sources_of(redirect.target)):
             if key.port == redirect.port and redirect.address in (None, key.address):
                 yield key

@@ -73,7 +73,7 @@ class Servers:
         for address, wanted in sorted(draft.target.addresses.items()):
             if wanted and address not in draft.state.addresses:
                 standing = address in self._standing
-                draft.add(
+                draft.bound[address] = draft.add(
                     BindAddress(address),
                     needs=(
                         *draft.link,
@@ -87,9 +87,13 @@ class Servers:
     def unbind(self) -> None:
         """Plan the addresses that leave the dummy interface."""
         draft = self._draft
+        rerouted: dict[Address, list[int]] = {}
+        for key, steps in draft.rerouted.items():
+            rerouted.setdefault(key.address, []).extend(steps)
         for address, wanted in sorted(draft.target.addresses.items()):
             if not wanted and address in draft.state.addresses:
-                draft.unbound[address] = draft.add(UnbindAddress(address))
+                needs = rerouted.get(address, ())
+                draft.unbound[address] = draft.add(UnbindAddress(address), needs=needs)
 
     def shrink(self, key: VirtualServerKey, wanted: Wanted) -> None:
         """Plan the real servers that take no new connection any more, and those that go."""
@@ -104,7 +108,8 @@ class Servers:
     def remove(self, key: VirtualServerKey) -> None:
         """Plan the end of a virtual server, after its address."""
         draft = self._draft
-        needs = (draft.unbound[key.address],) if key.address in draft.unbound else ()
+        unbound = (draft.unbound[key.address],) if key.address in draft.unbound else ()
+        needs = (*unbound, *draft.rerouted.get(key, ()))
         removed = draft.removed[key] = draft.add(RemoveVirtualServer(key), needs=needs)
         for member in draft.state.real_servers.get(key, {}):
             self._forget(key, member, removed)
@@ -146,7 +151,8 @@ class Servers:
 
     def _lower_and_remove(self, key: VirtualServerKey, wanted: Wanted) -> Iterable[int]:
         draft, actual = self._draft, self._actual(key)
-        switched, raised = self._switched.get(key, ()), draft.raised[key]
+        switched = (*self._switched.get(key, ()), *draft.rerouted.get(key, ()))
+        raised = draft.raised[key]
         stays = any(
             real.weight and member in actual and actual[member].weight
             for member, real in wanted.real_servers.items()
@@ -176,7 +182,12 @@ class Servers:
         if key.protocol is Protocol.UDP:
             redirected = self._draft.target.redirections.sources_of(key)
             for asked in (key, *sorted(redirected)):
-                self._draft.add(ForgetFlows(asked, member), needs=(step,))
+                self._draft.forgotten[asked, member].append(step)
+
+    def forget_flows(self) -> None:
+        """Plan that UDP clients of servers that have gone are scheduled anew."""
+        for (key, member), steps in self._draft.forgotten.items():
+            self._draft.add(ForgetFlows(key, member), needs=steps)
 
     def _mixing(self, key: VirtualServerKey, steps: Iterable[int], wanted: Wanted) -> list[int]:
         """Give the steps before which some real servers are at weight 0 and others are not."""

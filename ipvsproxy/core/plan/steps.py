@@ -12,7 +12,8 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable
-from typing import NamedTuple
+from dataclasses import dataclass, field
+from typing import NamedTuple, TypeVar
 
 from ipvsproxy.core.operations import Operation
 from ipvsproxy.core.plan.target import Target
@@ -34,45 +35,60 @@ class Batch(NamedTuple):
     steps: tuple[Step, ...] = ()
 
 
+_Key = TypeVar("_Key")
+
+
+def _lists() -> defaultdict[_Key, list[int]]:
+    return defaultdict(list)
+
+
+@dataclass(slots=True)
 class Draft:
     """One run of `plan`: the steps so far, and where the steps are that others wait for."""
 
-    def __init__(self, target: Target, state: State) -> None:
-        self.target = target
-        self.state = state
-        self.steps: list[Step] = []
-        self.link: tuple[int, ...] = ()
-        self.sets: dict[str, int] = {}
-        """Sets that are made."""
-        self.grown: dict[str, int] = {}
-        """Sets that are made larger."""
-        self.chains: dict[Family, int] = {}
-        """Chains that are replaced."""
-        self.admitted: defaultdict[VirtualServerKey, list[int]] = defaultdict(list)
-        """Members without which a virtual server does not work, or is open to too many."""
-        self.admitted_ports: defaultdict[tuple[Protocol, int], list[int]] = defaultdict(list)
-        """The same for the NodePorts of a number, at whatever address."""
-        self.admitted_addresses: defaultdict[Address, list[int]] = defaultdict(list)
-        """The same for all that stands at an address."""
-        self.loop_backs: dict[tuple[Protocol, RealServerKey], int] = {}
-        self.masked: defaultdict[VirtualServerKey, list[int]] = defaultdict(list)
-        """Members that ended the masquerading of a virtual server and are taken away."""
-        self.masked_ports: defaultdict[tuple[Protocol, int], list[int]] = defaultdict(list)
-        self.created: dict[VirtualServerKey, int] = {}
-        """Virtual servers that are made."""
-        self.raised: dict[VirtualServerKey, tuple[int, ...]] = {}
-        """Real servers that come, or whose weight does not fall to 0."""
-        self.switched: defaultdict[VirtualServerKey, list[int]] = defaultdict(list)
-        """What leads clients elsewhere, or shuts them out."""
-        self.shrunk: dict[VirtualServerKey, tuple[int, ...]] = {}
-        """Real servers that take no new connection any more."""
-        self.unbound: dict[Address, int] = {}
-        self.removed: dict[VirtualServerKey, int] = {}
-        """Virtual servers that go."""
-        self.left: defaultdict[RealServerKey, list[int]] = defaultdict(list)
-        """Real servers that go."""
-        self.unlisted: defaultdict[Family, list[int]] = defaultdict(list)
-        """Redirected frontends that are so no longer."""
+    target: Target
+    state: State
+    steps: list[Step] = field(default_factory=list)
+    link: tuple[int, ...] = ()
+    sets: dict[str, int] = field(default_factory=dict)
+    """Sets that are made."""
+    grown: dict[str, int] = field(default_factory=dict)
+    """Sets that are made larger."""
+    chains: dict[Family, int] = field(default_factory=dict)
+    """Chains that are replaced."""
+    admitted: defaultdict[VirtualServerKey, list[int]] = field(default_factory=_lists)
+    """Members without which a virtual server does not work, or is open to too many."""
+    admitted_ports: defaultdict[tuple[Protocol, int], list[int]] = field(default_factory=_lists)
+    """The same for the NodePorts of a number, at whatever address."""
+    admitted_addresses: defaultdict[Address, list[int]] = field(default_factory=_lists)
+    """The same for all that stands at an address."""
+    loop_backs: dict[tuple[Protocol, RealServerKey], int] = field(default_factory=dict)
+    masked: defaultdict[VirtualServerKey, list[int]] = field(default_factory=_lists)
+    """Members that ended the masquerading of a virtual server and are taken away."""
+    masked_ports: defaultdict[tuple[Protocol, int], list[int]] = field(default_factory=_lists)
+    """The same for the NodePorts of a number."""
+    created: dict[VirtualServerKey, int] = field(default_factory=dict)
+    """Virtual servers that are made."""
+    raised: dict[VirtualServerKey, tuple[int, ...]] = field(default_factory=dict)
+    """Real servers that come, or whose weight does not fall to 0."""
+    switched: defaultdict[VirtualServerKey, list[int]] = field(default_factory=_lists)
+    """What leads clients elsewhere, or shuts them out."""
+    bound: dict[Address, int] = field(default_factory=dict)
+    rerouted: defaultdict[VirtualServerKey, list[int]] = field(default_factory=_lists)
+    """Chains that lead clients to another virtual server than this one from now on."""
+    shrunk: dict[VirtualServerKey, tuple[int, ...]] = field(default_factory=dict)
+    """Real servers that take no new connection any more."""
+    unbound: dict[Address, int] = field(default_factory=dict)
+    removed: dict[VirtualServerKey, int] = field(default_factory=dict)
+    """Virtual servers that go."""
+    left: defaultdict[RealServerKey, list[int]] = field(default_factory=_lists)
+    """Real servers that go."""
+    forgotten: defaultdict[tuple[VirtualServerKey, RealServerKey], list[int]] = field(
+        default_factory=_lists
+    )
+    """Real servers that have gone, by what their UDP clients had asked for."""
+    unlisted: defaultdict[Family, list[int]] = field(default_factory=_lists)
+    """Redirected frontends that are so no longer."""
 
     def add(
         self,
