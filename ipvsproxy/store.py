@@ -251,6 +251,13 @@ class Store:
         service = self._services[name]
         return (*service.external_ips, *service.ingress_ips)
 
+    def uid(self, subject: str) -> str:
+        """Give the uid of the Service that a condition is about; empty for any other subject."""
+        kind, _, name = subject.partition(" ")
+        namespace, _, own = name.partition("/")
+        service = self._services.get(ServiceName(namespace, own)) if kind == "Service" else None
+        return service.uid if service is not None else ""
+
     def port_name(self, name: ServiceName, key: VirtualServerKey) -> str:
         """Give the name of a Service's port, else its number; empty where it is not there."""
         service = self._services.get(name)

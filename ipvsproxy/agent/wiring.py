@@ -20,6 +20,7 @@ from ipvsproxy.reconciler import Reconciler
 from ipvsproxy.store import Event, Store
 from ipvsproxy.telemetry import (
     AgentStatus,
+    Condition,
     Conditions,
     FrontendStatus,
     Health,
@@ -103,8 +104,9 @@ def wire(
     *,
     clock: Callable[[], float] = time.monotonic,
     wall_clock: Callable[[], float] = time.time,
+    tell: Callable[[Condition, str], None] | None = None,
 ) -> Wiring:
-    """Put an agent together around a dataplane; the clocks are as in `Reconciler`."""
+    """Put an agent together around a dataplane; the clocks and `tell` are as in `Reconciler`."""
     store = Store(settings.node_name)
     conditions = Conditions()
     metrics = Metrics(conditions, version=__version__)
@@ -126,5 +128,6 @@ def wire(
         wall_clock=wall_clock,
         observer=observer,
         health_checks=checks,
+        tell=tell,
     )
     return Wiring(settings, store, conditions, metrics, health, checks, observer, reconciler)

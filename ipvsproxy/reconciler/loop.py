@@ -17,7 +17,7 @@ from typing import Protocol, TypeAlias
 
 import structlog
 
-from ipvsproxy.config import Settings
+from ipvsproxy.config import DetectLocalMode, Settings
 from ipvsproxy.core.desired import Desired, Touched
 from ipvsproxy.core.foundation import foundation, shortcomings
 from ipvsproxy.core.health_check import HealthCheck
@@ -32,7 +32,7 @@ from ipvsproxy.reconciler.report import CycleReport
 from ipvsproxy.reconciler.translation import Translation
 from ipvsproxy.reconciler.writer import Writer, Written
 from ipvsproxy.store import Store
-from ipvsproxy.telemetry import Conditions
+from ipvsproxy.telemetry import Condition, Conditions
 
 log = structlog.get_logger(__name__)
 
@@ -83,11 +83,12 @@ class Reconciler:
         wall_clock: Callable[[], float],
         observer: CycleObserver | None = None,
         health_checks: HealthCheckPorts | None = None,
+        tell: Callable[[Condition, str], None] | None = None,
     ) -> None:
         """Wire the loop up.
 
         `clock` counts seconds and only runs forward; `wall_clock` gives seconds since the epoch,
-        for people.
+        for people. `tell` is called with each condition that is raised, and the uid of its object.
         """
         self._store = store
         self._settings = settings
@@ -98,7 +99,7 @@ class Reconciler:
         self._writer = Writer(dataplane, clock)
         self._desired = Desired()
         self._settlement = Settlement(self._desired, settings)
-        self._conditions = ConditionWriter(store, self._desired, conditions, wall_clock)
+        self._conditions = ConditionWriter(store, self._desired, conditions, wall_clock, tell=tell)
         self._translation = Translation(
             store=store,
             desired=self._desired,
@@ -212,6 +213,9 @@ class Reconciler:
         postponed = self._translation.lacking(written.unsupported)
         self._schedule_polls(target.virtual_servers)
         self._conditions.kernel(self._writer.trouble)
+        self._conditions.own_node(
+            self._settings.node_name, needed_for=_needs_own_node(self._settings)
+        )
         self._conditions.update(
             names, target.virtual_servers, self._writer.refusals, postponed=postponed
         )
@@ -417,3 +421,12 @@ class Reconciler:
             if due <= now:
                 longer = min(max(pause * 2, _FIRST_POLL), _LONGEST_POLL)
                 self._polls[key] = (now + pause, longer)
+
+
+def _needs_own_node(settings: Settings) -> str:
+    """Name the setting for which the own Node object has to be known; empty: none."""
+    if settings.node_port_addresses.primary:
+        return "nodePortAddresses: primary"
+    if settings.detect_local_mode is DetectLocalMode.NODE_CIDR:
+        return "detectLocalMode: NodeCIDR"
+    return ""
