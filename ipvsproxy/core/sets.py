@@ -153,9 +153,15 @@ def role_of(name: str) -> Role:
 def set_specs(
     families: Iterable[Family], maxelem: int, hash_size: int = 1024
 ) -> dict[str, SetSpec]:
-    """Every set that must exist, by name; `maxelem` is the most members that one may have."""
+    """Every set that must exist, by name.
+
+    `maxelem` is the most members that one may have, `hash_size` the buckets it begins with; a
+    bitmap has neither.
+    """
     return {
-        set_name(base, family): SetSpec(set_type, family, maxelem, hash_size)
+        set_name(base, family): SetSpec(set_type, family)
+        if set_type is SetType.BITMAP_PORT
+        else SetSpec(set_type, family, maxelem, hash_size)
         for family in families
         for base, set_type in _SETS.items()
     }

@@ -6,7 +6,7 @@ never at the name of a case. It holds only where our side is what the design wan
 
 from __future__ import annotations
 
-from ipvsproxy.core.packet import SenderKind
+from ipvsproxy.core.packet import Sender, SenderKind
 from ipvsproxy.model import (
     Address,
     IpMember,
@@ -80,8 +80,11 @@ def the_older_owns(difference: Difference, facts: Facts) -> bool:
             return _as_meant(difference, facts, claim)
         case VirtualServerDiffers(_, _, ours):
             return ours is not None and ours.persistence == claim.service.affinity_seconds
-        case MemberDiffers() | SourceDiffers():
-            return len({one.service.external_traffic_local for one in facts.claims[key]}) > 1
+        case MemberDiffers(_, _, ours):
+            # They have the members of both Services, we have the owner's.
+            return not ours
+        case SourceDiffers():
+            return len({_treatment(one) for one in facts.claims[key]}) > 1
         case _:
             return False
 
@@ -107,6 +110,16 @@ def everybody_may_come(difference: Difference, facts: Facts) -> bool:
             return theirs.name == "dropped" and _as_meant(difference, facts, claim)
         case _:
             return False
+
+
+def the_node_meets_ranges_first(difference: Difference, facts: Facts) -> bool:
+    claim = _owner(difference, facts)
+    if not isinstance(difference, OutcomeDiffers) or claim is None:
+        return False
+    sender = difference.packet.sender
+    outcomes = (difference.theirs, difference.ours)
+    shut_out = sender.kind is SenderKind.NODE and not facts.allowed(claim, sender)
+    return shut_out and outcomes == (Outcome("refused"), Outcome("dropped"))
 
 
 def pods_keep_their_address(difference: Difference, facts: Facts) -> bool:
@@ -166,18 +179,25 @@ def _as_meant(difference: Difference, facts: Facts, claim: Claim) -> bool:
             wanted = facts.expected(claim, None)
             return ours == {(member, 1) for member in wanted}
         case OutcomeDiffers(packet, _, ours):
-            return ours == _wanted_outcome(facts, claim, packet.sender.kind)
+            return ours == _wanted_outcome(facts, claim, packet.sender)
         case _:
             return False
 
 
-def _wanted_outcome(facts: Facts, claim: Claim, sender: SenderKind) -> Outcome:
-    members = facts.expected(claim, sender)
+def _wanted_outcome(facts: Facts, claim: Claim, sender: Sender) -> Outcome:
+    if not facts.allowed(claim, sender):
+        return Outcome("dropped")
+    members = facts.expected(claim, sender.kind)
     if members:
         return Outcome("balanced to", members)
-    outside = claim.external_local and sender is SenderKind.OUTSIDE
+    outside = claim.external_local and sender.kind is SenderKind.OUTSIDE
     elsewhere = outside and facts.serving(claim, local=False)
     return Outcome("dropped" if elsewhere else "refused")
+
+
+def _treatment(claim: Claim) -> tuple[bool, bool]:
+    """Give what of a claim decides on masquerading."""
+    return claim.external, claim.external_local
 
 
 def _owner(difference: Difference, facts: Facts) -> Claim | None:

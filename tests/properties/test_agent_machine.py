@@ -64,7 +64,7 @@ from ipvsproxy.objects import (
     SlicePort,
 )
 from ipvsproxy.reconciler import Reconciler
-from ipvsproxy.store import Gone, Listed, Put, Readable, Store, Unreadable
+from ipvsproxy.store import KINDS, Gone, Listed, Put, Readable, Store, Unreadable
 from ipvsproxy.telemetry import Conditions
 
 if TYPE_CHECKING:
@@ -372,14 +372,14 @@ class AgentMachine(RuleBasedStateMachine):
         self.store, self.agent = self._start()
 
     def _start(self, dying: int | None = None) -> tuple[Store, Reconciler]:
-        store = Store("node-a")
+        store = Store(NODE)
         for service in self.services.values():
             store.apply(Put(service, "test"))
         for part in self.slices.values():
             store.apply(Put(part, "test"))
         if self.unreadable:
             store.apply(Unreadable("x.yaml", "?"))
-        for kind in ("Service", "EndpointSlice"):
+        for kind in sorted(KINDS):
             store.apply(Listed(kind))
         agent = Reconciler(
             store=store,
@@ -502,7 +502,7 @@ class AgentMachine(RuleBasedStateMachine):
         best: dict[RealServerKey, Endpoint] = {}
         for member, endpoint in self._found(service, port, family):
             present = best.setdefault(member, endpoint)
-            if (endpoint.ready, endpoint.serving) > (present.ready, present.serving):
+            if _rank(endpoint) > _rank(present):
                 best[member] = endpoint
         local = {
             member: endpoint
@@ -530,11 +530,16 @@ class AgentMachine(RuleBasedStateMachine):
             here = dict[RealServerKey, Endpoint]()
             for member, endpoint in self._found(service, port, family):
                 present = here.setdefault(member, endpoint)
-                if (endpoint.ready, endpoint.serving) > (present.ready, present.serving):
+                if _rank(endpoint) > _rank(present):
                     here[member] = endpoint
             for member, endpoint in here.items():
                 if endpoint.node_name == NODE:
                     yield set_name(LOOP_BACK, family), loop_back_member(key.protocol, member)
+
+
+def _rank(endpoint: Endpoint) -> tuple[bool, bool, bool]:
+    """Say which of two endpoints of one address and port counts."""
+    return endpoint.ready, endpoint.serving, endpoint.node_name == NODE
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -27,7 +27,7 @@ from ipvsproxy.objects import (
     SlicePort,
 )
 from ipvsproxy.reconciler import Reconciler
-from ipvsproxy.store import Listed, Put, Refused, Store
+from ipvsproxy.store import KINDS, Listed, Put, Refused, Store
 from ipvsproxy.telemetry import Conditions
 
 
@@ -120,7 +120,7 @@ class Agent:
     def list_all(self, objects: Iterable[KubernetesObject] = ()) -> None:
         """Give the store its initial lists."""
         self.put(*objects)
-        for kind in ("Service", "EndpointSlice"):
+        for kind in sorted(KINDS):
             self.store.apply(Listed(kind))
 
     async def settle(self) -> None:

@@ -256,7 +256,7 @@ class TestCleanup:
             "remove virtual server 10.96.0.10:80/TCP",
         )
         assert len([line for line in report.refused if "chains" in line]) == 2
-        assert len([line for line in report.refused if line.startswith("destroy set")]) == 8
+        assert len([line for line in report.refused if line.startswith("destroy set")]) == 42
         assert len(node.fake.state.sets) == 8
 
 

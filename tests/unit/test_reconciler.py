@@ -41,7 +41,7 @@ from ipvsproxy.model import (
 from ipvsproxy.objects import ServiceName, ServicePort, SlicePort
 from ipvsproxy.reconciler import CycleReport, Reconciler, loop
 from ipvsproxy.reconciler import translation as translating
-from ipvsproxy.store import Gone, Listed, Put, Store, Unreadable
+from ipvsproxy.store import KINDS, Gone, Listed, Put, Store, Unreadable
 from ipvsproxy.telemetry import Conditions, ConditionType
 from tests.unit.builders import (
     Agent,
@@ -228,8 +228,9 @@ class RunningAgent:
         assert not report.refused
 
     def list_all(self) -> None:
-        for event in (Put(service(), "a.yaml"), Listed("Service"), Listed("EndpointSlice")):
-            self.store.apply(event)
+        self.store.apply(Put(service(), "a.yaml"))
+        for kind in KINDS:
+            self.store.apply(Listed(kind))
 
     async def says(self, event: Put) -> None:
         """Take in an event, and wait until it has been carried out."""

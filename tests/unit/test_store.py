@@ -27,7 +27,7 @@ from tests.unit.builders import (
     slice_reference,
 )
 
-LISTED = (Listed("Service"), Listed("EndpointSlice"))
+LISTED = (Listed("Service"), Listed("EndpointSlice"), Listed("Node"))
 BROKEN = Unreadable("b.yaml", "line 1: broken")
 BAD_SERVICE = Refused(
     service_reference(),
@@ -64,12 +64,12 @@ class TestCompleteness:
         assert (half.listed, half.whole, half.awaited) == (
             False,
             False,
-            frozenset({"EndpointSlice"}),
+            frozenset({"EndpointSlice", "Node"}),
         )
         assert (all_.listed, all_.whole, all_.awaited) == (True, True, frozenset())
 
     def test_a_kind_that_nobody_waits_for_changes_nothing(self) -> None:
-        assert after(stored(*LISTED), Listed("Node")) == (0, [])
+        assert after(stored(*LISTED), Listed("Pod")) == (0, [])
 
     def test_it_is_not_whole_while_anything_is_unreadable(self) -> None:
         store = stored(*LISTED, BROKEN, Unreadable("c.yaml", "denied"), Readable("b.yaml"))

@@ -6,6 +6,7 @@ import pytest
 
 from ipvsproxy.config import Settings
 from ipvsproxy.core.problem import ProblemKind
+from ipvsproxy.core.sets import frontend_member, loop_back_member
 from ipvsproxy.core.surroundings import Surroundings
 from ipvsproxy.core.translate import Fragment, Inputs, translate
 from ipvsproxy.kernel.fake import fresh_state
@@ -13,6 +14,7 @@ from ipvsproxy.model import (
     Address,
     Family,
     Flags,
+    IpMember,
     NodeNetwork,
     Protocol,
     RealServer,
@@ -97,7 +99,8 @@ def weights_of(fragment: Fragment) -> list[int]:
 
 
 def test_a_frontend_has_its_servers_its_members_and_its_address() -> None:
-    (frontend,) = translated(service(affinity=60, scheduler="sh"), a_slice()).frontends
+    fragment = translated(service(affinity=60, scheduler="sh"), a_slice())
+    (frontend,) = fragment.frontends
     assert frontend.key == KEY
     assert frontend.server == VirtualServer("sh", Flags.SCHED_1, 60, 32)
     assert frontend.real_servers == {
@@ -105,13 +108,13 @@ def test_a_frontend_has_its_servers_its_members_and_its_address() -> None:
         RealServerKey(OTHER, 8080): RealServer(1),
     }
     assert frontend.bind
-    assert {name for name, _ in frontend.members} == {
-        "IPVSPROXY-OWN",
-        "KUBE-CLUSTER-IP",
-        "KUBE-IPVS-IPS",
-        "KUBE-LOOP-BACK",
+    assert frontend.members == {
+        ("IPVSPROXY-OWN", frontend_member(KEY)),
+        ("KUBE-CLUSTER-IP", frontend_member(KEY)),
+        ("KUBE-IPVS-IPS", IpMember(IP4)),
     }
-    assert len(frontend.members) == 4, "only the endpoint of this node is a hairpin"
+    hairpin = loop_back_member(Protocol.TCP, RealServerKey(POD, 8080))
+    assert fragment.members == {("KUBE-LOOP-BACK", hairpin)}, "the endpoint of this node only"
 
 
 @pytest.mark.parametrize(
