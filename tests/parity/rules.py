@@ -127,7 +127,8 @@ def pods_keep_their_address(difference: Difference, facts: Facts) -> bool:
     if not isinstance(difference, SourceDiffers) or claim is None:
         return False
     sender = difference.packet.sender
-    bound = claim.external and claim.key.address not in NETWORK.addresses
+    external = any(one.external for one in facts.claims[claim.key])
+    bound = external and claim.key.address not in NETWORK.addresses
     kept = (difference.theirs, difference.ours) == (MASQUERADED, str(sender.address))
     return sender.kind is SenderKind.POD and bound and not claim.external_local and kept
 
@@ -147,7 +148,20 @@ def reserved_addresses_are_left_alone(difference: Difference, facts: Facts) -> b
     else:
         address = _address(difference)
         reserved = address is not None and facts.reserved(address)
-    return reserved and _ours_is_nothing(difference)
+    return (reserved and _ours_is_nothing(difference)) or _lost_to_them(difference, facts)
+
+
+def _lost_to_them(difference: Difference, facts: Facts) -> bool:
+    """Say whether it follows from it that they have bound an address that is elsewhere."""
+    match difference:
+        case OutcomeDiffers(_, theirs, ours):
+            servers = ours.members if not theirs.members else frozenset()
+        case SourceDiffers(_, member):
+            servers = frozenset({member})
+        case _:
+            return False
+    claimed = {key.address for key, claims in facts.claims.items() if claims[0].external}
+    return any(one.address in claimed and facts.reserved(one.address) for one in servers)
 
 
 def _ours_is_nothing(difference: Difference) -> bool:
