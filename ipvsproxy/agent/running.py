@@ -23,6 +23,7 @@ from ipvsproxy.dataplane import Dataplane
 from ipvsproxy.http import serve
 from ipvsproxy.kernel.linux import LinuxDataplane
 from ipvsproxy.store import Source
+from ipvsproxy.telemetry import tell_nobody
 
 log = structlog.get_logger(__name__)
 
@@ -47,7 +48,7 @@ async def run(settings: Settings) -> int:
                     dataplane,
                     clock=time.monotonic,
                     wall_clock=time.time,
-                    tell=events.tell if events is not None else None,
+                    tell=events.tell if events is not None else tell_nobody,
                 )
                 follow = [_feed(wiring, source), _follow_network(wiring, dataplane)]
                 if events is not None:

@@ -20,12 +20,13 @@ from ipvsproxy.reconciler import Reconciler
 from ipvsproxy.store import Event, Store
 from ipvsproxy.telemetry import (
     AgentStatus,
-    Condition,
     Conditions,
     FrontendStatus,
     Health,
     Metrics,
     ServiceStatus,
+    Teller,
+    tell_nobody,
 )
 
 
@@ -104,7 +105,7 @@ def wire(
     *,
     clock: Callable[[], float] = time.monotonic,
     wall_clock: Callable[[], float] = time.time,
-    tell: Callable[[Condition, str], None] | None = None,
+    tell: Teller = tell_nobody,
 ) -> Wiring:
     """Put an agent together around a dataplane; the clocks and `tell` are as in `Reconciler`."""
     store = Store(settings.node_name)
@@ -118,7 +119,13 @@ def wire(
         clock=clock,
         wall_clock=wall_clock,
     )
-    checks = HealthChecks(health, conditions, clock=clock, wall_clock=wall_clock)
+    checks = HealthChecks(
+        health,
+        conditions,
+        clock=clock,
+        wall_clock=wall_clock,
+        tell=lambda condition: tell(condition, store.uid(condition.subject)),
+    )
     reconciler = Reconciler(
         store=store,
         dataplane=dataplane,

@@ -37,7 +37,7 @@ from ipvsproxy.model import (
 from ipvsproxy.objects import ServiceName
 from ipvsproxy.reconciler.writer import RefusedOperation, virtual_server_of
 from ipvsproxy.store import Store
-from ipvsproxy.telemetry import Condition, Conditions, ConditionType
+from ipvsproxy.telemetry import Conditions, ConditionType, Teller, tell_nobody
 
 log = structlog.get_logger(__name__)
 
@@ -73,13 +73,10 @@ class ConditionWriter:
         conditions: Conditions,
         wall_clock: Callable[[], float],
         *,
-        tell: Callable[[Condition, str], None] | None = None,
+        tell: Teller = tell_nobody,
     ) -> None:
-        """Tell `conditions`; `wall_clock` gives seconds since the epoch.
-
-        `tell` is called with each condition that is raised, and the uid of the object it is about.
-        """
-        self._tell = tell or _tell_nobody
+        """Tell `conditions`, and `tell` of what is raised; `wall_clock` as in `Reconciler`."""
+        self._tell = tell
         self._store = store
         self._desired = desired
         self._conditions = conditions
@@ -294,10 +291,6 @@ class ConditionWriter:
         for subject, type_ in self._unread.keys() - found.keys():
             self._conditions.clear(subject, type_)
         self._unread = found
-
-
-def _tell_nobody(_: Condition, __: str) -> None:
-    """Tell nobody of a condition."""
 
 
 def _subject(name: ServiceName) -> str:

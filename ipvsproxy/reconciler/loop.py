@@ -32,7 +32,7 @@ from ipvsproxy.reconciler.report import CycleReport
 from ipvsproxy.reconciler.translation import Translation
 from ipvsproxy.reconciler.writer import Writer, Written
 from ipvsproxy.store import Store
-from ipvsproxy.telemetry import Condition, Conditions
+from ipvsproxy.telemetry import Conditions, Teller, tell_nobody
 
 log = structlog.get_logger(__name__)
 
@@ -83,12 +83,12 @@ class Reconciler:
         wall_clock: Callable[[], float],
         observer: CycleObserver | None = None,
         health_checks: HealthCheckPorts | None = None,
-        tell: Callable[[Condition, str], None] | None = None,
+        tell: Teller = tell_nobody,
     ) -> None:
         """Wire the loop up.
 
         `clock` counts seconds and only runs forward; `wall_clock` gives seconds since the epoch,
-        for people. `tell` is called with each condition that is raised, and the uid of its object.
+        for people. `tell` is told of each condition that is raised.
         """
         self._store = store
         self._settings = settings
@@ -206,10 +206,10 @@ class Reconciler:
         touched.add(self._writer.unfinished)
         connections = await self._poll()
         touched.keys.update(connections)
-        if self._health_checks is not None:
-            self._health_checks.update(self._desired.health_checks, around.health_check_addresses)
         target, batch = self._decide(touched, around, connections)
         written = await self._carry_out(batch)
+        if self._health_checks is not None:  # not before what is promised there stands
+            self._health_checks.update(self._desired.health_checks, around.health_check_addresses)
         postponed = self._translation.lacking(written.unsupported)
         self._schedule_polls(target.virtual_servers)
         self._conditions.kernel(self._writer.trouble)

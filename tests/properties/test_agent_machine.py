@@ -517,24 +517,26 @@ class AgentMachine(RuleBasedStateMachine):
         )
 
     def _members(self, expected: dict[VirtualServerKey, Expected]) -> Iterator[SetMember]:
-        for key, one in expected.items():
-            family, service = key.family, self.services[one.owner]
-            yield set_name(LEDGER, family), frontend_member(key)
-            yield set_name(CLUSTER_IP, family), frontend_member(key)
-            yield set_name(IPVS_IPS, family), IpMember(key.address)
-            port = next(
-                port
-                for port in service.ports
-                if (port.protocol, port.port) == (key.protocol, key.port)
-            )
-            here = dict[RealServerKey, Endpoint]()
-            for member, endpoint in self._found(service, port, family):
-                present = here.setdefault(member, endpoint)
-                if _rank(endpoint) > _rank(present):
-                    here[member] = endpoint
-            for member, endpoint in here.items():
-                if endpoint.node_name == NODE:
-                    yield set_name(LOOP_BACK, family), loop_back_member(key.protocol, member)
+        for key in expected:
+            yield set_name(LEDGER, key.family), frontend_member(key)
+            yield set_name(CLUSTER_IP, key.family), frontend_member(key)
+            yield set_name(IPVS_IPS, key.family), IpMember(key.address)
+        for service in self.services.values():
+            for address in service.cluster_ips:
+                for port in service.ports:
+                    yield from self._loop_backs(service, port, address.family)
+
+    def _loop_backs(
+        self, service: Service, port: ServicePort, family: Family
+    ) -> Iterator[SetMember]:
+        """Give the hairpins of a Service, whether or not it owns what it claims."""
+        best: dict[RealServerKey, Endpoint] = {}
+        for member, endpoint in self._found(service, port, family):
+            if _rank(endpoint) > _rank(best.setdefault(member, endpoint)):
+                best[member] = endpoint
+        for member, endpoint in best.items():
+            if endpoint.node_name == NODE:
+                yield set_name(LOOP_BACK, family), loop_back_member(port.protocol, member)
 
 
 def _rank(endpoint: Endpoint) -> tuple[bool, bool, bool]:

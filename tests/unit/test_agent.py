@@ -257,7 +257,7 @@ class TestCleanup:
         )
         assert len([line for line in report.refused if "chains" in line]) == 2
         assert len([line for line in report.refused if line.startswith("destroy set")]) == 42
-        assert len(node.fake.state.sets) == 8
+        assert len(node.fake.state.sets) == 42
 
 
 class TestStatus:

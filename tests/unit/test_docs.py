@@ -314,6 +314,6 @@ def test_adrs_have_their_parts() -> None:
 
 def test_the_kinds_of_waiting_that_are_told_are_those_of_the_plan() -> None:
     record = (ROOT / "docs" / "adr" / "0003-order-as-dependencies.md").read_text()
-    source = (ROOT / "ipvsproxy" / "core" / "plan.py").read_text()
+    source = (ROOT / "ipvsproxy" / "core" / "plan" / "steps.py").read_text()
     for field in re.findall(r"^- `(\w+)`: ", record, re.MULTILINE):
         assert f"    {field}: tuple[int, ...]" in source
