@@ -118,9 +118,12 @@ class Role(Enum):
     """Lets traffic work: comes before the virtual server and goes after it."""
     CLOSES = "closes"
     """Shuts out all but those admitted: comes after these and goes before them."""
+    MASKS = "masks"
+    """Admits, and has its clients masqueraded: comes before a server elsewhere takes connections,
+    which would answer past this node, and goes when none does any more."""
     BARES = "bares"
-    """Ends the masquerading: comes when no server elsewhere takes new connections any more (its
-    answers would pass this node by), and goes before the first one does."""
+    """Ends the masquerading: comes when no server elsewhere takes new connections any more, and
+    goes before the first one does."""
     REDIRECTS = "redirects"
     """Sends clients to another virtual server: comes when that is ready."""
     SHUTS_OUT = "shuts out"
@@ -128,6 +131,7 @@ class Role(Enum):
 
 
 _ROLES: Mapping[str, Role] = {
+    EXTERNAL_IP: Role.MASKS,
     LOAD_BALANCER_FW: Role.CLOSES,
     LOAD_BALANCER_LOCAL: Role.BARES,
     **dict.fromkeys(NODE_PORT_LOCAL.values(), Role.BARES),

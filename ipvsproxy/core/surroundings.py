@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from ipvsproxy.config import NodePortAddresses, Settings
+from ipvsproxy.config import DetectLocalMode, NodePortAddresses, Settings
 from ipvsproxy.core.endpoints import Whereabouts
 from ipvsproxy.model import Address, Family, NodeNetwork, State
 from ipvsproxy.objects import Node
@@ -75,6 +75,15 @@ class Surroundings:
             own = [address for address in self.node.addresses if address.family is family]
             return own[:1]
         return [one for one in self.kernel.network.addresses if one.family is family]
+
+
+def needs_own_node(settings: Settings) -> str:
+    """Name the setting for which the own Node object has to be known; empty: none."""
+    if settings.node_port_addresses.primary:
+        return "nodePortAddresses: primary"
+    if settings.detect_local_mode is DetectLocalMode.NODE_CIDR:
+        return "detectLocalMode: NodeCIDR"
+    return ""
 
 
 def node_port_addresses(

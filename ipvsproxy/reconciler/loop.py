@@ -17,17 +17,18 @@ from typing import Protocol, TypeAlias
 
 import structlog
 
-from ipvsproxy.config import DetectLocalMode, Settings
+from ipvsproxy.config import Settings
 from ipvsproxy.core.desired import Desired, Touched
 from ipvsproxy.core.foundation import foundation, shortcomings
 from ipvsproxy.core.health_check import HealthCheck
 from ipvsproxy.core.ledger import adopt
 from ipvsproxy.core.plan import Batch, Target, plan
 from ipvsproxy.core.settlement import Holds, Settlement
-from ipvsproxy.core.surroundings import Surroundings, node_port_addresses
+from ipvsproxy.core.surroundings import Surroundings, needs_own_node
 from ipvsproxy.dataplane import Dataplane, DataplaneError
-from ipvsproxy.model import Address, Family, NodeNetwork, RealServerKey, State, VirtualServerKey
+from ipvsproxy.model import Address, RealServerKey, State, VirtualServerKey
 from ipvsproxy.reconciler.conditions import ConditionWriter, Stage
+from ipvsproxy.reconciler.network import NetworkFollower
 from ipvsproxy.reconciler.report import CycleReport
 from ipvsproxy.reconciler.translation import Translation
 from ipvsproxy.reconciler.writer import Writer, Written
@@ -41,8 +42,6 @@ AllConnections: TypeAlias = Mapping[VirtualServerKey, Mapping[RealServerKey, int
 _FIRST_POLL = 0.5
 _LONGEST_POLL = 5.0
 """Seconds between two looks at the connections of a draining real server, doubling."""
-_LOOK_AROUND = 0.2
-"""Seconds from the first news of the node's network to the look at it: news come in bursts."""
 _RECONSIDER_SCHEDULERS = 300.0
 """Seconds after which a scheduler that this kernel lacked is tried again."""
 
@@ -98,6 +97,7 @@ class Reconciler:
         self._health_checks = health_checks
         self._writer = Writer(dataplane, clock)
         self._desired = Desired()
+        self._network = NetworkFollower(store, self._writer, settings, clock)
         self._settlement = Settlement(self._desired, settings)
         self._conditions = ConditionWriter(store, self._desired, conditions, wall_clock, tell=tell)
         self._translation = Translation(
@@ -110,7 +110,6 @@ class Reconciler:
         self._polls: dict[VirtualServerKey, tuple[float, float]] = {}
         """When each draining virtual server is looked at, and the pause before that."""
         self._audit_due = clock()
-        self._look_due: float | None = None
         self._schedulers_due = clock() + _RECONSIDER_SCHEDULERS
         self._sweep_due = False
         self._was_whole = False
@@ -162,9 +161,8 @@ class Reconciler:
 
     def network_changed(self) -> None:
         """Have the node's own addresses read and followed soon."""
-        if self._look_due is None:
-            self._look_due = self._clock() + _LOOK_AROUND
-            self._woken.set()
+        self._network.changed()
+        self._woken.set()
 
     async def wait_until_applied(self, revision: int) -> None:
         """Wait until everything up to a revision of the store has been carried out or refused."""
@@ -196,10 +194,10 @@ class Reconciler:
             self._observer.cycle_started()
         revision = self._store.revision
         await self._audit_if_due(report)
-        await self._look_around_if_due()
+        await self._network.look_if_due()
         names = self._translation.take_names(self._writer.state)
         if self._translation.needs_listeners(names, self._writer.state):
-            self._follow_network(await self._writer.look_around())
+            await self._network.look()
         around = self._translation.around(self._writer.state)
         touched = self._translation.translate(names, around)
         touched.add(self._sweep_if_due())
@@ -214,7 +212,7 @@ class Reconciler:
         self._schedule_polls(target.virtual_servers)
         self._conditions.kernel(self._writer.trouble)
         self._conditions.own_node(
-            self._settings.node_name, needed_for=_needs_own_node(self._settings)
+            self._settings.node_name, needed_for=needs_own_node(self._settings)
         )
         self._conditions.update(
             names, target.virtual_servers, self._writer.refusals, postponed=postponed
@@ -240,8 +238,8 @@ class Reconciler:
 
     def _next_due(self) -> float:
         dues = [self._audit_due, *(due for due, _ in self._polls.values())]
-        if self._look_due is not None:
-            dues.append(self._look_due)
+        if self._network.due is not None:
+            dues.append(self._network.due)
         retry = self._writer.next_due()
         return min(dues if retry is None else [*dues, retry])
 
@@ -301,37 +299,13 @@ class Reconciler:
         elif before is not None:
             if before.families != self._writer.state.families:
                 self._store.mark_dirty(self._store.names)
-            self._follow_network(before.network)
+            self._network.follow(before.network)
         self._conditions.node(
             self._writer.state.families, shortcomings(self._settings, self._writer.state)
         )
         if self._clock() >= self._schedulers_due:
             self._schedulers_due = self._clock() + _RECONSIDER_SCHEDULERS
             self._translation.reconsider()
-
-    async def _look_around_if_due(self) -> None:
-        if self._look_due is not None and self._clock() >= self._look_due:
-            self._look_due = None
-            self._follow_network(await self._writer.look_around())
-
-    def _follow_network(self, before: NodeNetwork) -> None:
-        """Have those Services translated again to whom a change of the node's network matters."""
-        after = self._writer.state.network
-        addresses = before.addresses ^ after.addresses
-        gateways = before.gateways ^ after.gateways
-        if not addresses and not gateways:
-            return
-        served = [
-            [
-                node_port_addresses(
-                    self._settings.node_port_addresses, family, network, self._store.node
-                )
-                for family in Family
-            ]
-            for network in (before, after)
-        ]
-        concerned = self._store.concerned(addresses | gateways, node_ports=served[0] != served[1])
-        self._store.mark_dirty(list(concerned))
 
     async def _adopt(self, report: CycleReport) -> None:
         """Fill the ledger from what a predecessor left, before anything else is written."""
@@ -421,12 +395,3 @@ class Reconciler:
             if due <= now:
                 longer = min(max(pause * 2, _FIRST_POLL), _LONGEST_POLL)
                 self._polls[key] = (now + pause, longer)
-
-
-def _needs_own_node(settings: Settings) -> str:
-    """Name the setting for which the own Node object has to be known; empty: none."""
-    if settings.node_port_addresses.primary:
-        return "nodePortAddresses: primary"
-    if settings.detect_local_mode is DetectLocalMode.NODE_CIDR:
-        return "detectLocalMode: NodeCIDR"
-    return ""

@@ -55,6 +55,10 @@ class Members:
         """Plan what comes before virtual servers and their real servers."""
         for name, member in self._coming[Role.ADMITS]:
             self._record(name, member, self._add(name, member))
+        for name, member in self._coming[Role.MASKS]:
+            step = self._add(name, member)
+            self._record(name, member, step)
+            self._draft.masked[_frontend(member)].append(step)
         for name, member in self._coming[Role.CLOSES]:
             key = _frontend(member)
             step = self._add(name, member, *self._draft.admitted[key])
@@ -116,7 +120,7 @@ class Members:
         for key, step in self._draft.removed.items():
             at_address[key.address].append(step)
             at_port[key.protocol, key.port].append(step)
-        for name, member in self._going[Role.ADMITS]:
+        for name, member in (*self._going[Role.ADMITS], *self._going[Role.MASKS]):
             needs: tuple[int, ...] = ()
             follows: tuple[int, ...] = ()
             match member:
