@@ -111,6 +111,11 @@ _OPTIONS: Mapping[str, Decorator] = {
         metavar="primary|all|CIDR[,CIDR]",
         help="On which of the node's addresses NodePorts are served (default all).",
     ),
+    "bind_address": _option(
+        "--bind-address",
+        metavar="ADDRESS",
+        help="Takes the place of the Node's InternalIP of its family; nothing listens there.",
+    ),
     "no_local_endpoints": _option(
         "--no-local-endpoints",
         metavar="drop|reject",
@@ -199,6 +204,58 @@ _OPTIONS: Mapping[str, Decorator] = {
         metavar="auto|nft|legacy",
         help="Which iptables programs to use (default auto: the one that the node uses).",
     ),
+    "ipvs_tcp_timeout": _option(
+        "--ipvs-tcp-timeout",
+        metavar="DURATION",
+        help="When IPVS forgets an idle TCP connection (default 0: as the node has it).",
+    ),
+    "ipvs_tcp_fin_timeout": _option(
+        "--ipvs-tcpfin-timeout",
+        "ipvs_tcp_fin_timeout",
+        metavar="DURATION",
+        help="The same once it is being closed.",
+    ),
+    "ipvs_udp_timeout": _option("--ipvs-udp-timeout", metavar="DURATION", help="The same of UDP."),
+    "conntrack_max_per_core": _option(
+        "--conntrack-max-per-core",
+        metavar="NUMBER",
+        help="Flows that are tracked for each processor; only raised (default: as the node has "
+        "it).",
+    ),
+    "conntrack_min": _option(
+        "--conntrack-min", metavar="NUMBER", help="Flows that are tracked at least, then."
+    ),
+    "conntrack_tcp_established_timeout": _option(
+        "--conntrack-tcp-timeout-established",
+        "conntrack_tcp_established_timeout",
+        metavar="DURATION",
+        help="How long an idle TCP flow is tracked (default 0: as the node has it).",
+    ),
+    "conntrack_tcp_close_wait_timeout": _option(
+        "--conntrack-tcp-timeout-close-wait",
+        "conntrack_tcp_close_wait_timeout",
+        metavar="DURATION",
+        help="The same in CLOSE_WAIT.",
+    ),
+    "conntrack_tcp_be_liberal": _switch(
+        "--conntrack-tcp-be-liberal", help="Track packets outside of the TCP window too."
+    ),
+    "conntrack_udp_timeout": _option(
+        "--conntrack-udp-timeout",
+        metavar="DURATION",
+        help="How long a UDP flow without an answer is tracked.",
+    ),
+    "conntrack_udp_stream_timeout": _option(
+        "--conntrack-udp-timeout-stream",
+        "conntrack_udp_stream_timeout",
+        metavar="DURATION",
+        help="The same with answers.",
+    ),
+    "oom_score_adj": _option(
+        "--oom-score-adj",
+        metavar="-1000-1000",
+        help="The agent's place in the choice of a victim when memory runs out.",
+    ),
     "healthz_bind_address": _option(
         "--healthz-bind-address",
         metavar="ADDRESS:PORT",
@@ -211,6 +268,8 @@ _OPTIONS: Mapping[str, Decorator] = {
     ),
     "log_format": _option(
         "--log-format",
+        "--logging-format",
+        "log_format",
         metavar="auto|json|console",
         help="How log lines look (default auto: console on a terminal, else JSON).",
     ),

@@ -33,6 +33,7 @@ from ipvsproxy.core.operations import (
     ReplaceChains,
     SetRealServer,
     SetSysctl,
+    SetTimeouts,
     SetVirtualServer,
     UnbindAddress,
     advance,
@@ -65,6 +66,7 @@ __all__ = ["carry_out", "judge", "reported", "sets_of"]
 _WEIGHT_END = 1 << 31  # the kernel keeps a signed int; ipvsadm's 65535 is ipvsadm's
 _NUMBER_END = 1 << 32
 _PORT_END = 1 << 16
+_LONGEST_TIMEOUT = ((1 << 31) - 1) // 1000  # INT_MAX / HZ, of the kernel with the fastest clock
 _SET_NAME_LENGTH = 31  # IPSET_MAXNAMELEN - 1
 _MEMBER_TYPES: Final = {
     SetType.HASH_IP: IpMember,
@@ -123,6 +125,9 @@ def _objections(  # noqa: C901, PLR0912 - one case for each operation
             yield from _unfit(name, state.sets[name], member)
         case ReplaceChains():
             yield from _chains(state, operation)
+        case SetTimeouts(timeouts):
+            if not all(0 <= seconds <= _LONGEST_TIMEOUT for seconds in timeouts):
+                yield _invalid(f"the timeouts {tuple(timeouts)} are not all in the kernel's range")
         case SetSysctl(name):
             yield from _setting(state, name)
         case CreateLink() | RemoveLink() | UnbindAddress() | RemoveMember() | ForgetFlows():

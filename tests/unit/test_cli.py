@@ -241,7 +241,7 @@ class TestRun:
     ) -> None:
         path = tmp_path / "config.conf"
         path.write_text(
-            "kind: KubeProxyConfiguration\nipvs: {scheduler: sh, tcpTimeout: 2h}\n", "utf-8"
+            "kind: KubeProxyConfiguration\nipvs: {scheduler: sh}\nconfigSyncPeriod: 5m\n", "utf-8"
         )
 
         result = call("run", "--config", str(path), "--manifests", "/m", "--log-format", "json")
@@ -251,7 +251,7 @@ class TestRun:
         line = json.loads(result.stderr)
         assert line["level"] == "warning"
         assert line["node"] == "node-a"
-        assert "ipvs.tcpTimeout" in line["warning"]
+        assert "configSyncPeriod" in line["warning"]
 
     @pytest.mark.usefixtures("agent")
     def test_at_debug_it_says_which_setting_came_from_where(self, tmp_path: Path) -> None:

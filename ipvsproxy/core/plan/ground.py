@@ -16,6 +16,7 @@ from ipvsproxy.core.firewall import (
     redirect_target,
     with_present_redirects,
 )
+from ipvsproxy.core.foundation import Foundation
 from ipvsproxy.core.operations import (
     CreateLink,
     CreateSet,
@@ -23,11 +24,12 @@ from ipvsproxy.core.operations import (
     GrowSet,
     ReplaceChains,
     SetSysctl,
+    SetTimeouts,
 )
 from ipvsproxy.core.plan.steps import Draft
 from ipvsproxy.core.redirect import Redirect
 from ipvsproxy.core.sets import SPLIT, frontend_member, set_name
-from ipvsproxy.model import Family, Protocol, Rule, Ruleset, SetType, VirtualServerKey
+from ipvsproxy.model import Family, Protocol, Rule, Ruleset, SetType, State, VirtualServerKey
 
 
 class Ground:
@@ -46,9 +48,8 @@ class Ground:
         """Plan what is missing."""
         draft = self._draft
         foundation, state = draft.target.foundation, draft.state
-        for name, value in foundation.sysctls.items():
-            if name in state.sysctls and state.sysctls[name] != value:
-                draft.add(SetSysctl(name, value))
+        for operation in settings_operations(foundation, state):
+            draft.add(operation)
         if not state.link:
             draft.link = (draft.add(CreateLink()),)
         self._lay_sets()
@@ -140,6 +141,18 @@ class Ground:
         for key in sorted(self._draft.target.redirections.sources_of(redirect.target)):
             if key.port == redirect.port and redirect.address in (None, key.address):
                 yield key
+
+
+def settings_operations(foundation: Foundation, state: State) -> Iterator[SetSysctl | SetTimeouts]:
+    """Give what brings kernel settings and IPVS's timeouts to what they should be.
+
+    A setting that the kernel lacks is passed over: it is a shortcoming (core.foundation).
+    """
+    for name, value in foundation.sysctls.items():
+        if name in state.sysctls and state.sysctls[name] != value:
+            yield SetSysctl(name, value)
+    if foundation.timeouts != state.timeouts:
+        yield SetTimeouts(foundation.timeouts)
 
 
 def capacity(maxelem: int, members: int, limit: int) -> int:
