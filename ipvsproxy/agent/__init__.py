@@ -9,6 +9,16 @@ from __future__ import annotations
 
 from ipvsproxy.agent.commands import cleanup, explain, plan, run_once, status
 from ipvsproxy.agent.lock import AnotherAgentError
+from ipvsproxy.agent.reload import ConfigFile
 from ipvsproxy.agent.running import run
 
-__all__ = ["AnotherAgentError", "cleanup", "explain", "plan", "run", "run_once", "status"]
+__all__ = [
+    "AnotherAgentError",
+    "ConfigFile",
+    "cleanup",
+    "explain",
+    "plan",
+    "run",
+    "run_once",
+    "status",
+]

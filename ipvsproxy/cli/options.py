@@ -46,7 +46,7 @@ def _option(*names: str, help: str, metavar: str = "TEXT") -> Decorator:  # noqa
     return click.option(*names, help=help, metavar=metavar, default=None)
 
 
-def _switch(*names: str, help: str) -> Decorator:  # noqa: A002 - click's word
+def switch(*names: str, help: str) -> Decorator:  # noqa: A002 - click's word
     """Make a flag of Go's form: `--name` and `--name=false` both work."""
     return click.option(
         *names, help=help, is_flag=False, flag_value="true", default=None, metavar="[true|false]"
@@ -134,13 +134,13 @@ _OPTIONS: Mapping[str, Decorator] = {
         help="Whether all Nodes are watched, to keep Services off their addresses (default auto: "
         "while a Service has externalIPs).",
     ),
-    "strict_arp": _switch(
+    "strict_arp": switch(
         "--strict-arp",
         "--ipvs-strict-arp",
         "strict_arp",
         help="Answer ARP for service addresses on no interface, as MetalLB needs it.",
     ),
-    "masquerade_all": _switch(
+    "masquerade_all": switch(
         "--masquerade-all", help="Masquerade the pods' own traffic to Services too."
     ),
     "masquerade_bit": _option(
@@ -157,7 +157,7 @@ _OPTIONS: Mapping[str, Decorator] = {
         metavar="CIDR[,CIDR]",
         help="Never touch virtual servers with addresses in these networks.",
     ),
-    "take_over": _switch(
+    "take_over": switch(
         "--take-over", help="Start, or clean up, although a kube-proxy answers on this node."
     ),
     "sync_period": _option(
@@ -237,7 +237,7 @@ _OPTIONS: Mapping[str, Decorator] = {
         metavar="DURATION",
         help="The same in CLOSE_WAIT.",
     ),
-    "conntrack_tcp_be_liberal": _switch(
+    "conntrack_tcp_be_liberal": switch(
         "--conntrack-tcp-be-liberal", help="Track packets outside of the TCP window too."
     ),
     "conntrack_udp_timeout": _option(
@@ -301,15 +301,20 @@ def resolve(flags: Mapping[str, object]) -> Resolved:
 
     Raises WrongSettingError.
     """
+    try:
+        return read_settings(flags)
+    except ConfigurationError as error:
+        raise WrongSettingError(str(error)) from None
+
+
+def read_settings(flags: Mapping[str, object]) -> Resolved:
+    """Do as `resolve` does, but raise ConfigurationError."""
     from ipvsproxy.config import load  # noqa: PLC0415 - costs time that --help need not take
 
     given = dict(flags)
     config_file = given.pop("config_file", None)
-    try:
-        text = _read(Path(str(config_file))) if config_file is not None else None
-        return load(given, os.environ, text, host_name=socket.gethostname())
-    except ConfigurationError as error:
-        raise WrongSettingError(str(error)) from None
+    text = read_text(Path(str(config_file))) if config_file is not None else None
+    return load(given, os.environ, text, host_name=socket.gethostname())
 
 
 def follow(work: Coroutine[object, object, T]) -> T:
@@ -343,7 +348,8 @@ def _only(group: BaseExceptionGroup, known: tuple[type[Exception], ...]) -> Base
     return error
 
 
-def _read(path: Path) -> str:
+def read_text(path: Path) -> str:
+    """Read a configuration file. Raises ConfigurationError."""
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:

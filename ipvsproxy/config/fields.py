@@ -72,6 +72,13 @@ READERS: Mapping[str, Reader] = {
 }
 """How each field of `Settings` is read, in the order in which they are shown."""
 
+DURATIONS = frozenset(
+    field
+    for field, read in READERS.items()
+    if read in (_TIMEOUT, values.seconds, values.seconds_above_zero)
+)
+"""Fields that are a number of seconds, and are written as Go writes durations."""
+
 FLAGS = {
     "node_name": "--hostname-override",
     "cluster_cidrs": "--cluster-cidr",

@@ -1,7 +1,7 @@
 """The settings and what each means. Values only: how they are read is `load`'s affair.
 
-To add one: a field here with its docstring (unit, effect, range, what 0 means), a reader in `fields`,
-a flag in `cli.options`, and its line in the README.
+To add one: a field here with its docstring (unit, effect, range, what 0 means), a reader in
+`fields`, a flag in `cli.options`, and its line in the README.
 """
 
 from __future__ import annotations

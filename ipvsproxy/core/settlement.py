@@ -79,7 +79,8 @@ class Settlement:
 
     def __init__(self, desired: Desired, settings: Settings) -> None:
         self._desired = desired
-        self._settings = settings
+        self.settings = settings
+        """Of the cycle that is under way."""
         self._departed: dict[VirtualServerKey, Mapping[RealServerKey, float]] = {}
         self._draining: dict[VirtualServerKey, frozenset[RealServerKey]] = {}
         self._over: set[VirtualServerKey] = set()
@@ -114,7 +115,7 @@ class Settlement:
         addresses = touched.addresses | {key.address for key in wanted}
         return Target(
             foundation=foundation(
-                self._settings, state, around.node, self._desired.redirections.all()
+                self.settings, state, around.node, self._desired.redirections.all()
             ),
             virtual_servers=wanted,
             addresses={address: self._desired.binds(address) for address in addresses},
@@ -176,7 +177,7 @@ class Settlement:
         if since is not None:
             departed = dict.fromkeys(state.real_servers.get(key, {}), since)
         deadline = (
-            self._settings.drain_deadline if since is None else self._settings.removed_service_drain
+            self.settings.drain_deadline if since is None else self.settings.removed_service_drain
         )
         settled = settle(
             frontend,
@@ -206,7 +207,7 @@ class Settlement:
 
     def _excluded(self, address: Address) -> bool:
         """Whether an operator has put what stands at an address out of bounds."""
-        return any(address in cidr for cidr in self._settings.exclude_cidrs)
+        return any(address in cidr for cidr in self.settings.exclude_cidrs)
 
     def _may_be_wanted(self, address: Address, holds: Holds) -> bool:
         """Whether what stands at an address may belong to what could not be read.
@@ -216,7 +217,7 @@ class Settlement:
         return holds.hold(address) and not self._desired.behind(address)
 
     def _sets(self, state: State) -> Collection[str]:
-        return needed_sets(self._settings, state.families).keys()
+        return needed_sets(self.settings, state.families).keys()
 
     def _stale_members(self, state: State, holds: Holds) -> Iterator[SetMember]:
         for name in self._sets(state):

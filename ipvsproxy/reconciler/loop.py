@@ -91,6 +91,7 @@ class Reconciler:
         """
         self._store = store
         self._settings = settings
+        self._coming: Settings | None = None
         self._clock = clock
         self._wall_clock = wall_clock
         self._observer = observer
@@ -117,6 +118,11 @@ class Reconciler:
         self._applied = asyncio.Condition()
         self.applied_revision = -1
         """The store's revision up to which everything has been carried out or refused."""
+
+    @property
+    def settings(self) -> Settings:
+        """The settings that count from the next cycle on."""
+        return self._coming or self._settings
 
     @property
     def desired(self) -> Desired:
@@ -149,6 +155,11 @@ class Reconciler:
         return self._store.listed and (
             self._store.dirty > 0 or self._woken.is_set() or self._next_due() <= now
         )
+
+    def configure(self, settings: Settings) -> None:
+        """Go by other settings from the next cycle on."""
+        self._coming = settings
+        self._woken.set()
 
     def wake(self) -> None:
         """Have the loop look at the store."""
@@ -186,6 +197,7 @@ class Reconciler:
         them from it is told.
         """
         self._woken.clear()
+        self._take_settings()
         report = CycleReport(started=self._clock())
         if not self._store.listed:
             self._conditions.update((), (), ())
@@ -223,6 +235,18 @@ class Reconciler:
         if not self._store.dirty:
             await self._announce(revision)
         return report
+
+    def _take_settings(self) -> None:
+        """Take new settings and have everything looked at: each may concern every Service."""
+        if (settings := self._coming) is None:
+            return
+        self._coming = None
+        self._settings = settings
+        for part in (self._network, self._settlement, self._translation):
+            part.settings = settings
+        self._audit_due = min(self._audit_due, self._clock() + settings.sync_period)
+        self._sweep_due = True
+        self._store.mark_dirty(self._store.names)
 
     async def _rest(self) -> None:
         """Wait until something is due or somebody wakes us."""

@@ -42,7 +42,8 @@ class Translation:
     ) -> None:
         self._store = store
         self._desired = desired
-        self._settings = settings
+        self.settings = settings
+        """Of the cycle that is under way."""
         self._conditions = conditions
         self._clock = clock
         self._first_served = False
@@ -70,14 +71,12 @@ class Translation:
         """Say what every Service's translation depends on now."""
         gateways = dict.fromkeys(state.network.gateways, "the address of a gateway of this node")
         return Surroundings(
-            self._settings,
+            self.settings,
             state,
             frozenset(self.unavailable),
             node=self._store.node,
             taken={**gateways, **self._store.taken},
-            nodes_known=(
-                self._store.nodes_listed or self._settings.watch_nodes is WatchNodes.NEVER
-            ),
+            nodes_known=(self._store.nodes_listed or self.settings.watch_nodes is WatchNodes.NEVER),
         )
 
     def needs_listeners(self, names: Iterable[ServiceName], state: State) -> bool:
