@@ -1,4 +1,8 @@
-"""The inputs of every Service: objects as they are now, and who has to be looked at again."""
+"""The inputs of every Service: objects as they are now, and who has to be looked at again.
+
+Knows which objects a Service's translation depends on, and so whom a change makes dirty; does not
+know what becomes of them, nor the kernel. Only `apply` changes what is kept.
+"""
 
 from __future__ import annotations
 

@@ -163,7 +163,7 @@ def iptables(request: pytest.FixtureRequest, processes: Processes) -> Iptables:
 
 
 def save(processes: Processes, iptables: Iptables, family: Family = Family.IPV4) -> list[str]:
-    """All rules and further chains, by the program itself; which empty tables exist is no matter."""
+    """All rules and further chains, by the program itself; which tables are empty is no matter."""
     name = "iptables" if family is Family.IPV4 else "ip6tables"
     text = processes.run((f"{name}-{iptables.backend}-save",)).stdout
     return [

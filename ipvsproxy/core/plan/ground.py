@@ -1,4 +1,8 @@
-"""Planning what all Services stand on: sysctls, the dummy interface, sets, chains."""
+"""Planning what all Services stand on: sysctls, the dummy interface, sets, chains.
+
+Knows how large a set has to be and in how many steps chains change; what is wanted of them is in
+the target's foundation, and set members are `members`' affair.
+"""
 
 from __future__ import annotations
 
