@@ -12,23 +12,23 @@ returns a report, logged as one sentence. Time comes from the clock that is hand
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Iterable, Mapping
-from typing import Protocol, TypeAlias
+from collections.abc import Callable, Iterable, Mapping
+from typing import TypeAlias
 
 import structlog
 
 from ipvsproxy.config import Settings
 from ipvsproxy.core.desired import Desired, Touched
 from ipvsproxy.core.foundation import foundation, shortcomings
-from ipvsproxy.core.health_check import HealthCheck
 from ipvsproxy.core.ledger import adopt
 from ipvsproxy.core.plan import Batch, Target, plan
-from ipvsproxy.core.settlement import Holds, Settlement
+from ipvsproxy.core.settlement import Settlement
 from ipvsproxy.core.surroundings import Surroundings, needs_own_node
 from ipvsproxy.dataplane import Dataplane, DataplaneError
-from ipvsproxy.model import Address, RealServerKey, State, VirtualServerKey
+from ipvsproxy.model import RealServerKey, State, VirtualServerKey
 from ipvsproxy.reconciler.conditions import ConditionWriter, Stage
 from ipvsproxy.reconciler.network import NetworkFollower
+from ipvsproxy.reconciler.observers import CycleObserver, HealthCheckPorts
 from ipvsproxy.reconciler.report import CycleReport
 from ipvsproxy.reconciler.translation import Translation
 from ipvsproxy.reconciler.writer import Writer, Written
@@ -44,28 +44,6 @@ _LONGEST_POLL = 5.0
 """Seconds between two looks at the connections of a draining real server, doubling."""
 _RECONSIDER_SCHEDULERS = 300.0
 """Seconds after which a scheduler that this kernel lacked is tried again."""
-
-
-class CycleObserver(Protocol):
-    """Who wants to know of cycles."""
-
-    def cycle_started(self) -> None:
-        """Take note that a cycle begins."""
-        ...
-
-    def cycle_finished(self, report: CycleReport) -> None:
-        """Take note of what a cycle did."""
-        ...
-
-
-class HealthCheckPorts(Protocol):
-    """Who answers on the health check node ports of Services."""
-
-    def update(
-        self, checks: Iterable[HealthCheck], addresses: Collection[Address] | None = None
-    ) -> None:
-        """Answer these, on these addresses of the node only; None: on all."""
-        ...
 
 
 class Reconciler:
@@ -221,7 +199,7 @@ class Reconciler:
         if self._health_checks is not None:  # not before what is promised there stands
             self._health_checks.update(self._desired.health_checks, around.health_check_addresses)
         postponed = self._translation.lacking(written.unsupported)
-        self._schedule_polls(target.virtual_servers)
+        self._schedule_polls({*target.virtual_servers, *connections})
         self._conditions.kernel(self._writer.trouble)
         self._conditions.own_node(
             self._settings.node_name, needed_for=needs_own_node(self._settings)
@@ -294,12 +272,7 @@ class Reconciler:
         touched = Touched()
         for key in self._desired.foreign - state.virtual_servers.keys():
             touched.add(self._desired.clear_foreign(key))
-        held = self._store.held_addresses()
-        holds = Holds(
-            everything=held is None or not self._store.whole,
-            addresses=(held or frozenset()) | self._translation.held_addresses,
-        )
-        touched.add(self._settlement.sweep(state, holds, self._clock()))
+        touched.add(self._settlement.sweep(state, self._translation.holds(state), self._clock()))
         return touched
 
     async def _audit_if_due(self, report: CycleReport) -> None:
@@ -332,12 +305,17 @@ class Reconciler:
             self._translation.reconsider()
 
     async def _adopt(self, report: CycleReport) -> None:
-        """Fill the ledger from what a predecessor left, before anything else is written."""
+        """Fill the ledger from what a predecessor left, before anything else is written.
+
+        The predecessor's chains stay until ours are known: they depend on the Services too.
+        """
         members = dict.fromkeys(sorted(adopt(self._writer.state)), True)
         if members:
             log.info("adopting a predecessor's virtual servers", count=len(members))
             needed = foundation(self._settings, self._writer.state)
-            target = Target(needed, members=members)
+            ledger = {name: needed.sets[name] for name, _ in members}
+            only_that = needed._replace(sets=ledger, rulesets={}, sysctls={})
+            target = Target(only_that, members=members)
             report.add(await self._carry_out(plan(target, self._writer.state)))
 
     def _decide(
@@ -404,7 +382,7 @@ class Reconciler:
         return {key: connections.get(key, {}) for key in keys}
 
     def _schedule_polls(self, keys: Iterable[VirtualServerKey]) -> None:
-        """Say when those that were settled are looked at next; a new one at once.
+        """Say when those that were settled, or looked at, are looked at next; a new one at once.
 
         One that was settled for another reason, and not looked at, is still due when it was: a
         Service that never rests would never be looked at.
