@@ -90,7 +90,7 @@ def _own(document: Mapping[str, object], lines: Lines, above: str = "") -> FileC
                 found[field] = FileValue(where, value)
         elif above or key not in _OWN_EXTRA:
             near = difflib.get_close_matches(key, _OWN_FIELDS, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(_OWN_FIELDS)}"
+            hint = f"did you mean {near[0]}?" if near else "`ipvsproxy config show` lists all"
             problems.append(f"{where}: no such field; {hint}")
     return FileContents(found, problems=tuple(problems))
 

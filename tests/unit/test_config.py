@@ -200,7 +200,7 @@ class TestOwnFile:
         ("file_text", "parts"),
         [
             ("verbosity: 1\ndefaultSchedular: rr", ("line 2", "did you mean defaultScheduler")),
-            ("nonsense: rr", ("line 1", "known are nodeName")),
+            ("nonsense: rr", ("line 1", "`ipvsproxy config show` lists all")),
             ("\ndefaultScheduler: fast", ("line 2", "defaultScheduler", "'fast'", "one of rr,")),
             ("masqueradeBit: 32", ("masqueradeBit: 32", "from 0 to 31")),
             ("masqueradeBit: true", ("masqueradeBit: True", "from 0 to 31")),
