@@ -13,7 +13,16 @@ from collections import defaultdict
 from ipvsproxy.core.members import SetMember
 from ipvsproxy.core.operations import AddMember, ForgetFlows, RemoveMember
 from ipvsproxy.core.plan.steps import Draft
-from ipvsproxy.core.sets import LOOP_BACK, NODE_PORT, NODE_PORT_LOCAL, Role, role_of, set_name
+from ipvsproxy.core.sets import (
+    EXTERNAL_IP,
+    LOAD_BALANCER,
+    LOOP_BACK,
+    NODE_PORT,
+    NODE_PORT_LOCAL,
+    Role,
+    role_of,
+    set_name,
+)
 from ipvsproxy.model import (
     Address,
     Family,
@@ -29,6 +38,10 @@ from ipvsproxy.model import (
 )
 
 _LOOP_BACKS = frozenset(set_name(LOOP_BACK, family) for family in Family)
+_MASKS = frozenset(
+    set_name(base, family) for base in (EXTERNAL_IP, LOAD_BALANCER) for family in Family
+)
+"""Their members are masqueraded, but for those of other sets too."""
 _PROTOCOLS = {
     set_name(bases[protocol], family): protocol
     for bases in (NODE_PORT, NODE_PORT_LOCAL)
@@ -45,6 +58,8 @@ class Members:
         self._draft = draft
         self._coming: defaultdict[Role, list[SetMember]] = defaultdict(list)
         self._going: defaultdict[Role, list[SetMember]] = defaultdict(list)
+        self._undirected: dict[VirtualServerKey, int] = {}
+        """Redirections that end."""
         for (name, member), wanted in draft.target.members.items():
             present = member in draft.state.members.get(name, ())
             if wanted != present:
@@ -54,7 +69,10 @@ class Members:
     def admit(self) -> None:
         """Plan what comes before virtual servers and their real servers."""
         for name, member in self._coming[Role.ADMITS]:
-            self._record(name, member, self._add(name, member))
+            step = self._add(name, member)
+            self._record(name, member, step)
+            if name in _MASKS:
+                self._draft.masked[_frontend(member)].append(step)
         for name, member in self._coming[Role.CLOSES]:
             key = _frontend(member)
             step = self._add(name, member, *self._draft.admitted[key])
@@ -93,6 +111,7 @@ class Members:
                 follows=self._draft.raised.get(key, ()),
             )
             self._draft.unlisted[key.family].append(step)
+            self._undirected[key] = step
             self._forget(key, step)
 
     def bare(self) -> None:
@@ -110,7 +129,14 @@ class Members:
         opened: dict[VirtualServerKey, int] = {}
         for name, member in self._going[Role.CLOSES]:
             key = _frontend(member)
-            opened[key] = self._draft.add(RemoveMember(name, member), needs=self._removed(key))
+            # First goes what it was closed for: servers that may be another Service's, and clients
+            # who are sent past the firewall.
+            undirected = (self._undirected[key],) if key in self._undirected else ()
+            opened[key] = self._draft.add(
+                RemoveMember(name, member),
+                needs=(*self._removed(key), *undirected),
+                follows=self._draft.shrunk.get(key, ()),
+            )
         at_address: defaultdict[Address, list[int]] = defaultdict(list)
         at_port: defaultdict[tuple[Protocol, int], list[int]] = defaultdict(list)
         for key, step in self._draft.removed.items():
@@ -160,7 +186,8 @@ class Members:
     def _redirect(self, name: str, key: VirtualServerKey, member: Member) -> None:
         draft = self._draft
         target = draft.target.redirections.target_of(key)
-        needs = list(draft.chain_of(key.family))
+        # Where the frontend is closed to some, they must be before they are sent past its firewall.
+        needs = [*draft.chain_of(key.family), *draft.admitted.get(key, ())]
         follows: list[int] = []
         if target is not None:
             needs += [draft.created[target]] if target in draft.created else []

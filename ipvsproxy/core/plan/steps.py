@@ -64,7 +64,8 @@ class Draft:
     """The same for all that stands at an address."""
     loop_backs: dict[tuple[Protocol, RealServerKey], int] = field(default_factory=dict)
     masked: defaultdict[VirtualServerKey, list[int]] = field(default_factory=_lists)
-    """Members that ended the masquerading of a virtual server and are taken away."""
+    """What begins the masquerading of a virtual server that stands: members that come, or those that
+    ended it and go."""
     masked_ports: defaultdict[tuple[Protocol, int], list[int]] = field(default_factory=_lists)
     """The same for the NodePorts of a number."""
     created: dict[VirtualServerKey, int] = field(default_factory=dict)
