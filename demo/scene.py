@@ -1,11 +1,11 @@
-"""The cluster of the demonstration: two nodes, four pods and their successors, five Services."""
+"""The cluster of the demonstration: two nodes, four pods and their successors, six Services."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from testbed.layout import lay_out
-from testbed.manifests import Service, endpoints_of
+from testbed.manifests import LOAD_BALANCER, LOCAL, Exposure, Service, endpoints_of
 
 if TYPE_CHECKING:
     from testbed.layout import Pod
@@ -35,6 +35,16 @@ SERVICES = {
     for number, scheduler in enumerate(("rr", "wrr", "lc", "sh", "dh"), start=10)
 }
 """By scheduler; the one of rr is dual-stack, the others are not, so that the table stays short."""
+
+EXPOSED = Service(
+    "web-local",
+    20,
+    endpoints_of(NEW),
+    protocols=("TCP",),
+    families=(4,),
+    exposure=Exposure(type=LOAD_BALANCER, policy=LOCAL),
+)
+"""A load balancer's Service of external policy Local, of the pods that are there at the end."""
 
 DRAWING = """\
         client-1  red-1  red-2   │   red-3  red-4  client-2      pods

@@ -8,9 +8,9 @@ import platform
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from demo.scene import CLIENTS, DRAWING, NEW, NEW_NAMES, OLD, OLD_NAMES, SERVICES, WEIGHTS
+from demo.scene import CLIENTS, DRAWING, EXPOSED, NEW, NEW_NAMES, OLD, OLD_NAMES, SERVICES, WEIGHTS
 from testbed import namespaces
-from testbed.client import Answer, distribution, failures
+from testbed.client import Answer, Target, answers, distribution, failures
 from testbed.cluster import target
 from testbed.manifests import WEIGHTS as WEIGHTS_ANNOTATION
 from testbed.scenario import rolling_update
@@ -49,6 +49,7 @@ class Story:
         self._tables()
         self._change()
         self._replacement()
+        self._policy()
 
     def begin(self) -> None:
         """Start the agents, and wait until both kernels hold the Services."""
@@ -197,6 +198,32 @@ class Story:
         replies = [reply for load in loads for reply in load.replies]
         screen.claim("afterwards only blue pods answer", set(after) <= set(NEW_NAMES))
         self._served(len(replies), failures(replies), held=len(held), lost=lost)
+
+    def _policy(self) -> None:
+        """Ask one address as three kinds of client, each of which is to be treated otherwise."""
+        screen, layout = self._screen, self._cluster.layout
+        address = EXPOSED.ingress_address(4)
+        screen.section(f"One address for all: load balancer {address}, external policy Local")
+        self._cluster.apply(EXPOSED)
+        node = layout.nodes[0]
+        here = {pod.name for pod in NEW if pod.node == node.name}
+        nodes_own = {*node.addresses, *node.bridge_addresses}
+        everywhere = set(NEW_NAMES)
+        for host, who, pods, sources in (
+            (layout.outside, "a client outside, by node1", here, {layout.outside.ipv4}),
+            (CLIENTS[0], "client-1, a pod of node1", everywhere, {CLIENTS[0].ipv4}),
+            (node, "node1 itself", everywhere, nodes_own),
+        ):
+            replies = self._traffic.ask(host, Target(address), 100, at_once=AT_ONCE)
+            answered = answers(replies)
+            found = {answer.pod for answer in answered}
+            seen = {answer.source for answer in answered}
+            screen.line(f"{who}, is served by {', '.join(sorted(found)) or 'nobody'}")
+            screen.line(f"    and they see it as {', '.join(sorted(seen)) or '-'}")
+            right = len(answered) == len(replies) and found == pods and seen <= sources
+            where = "the pods of its node" if pods == here else "all pods"
+            kept = "masqueraded" if sources is nodes_own else "with its own address"
+            screen.claim(f"{where}, {kept}", right)
 
     def _served(self, requests: int, failed: list[Failure], *, held: int, lost: int) -> None:
         self._screen.claim(

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import os
 import socket
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING
 from testbed import namespaces
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable
+    from collections.abc import Awaitable, Callable, Iterable, Iterator
 
     from testbed.layout import Host
 
@@ -32,6 +33,13 @@ REFUSAL = "Connection refused"
 """The reason where somebody said no."""
 DENIAL = "Operation not permitted"
 """The reason where the client's own kernel threw a datagram away."""
+PORTS = range(11_000, 30_000)
+"""The source ports of clients: below the node ports, above the agent's."""
+_PORTS: defaultdict[str, Iterator[int]] = defaultdict(lambda: itertools.cycle(PORTS))
+"""By namespace. No port is used again before all others were: IPVS does not change a client's port,
+so of two connections from one port, through two Services to one pod, the older is lost, for IPVS
+takes its answers for the newer one's (kubernetes/kubernetes#90042). Left to itself, the kernel
+gives connections to different addresses the same port now and then."""
 _LINE = 200
 _QUESTION = b"?\n"
 
@@ -95,12 +103,11 @@ def distribution(replies: Iterable[Reply]) -> Counter[str]:
 
 
 class Connection:
-    """One connection (or UDP socket) of a client; `port` is its own, 0: the kernel chooses."""
+    """One connection (or UDP socket) of a client."""
 
-    def __init__(self, host: Host, target: Target, *, port: int = 0) -> None:
+    def __init__(self, host: Host, target: Target) -> None:
         self.target = target
         self._host = host
-        self._port = port
         kind, number = target.protocol.value
         self._socket = namespaces.open_socket(host.namespace, target.family, kind, number)
 
@@ -119,11 +126,13 @@ class Connection:
                 raise OSError(code, os.strerror(code)) from None
 
     def _bind(self) -> None:
+        port = next(_PORTS[self._host.namespace])
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if self.target.protocol is Protocol.SCTP:
             # On all addresses it would offer all that its host has: of a node, every Service's.
-            self._socket.bind((_source_of(self._host, self.target), self._port))
-        elif self._port:
-            self._socket.bind(("", self._port))
+            self._socket.bind((_source_of(self._host, self.target), port))
+        else:
+            self._socket.bind(("", port))
 
     async def _writable(self) -> None:
         loop = asyncio.get_running_loop()

@@ -4,23 +4,18 @@ Knows clients and their answers; what the answer should be is the asker's busine
 pods that it hopes to see: a question is asked a few times and, as long as one of these is missing,
 some times more. Neither the order of the questions nor what a scheduler gives to whom decides
 whether a pod is seen.
-
-Every request has a source port that its client has not used before. IPVS keeps the client's
-address and port, so two requests from one port to two addresses of one pod would be one connection
-to conntrack, which drops the second (kubernetes/kubernetes#90042).
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from testbed.client import ANSWER_SECONDS, Answer, Connection, Failure
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from testbed.client import Reply, Target
     from testbed.layout import Host
@@ -32,9 +27,6 @@ SILENCE_SECONDS = 1.5
 """How long a client waits where nobody is to answer: these requests are the dear ones."""
 SILENT_AT_ONCE = 8
 """Requests that only wait, for each one that is answered: they cost nothing but time."""
-FIRST_PORT = 10_000
-"""Up to the first node port; the kernel's own choices begin behind these."""
-PORTS = 20_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,9 +47,6 @@ class Survey:
     def __init__(self, *, at_once: int) -> None:
         self._turn = asyncio.Semaphore(at_once)
         self._silent_turn = asyncio.Semaphore(at_once * SILENT_AT_ONCE)
-        self._ports: defaultdict[str, Iterator[int]] = defaultdict(
-            lambda: iter(range(FIRST_PORT, FIRST_PORT + PORTS))
-        )
 
     async def ask(self, questions: Sequence[Question]) -> list[list[Reply]]:
         """Ask all; return the replies to each, in the order of the questions."""
@@ -82,8 +71,7 @@ class Survey:
         return await asyncio.gather(*requests)
 
     async def _once(self, question: Question, seconds: float) -> Reply:
-        port = next(self._ports[question.host.namespace])
-        connection = Connection(question.host, question.target, port=port)
+        connection = Connection(question.host, question.target)
         try:
             return await connection.open_and_reply(seconds)
         finally:

@@ -15,7 +15,7 @@ from testbed import client
 from testbed.backend import Backend
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Iterable, Iterator
+    from collections.abc import Coroutine, Iterable, Iterator, Sequence
     from types import TracebackType
 
     from testbed.client import Load, Reply, Steady, Target
@@ -38,7 +38,11 @@ class Held:
 
     def talk(self) -> Reply:
         """Send another line on it."""
-        return self._traffic.call(self._connection.reply())
+        return self._traffic.call(self.reply())
+
+    async def reply(self) -> Reply:
+        """Send another line on it, for a caller on the event loop."""
+        return await self._connection.reply()
 
     def close(self) -> None:
         """Close it."""
@@ -143,14 +147,26 @@ class Traffic:
     @contextlib.contextmanager
     def hold(self, host: Host, target: Target, times: int) -> Iterator[list[Held]]:
         """Open long connections, each of which has talked once, and keep them for the block."""
-        held = [self._hold_one(host, target) for _ in range(times)]
+        held = self.open(host, target, times)
         try:
             yield held
         finally:
             for one in held:
                 one.close()
 
-    def _hold_one(self, host: Host, target: Target) -> Held:
+    def open(self, host: Host, target: Target, times: int) -> list[Held]:
+        """Open long connections, each of which has talked once; who asked for them closes them."""
+        return [self._open_one(host, target) for _ in range(times)]
+
+    def talk(self, held: Sequence[Held]) -> list[Reply]:
+        """Send another line on many connections at once; return the replies in their order."""
+
+        async def all_of_them() -> list[Reply]:
+            return await asyncio.gather(*(one.reply() for one in held))
+
+        return self.call(all_of_them())
+
+    def _open_one(self, host: Host, target: Target) -> Held:
         async def opened() -> tuple[client.Connection, Reply]:
             connection = client.Connection(host, target)
             return connection, await connection.open_and_reply()

@@ -120,7 +120,7 @@ async def explain(settings: Settings, who: Who | None, target: Place | str) -> E
 
 async def _synchronise(wiring: Wiring, settings: Settings) -> None:
     """Take in one complete reading of the source and carry out all that follows from it."""
-    async with open_source(settings) as source:
+    async with open_source(settings) as (source, _):
         async for event in source.once():
             wiring.take(event)
             if wiring.store.needs_nodes:

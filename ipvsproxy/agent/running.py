@@ -10,6 +10,7 @@ import asyncio
 import resource
 import signal
 import time
+from collections.abc import Coroutine, Iterable
 
 import structlog
 
@@ -22,6 +23,7 @@ from ipvsproxy.dataplane import Dataplane
 from ipvsproxy.http import serve
 from ipvsproxy.kernel.linux import LinuxDataplane
 from ipvsproxy.store import Source
+from ipvsproxy.telemetry import tell_nobody
 
 log = structlog.get_logger(__name__)
 
@@ -40,9 +42,18 @@ async def run(settings: Settings) -> int:
         await refuse_beside_kube_proxy(settings)
         dataplane = LinuxDataplane(WATCHED_SYSCTLS, settings.iptables_backend)
         try:
-            async with open_source(settings) as source:
-                wiring = wire(settings, dataplane, clock=time.monotonic, wall_clock=time.time)
-                await _until_stopped(wiring, source, dataplane)
+            async with open_source(settings) as (source, events):
+                wiring = wire(
+                    settings,
+                    dataplane,
+                    clock=time.monotonic,
+                    wall_clock=time.time,
+                    tell=events.tell if events is not None else tell_nobody,
+                )
+                follow = [_feed(wiring, source), _follow_network(wiring, dataplane)]
+                if events is not None:
+                    follow.append(events.run())
+                await _until_stopped(wiring, follow)
         finally:
             await dataplane.close()
     log.info("stopped; the kernel's tables stay as they are")
@@ -58,16 +69,15 @@ def _allow_many_files() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
-async def _until_stopped(wiring: Wiring, source: Source, dataplane: Dataplane) -> None:
+async def _until_stopped(wiring: Wiring, others: Iterable[Coroutine[None, None, None]]) -> None:
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopped.set)
     async with asyncio.TaskGroup() as group:
         tasks = [
-            group.create_task(_feed(wiring, source), name="source"),
             group.create_task(wiring.reconciler.run(), name="reconciler"),
-            group.create_task(_follow_network(wiring, dataplane), name="network"),
+            *map(group.create_task, others),
             group.create_task(
                 serve(wiring, clock=time.monotonic, wall_clock=time.time), name="http"
             ),

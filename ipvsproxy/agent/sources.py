@@ -12,13 +12,25 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 from ipvsproxy.config import Settings
 from ipvsproxy.store import Source
 
+if TYPE_CHECKING:
+    from ipvsproxy.sources.kubernetes.events import Events
+
+
+class Opened(NamedTuple):
+    """A source, and where its objects' Events go."""
+
+    source: Source
+    events: Events | None = None
+    """None: nowhere, as for a folder."""
+
 
 @asynccontextmanager
-async def open_source(settings: Settings) -> AsyncIterator[Source]:
+async def open_source(settings: Settings) -> AsyncIterator[Opened]:
     """Open the folder of manifests where one is set, else the Kubernetes API.
 
     Each is imported only where it is used: the Kubernetes client alone costs 0.4 s and 40 MiB.
@@ -27,10 +39,11 @@ async def open_source(settings: Settings) -> AsyncIterator[Source]:
     if settings.manifests is not None:
         from ipvsproxy.sources.directory import DirectorySource  # noqa: PLC0415
 
-        yield DirectorySource(Path(settings.manifests))
+        yield Opened(DirectorySource(Path(settings.manifests)))
         return
     from ipvsproxy.sources.kubernetes.access import choose  # noqa: PLC0415
     from ipvsproxy.sources.kubernetes.client import connect  # noqa: PLC0415
+    from ipvsproxy.sources.kubernetes.events import Events  # noqa: PLC0415
     from ipvsproxy.sources.kubernetes.pace import Timing  # noqa: PLC0415
     from ipvsproxy.sources.kubernetes.source import KubernetesSource  # noqa: PLC0415
 
@@ -42,8 +55,11 @@ async def open_source(settings: Settings) -> AsyncIterator[Source]:
     connection = await connect(access)
     try:
         timing = Timing(time.monotonic, asyncio.sleep, random.random)
-        yield KubernetesSource(
-            connection, settings.node_name, timing=timing, watch_nodes=settings.watch_nodes
+        yield Opened(
+            KubernetesSource(
+                connection, settings.node_name, timing=timing, watch_nodes=settings.watch_nodes
+            ),
+            Events(connection, settings.node_name, timing=timing, wall_clock=time.time),
         )
     finally:
         await connection.close()

@@ -25,6 +25,8 @@ from ipvsproxy.telemetry import (
     Health,
     Metrics,
     ServiceStatus,
+    Teller,
+    tell_nobody,
 )
 
 
@@ -103,8 +105,9 @@ def wire(
     *,
     clock: Callable[[], float] = time.monotonic,
     wall_clock: Callable[[], float] = time.time,
+    tell: Teller = tell_nobody,
 ) -> Wiring:
-    """Put an agent together around a dataplane; the clocks are as in `Reconciler`."""
+    """Put an agent together around a dataplane; the clocks and `tell` are as in `Reconciler`."""
     store = Store(settings.node_name)
     conditions = Conditions()
     metrics = Metrics(conditions, version=__version__)
@@ -116,7 +119,13 @@ def wire(
         clock=clock,
         wall_clock=wall_clock,
     )
-    checks = HealthChecks(health, conditions, clock=clock, wall_clock=wall_clock)
+    checks = HealthChecks(
+        health,
+        conditions,
+        clock=clock,
+        wall_clock=wall_clock,
+        tell=lambda condition: tell(condition, store.uid(condition.subject)),
+    )
     reconciler = Reconciler(
         store=store,
         dataplane=dataplane,
@@ -126,5 +135,6 @@ def wire(
         wall_clock=wall_clock,
         observer=observer,
         health_checks=checks,
+        tell=tell,
     )
     return Wiring(settings, store, conditions, metrics, health, checks, observer, reconciler)

@@ -29,8 +29,10 @@ from ipvsproxy.core.sets import (
     FRONTEND_SETS,
     LEDGER,
     NODE_PORT,
+    Role,
     frontend_member,
     loop_back_member,
+    role_of,
     set_name,
     set_specs,
 )
@@ -38,9 +40,12 @@ from ipvsproxy.model import (
     Address,
     Family,
     IpMember,
+    IpPortIpMember,
     IpPortMember,
+    IpPortNetMember,
     Member,
     Network,
+    PortMember,
     Ruleset,
     State,
     VirtualServerKey,
@@ -140,6 +145,8 @@ class _Removal:
             case IpPortMember(address, protocol, port):
                 key = VirtualServerKey(protocol, address, port)
                 going = {self._gone.get(key), self._unbound.get(address)}
+            case IpPortNetMember(address, protocol, port):
+                going = {self._gone.get(VirtualServerKey(protocol, address, port))}
             case _:
                 going = set(self._gone.values())
         return (step for step in sorted(one for one in going if one is not None))
@@ -160,13 +167,31 @@ def _ours(state: State) -> Iterator[VirtualServerKey]:
 def _kept_members(
     state: State, kept: AbstractSet[VirtualServerKey], bound: AbstractSet[Address]
 ) -> AbstractSet[tuple[str, Member]]:
-    """Give the members of our sets by which these virtual servers and addresses serve."""
-    wanted: set[Member] = {IpMember(address) for address in bound}
-    for key in kept:
-        wanted.add(frontend_member(key))
-        wanted.update(loop_back_member(key.protocol, real) for real in state.real_servers[key])
+    """Give the members of our sets by which these virtual servers and addresses serve.
+
+    Redirections are none of them: the ClusterIP that they lead to goes.
+    """
+    addresses = bound | {key.address for key in kept}
+    node_ports = {key.port for key in kept if key.address in state.network.addresses}
+    hairpins = {
+        loop_back_member(key.protocol, real) for key in kept for real in state.real_servers[key]
+    }
+
+    def serves(member: Member) -> bool:
+        match member:
+            case IpMember(address):
+                return address in addresses
+            case PortMember(port):
+                return port in node_ports
+            case IpPortMember(address, protocol, port) | IpPortNetMember(address, protocol, port):
+                return VirtualServerKey(protocol, address, port) in kept
+            case IpPortIpMember(address, protocol, port):
+                return member in hairpins or VirtualServerKey(protocol, address, port) in kept
+
     return {
         (name, member)
         for name in set_specs(Family, 0)
-        for member in state.members.get(name, set()) & wanted
+        if role_of(name) not in (Role.REDIRECTS, Role.SHUTS_OUT)
+        for member in state.members.get(name, ())
+        if serves(member)
     }

@@ -6,6 +6,7 @@ asks each node on this port whether to send traffic there (`externalTrafficPolic
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -29,9 +30,10 @@ def local_endpoints(slices: Iterable[EndpointSlice], node_name: str) -> int:
     """Count a Service's ready endpoints on this node, by address: two ports do not make it two.
 
     A terminating endpoint is not ready, so the balancer turns away while its connections end; one
-    of a Service with publishNotReadyAddresses stays ready and counts. Both families count, for one
-    port answers for both; kube-proxy, whose rule this is otherwise, counts each by itself
-    (EndpointsMap.LocalReadyEndpoints in pkg/proxy).
+    of a Service with publishNotReadyAddresses stays ready and counts. One port answers for both
+    families, so a pod with an address of each must not count twice: it is the greater of the
+    families' numbers. kube-proxy, whose rule this is otherwise, has a server for each family, and
+    only one of them gets the port (EndpointsMap.LocalReadyEndpoints in pkg/proxy).
     """
     ready = {
         endpoint.address
@@ -40,4 +42,5 @@ def local_endpoints(slices: Iterable[EndpointSlice], node_name: str) -> int:
         for endpoint in part.endpoints
         if endpoint.ready and endpoint.node_name == node_name
     }
-    return len(ready)
+    families = Counter(address.family for address in ready)
+    return max(families.values(), default=0)

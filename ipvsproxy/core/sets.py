@@ -3,7 +3,7 @@
 Knows the sets as values; which rule asks which set is core.firewall's, what a Service puts into
 them core.members'. Names, types and the forms of members are those of kube-proxy's IPVS mode
 (pkg/proxy/ipvs/ipset.go of Kubernetes 1.30), because this replaces it in place and other tools look
-for them; three are ours.
+for them; four are ours.
 
 What a member does decides when it may come and go (`Role`): one that lets traffic in comes before
 its virtual server, one that sends traffic elsewhere after that is ready.
@@ -118,9 +118,12 @@ class Role(Enum):
     """Lets traffic work: comes before the virtual server and goes after it."""
     CLOSES = "closes"
     """Shuts out all but those admitted: comes after these and goes before them."""
+    MASKS = "masks"
+    """Admits, and has its clients masqueraded: comes before a server elsewhere takes connections,
+    which would answer past this node, and goes when none does any more."""
     BARES = "bares"
-    """Ends the masquerading: comes when no server elsewhere takes new connections any more (its
-    answers would pass this node by), and goes before the first one does."""
+    """Ends the masquerading: comes when no server elsewhere takes new connections any more, and
+    goes before the first one does."""
     REDIRECTS = "redirects"
     """Sends clients to another virtual server: comes when that is ready."""
     SHUTS_OUT = "shuts out"
@@ -128,6 +131,7 @@ class Role(Enum):
 
 
 _ROLES: Mapping[str, Role] = {
+    EXTERNAL_IP: Role.MASKS,
     LOAD_BALANCER_FW: Role.CLOSES,
     LOAD_BALANCER_LOCAL: Role.BARES,
     **dict.fromkeys(NODE_PORT_LOCAL.values(), Role.BARES),
@@ -153,9 +157,15 @@ def role_of(name: str) -> Role:
 def set_specs(
     families: Iterable[Family], maxelem: int, hash_size: int = 1024
 ) -> dict[str, SetSpec]:
-    """Every set that must exist, by name; `maxelem` is the most members that one may have."""
+    """Every set that must exist, by name.
+
+    `maxelem` is the most members that one may have, `hash_size` the buckets it begins with; a
+    bitmap has neither.
+    """
     return {
-        set_name(base, family): SetSpec(set_type, family, maxelem, hash_size)
+        set_name(base, family): SetSpec(set_type, family)
+        if set_type is SetType.BITMAP_PORT
+        else SetSpec(set_type, family, maxelem, hash_size)
         for family in families
         for base, set_type in _SETS.items()
     }

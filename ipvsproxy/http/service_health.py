@@ -17,7 +17,7 @@ import json
 import os
 import socket
 from collections import defaultdict
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import NamedTuple
 
 import structlog
@@ -27,7 +27,7 @@ from ipvsproxy.core.health_check import HealthCheck
 from ipvsproxy.http.server import RETRY_SECONDS, SIGNATURE, Clock
 from ipvsproxy.model import Address, Family
 from ipvsproxy.objects import ServiceName
-from ipvsproxy.telemetry import Conditions, ConditionType, Health
+from ipvsproxy.telemetry import Condition, Conditions, ConditionType, Health
 
 log = structlog.get_logger(__name__)
 
@@ -51,8 +51,12 @@ class _Place(NamedTuple):
         return f"{bracketed}:{self.port}"
 
 
+def _tell_nobody(_: Condition) -> None:
+    """Say nothing."""
+
+
 class HealthChecks:
-    """The health check node ports of all Services; `clock` is the one that `health` was told by."""
+    """The health check node ports of all Services."""
 
     def __init__(
         self,
@@ -61,12 +65,18 @@ class HealthChecks:
         *,
         clock: Clock,
         wall_clock: Clock,
+        tell: Callable[[Condition], None] = _tell_nobody,
         retry_seconds: float = RETRY_SECONDS,
     ) -> None:
+        """Answer while `health` is good, which was told by `clock`.
+
+        `tell` is called once with each condition that is raised; nobody else hears of it.
+        """
         self._health = health
         self._conditions = conditions
         self._clock = clock
         self._wall_clock = wall_clock
+        self._tell_of = tell
         self._retry_seconds = retry_seconds
         self._checks: tuple[HealthCheck, ...] = ()
         self._addresses: frozenset[Address] | None = None
@@ -158,6 +168,7 @@ class HealthChecks:
             )
             raised = self._conditions.take_raised_of(subject, ConditionType.HEALTH_CHECK_PORT_TAKEN)
             if raised is not None:
+                self._tell_of(raised)
                 log.warning(
                     "condition", subject=subject, type=str(raised.type), problem=raised.message
                 )

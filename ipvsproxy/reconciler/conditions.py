@@ -15,6 +15,7 @@ from enum import Enum
 import structlog
 
 from ipvsproxy.core.desired import Desired
+from ipvsproxy.core.frontends import Kind
 from ipvsproxy.core.operations import (
     AddMember,
     BindAddress,
@@ -22,11 +23,21 @@ from ipvsproxy.core.operations import (
     UnbindAddress,
     describe,
 )
-from ipvsproxy.model import Family, IpMember, IpPortMember, VirtualServerKey
+from ipvsproxy.dataplane import Refusal
+from ipvsproxy.model import (
+    Family,
+    IpMember,
+    IpPortIpMember,
+    IpPortMember,
+    IpPortNetMember,
+    Member,
+    PortMember,
+    VirtualServerKey,
+)
 from ipvsproxy.objects import ServiceName
 from ipvsproxy.reconciler.writer import RefusedOperation, virtual_server_of
 from ipvsproxy.store import Store
-from ipvsproxy.telemetry import Conditions, ConditionType
+from ipvsproxy.telemetry import Conditions, ConditionType, Teller, tell_nobody
 
 log = structlog.get_logger(__name__)
 
@@ -61,8 +72,11 @@ class ConditionWriter:
         desired: Desired,
         conditions: Conditions,
         wall_clock: Callable[[], float],
+        *,
+        tell: Teller = tell_nobody,
     ) -> None:
-        """Tell `conditions`; `wall_clock` gives seconds since the epoch."""
+        """Tell `conditions`, and `tell` of what is raised; `wall_clock` as in `Reconciler`."""
+        self._tell = tell
         self._store = store
         self._desired = desired
         self._conditions = conditions
@@ -72,7 +86,7 @@ class ConditionWriter:
         self._shortcomings: tuple[str, ...] = ()
         self._without: dict[Family, set[ServiceName]] = {family: set() for family in Family}
         """Services with an address of a family that this node lacks."""
-        self._refused: set[str] = set()
+        self._refused: set[tuple[str, ConditionType]] = set()
         self._unread: dict[tuple[str, ConditionType], str] = {}
         self._revision = -1
 
@@ -97,6 +111,7 @@ class ConditionWriter:
             self._revision = self._store.revision
             self._source()
         for condition in self._conditions.take_raised():
+            self._tell(condition, self._store.uid(condition.subject))
             log.warning(
                 "condition",
                 subject=condition.subject,
@@ -136,6 +151,17 @@ class ConditionWriter:
             self._set("Node", ConditionType.KERNEL_UNREADABLE, text)
         else:
             self._conditions.clear("Node", ConditionType.KERNEL_UNREADABLE)
+
+    def own_node(self, name: str, *, needed_for: str) -> None:
+        """Tell that settings need the own Node, and there is none; or that all is well."""
+        if needed_for and self._store.listed and self._store.node is None:
+            text = (
+                f"there is no Node {name}, which {needed_for} needs; give hostnameOverride the "
+                "name that kubelet has registered"
+            )
+            self._set("Node", ConditionType.NODES_UNKNOWN, text)
+        else:
+            self._conditions.clear("Node", ConditionType.NODES_UNKNOWN)
 
     def node(self, families: AbstractSet[Family], shortcomings: Sequence[str]) -> None:
         """Take note of what this node has and lacks; told with the next `update`."""
@@ -201,36 +227,56 @@ class ConditionWriter:
         return True
 
     def _refusals(self, refusals: Sequence[RefusedOperation], postponed: AbstractSet[str]) -> None:
-        by_subject: dict[str, list[str]] = defaultdict(list)
+        found: dict[tuple[str, ConditionType], list[str]] = defaultdict(list)
         for refused in refusals:
-            by_subject[self._subject_of(refused)].append(
-                f"{describe(refused.operation)}: {refused.outcome.reason}"
-            )
-        for subject in postponed:
-            by_subject.pop(subject, None)
-        for subject, lines in by_subject.items():
+            subject, type_, line = self._told(refused)
+            if subject not in postponed:
+                found[subject, type_].append(line)
+        for (subject, type_), lines in found.items():
             more = len(lines) - _SHOWN_REFUSALS
             shown = [*lines[:_SHOWN_REFUSALS], *([f"and {more} more"] if more > 0 else [])]
-            text = f"refused, tried again: {'; '.join(shown)}"
-            self._set(subject, ConditionType.OPERATION_REFUSED, text)
-        for subject in self._refused - by_subject.keys() - postponed:
-            self._conditions.clear(subject, ConditionType.OPERATION_REFUSED)
-        self._refused = set(by_subject) | (self._refused & postponed)
+            self._set(subject, type_, f"refused, tried again: {'; '.join(shown)}")
+        for subject, type_ in self._refused - found.keys():
+            if subject not in postponed:
+                self._conditions.clear(subject, type_)
+        self._refused = set(found) | {one for one in self._refused if one[0] in postponed}
+
+    def _told(self, refused: RefusedOperation) -> tuple[str, ConditionType, str]:
+        """Say whom a refusal concerns, and what is wrong."""
+        line = f"{describe(refused.operation)}: {refused.outcome.reason}"
+        match refused.operation:
+            case AddMember(name) if refused.outcome.refusal is Refusal.FULL:
+                line = f"{line}; raise setCapacityLimit, or see why {name} has so many members"
+                return self._subject_of(refused), ConditionType.SET_FULL, line
+            case _:
+                return self._subject_of(refused), ConditionType.OPERATION_REFUSED, line
 
     def _subject_of(self, refused: RefusedOperation) -> str:
         """Say whom a refusal concerns: the Service of its virtual server, else the node."""
         key = virtual_server_of(refused.operation)
         match refused.operation:
-            case AddMember(_, IpPortMember(address, protocol, port)) | RemoveMember(
-                _, IpPortMember(address, protocol, port)
-            ):
-                key = VirtualServerKey(protocol, address, port)
-            case BindAddress(address) | UnbindAddress(address) | AddMember(_, IpMember(address)):
+            case AddMember(_, member) | RemoveMember(_, member):
+                key = self._frontend_of(member)
+            case BindAddress(address) | UnbindAddress(address):
                 key = next(iter(self._desired.behind(address)), None)
             case _:
                 pass
         owner = self._desired.owner(key) if key is not None else None
         return _subject(owner) if owner is not None else "Node"
+
+    def _frontend_of(self, member: Member) -> VirtualServerKey | None:
+        """Give a virtual server that a set member is for; None where nothing says which."""
+        match member:
+            case IpPortMember(address, protocol, port) | IpPortNetMember(address, protocol, port):
+                return VirtualServerKey(protocol, address, port)
+            case IpPortIpMember(address, protocol, port):
+                return VirtualServerKey(protocol, address, port)
+            case IpMember(address):
+                return next(iter(self._desired.behind(address)), None)
+            case PortMember(port):
+                frontends = self._desired.held.values()
+                ports = (one.key for one in frontends if one.kind is Kind.NODE_PORT)
+                return next((key for key in ports if key.port == port), None)
 
     def _source(self) -> None:
         found: dict[tuple[str, ConditionType], str] = {}

@@ -23,16 +23,17 @@ from ipvsproxy.core.foundation import foundation, shortcomings
 from ipvsproxy.core.health_check import HealthCheck
 from ipvsproxy.core.ledger import adopt
 from ipvsproxy.core.plan import Batch, Target, plan
-from ipvsproxy.core.settlement import Holds, Settlement
-from ipvsproxy.core.surroundings import Surroundings, node_port_addresses
+from ipvsproxy.core.settlement import Settlement
+from ipvsproxy.core.surroundings import Surroundings, needs_own_node
 from ipvsproxy.dataplane import Dataplane, DataplaneError
-from ipvsproxy.model import Address, Family, NodeNetwork, RealServerKey, State, VirtualServerKey
+from ipvsproxy.model import Address, RealServerKey, State, VirtualServerKey
 from ipvsproxy.reconciler.conditions import ConditionWriter, Stage
+from ipvsproxy.reconciler.network import NetworkFollower
 from ipvsproxy.reconciler.report import CycleReport
 from ipvsproxy.reconciler.translation import Translation
 from ipvsproxy.reconciler.writer import Writer, Written
 from ipvsproxy.store import Store
-from ipvsproxy.telemetry import Conditions
+from ipvsproxy.telemetry import Conditions, Teller, tell_nobody
 
 log = structlog.get_logger(__name__)
 
@@ -41,8 +42,6 @@ AllConnections: TypeAlias = Mapping[VirtualServerKey, Mapping[RealServerKey, int
 _FIRST_POLL = 0.5
 _LONGEST_POLL = 5.0
 """Seconds between two looks at the connections of a draining real server, doubling."""
-_LOOK_AROUND = 0.2
-"""Seconds from the first news of the node's network to the look at it: news come in bursts."""
 _RECONSIDER_SCHEDULERS = 300.0
 """Seconds after which a scheduler that this kernel lacked is tried again."""
 
@@ -83,11 +82,12 @@ class Reconciler:
         wall_clock: Callable[[], float],
         observer: CycleObserver | None = None,
         health_checks: HealthCheckPorts | None = None,
+        tell: Teller = tell_nobody,
     ) -> None:
         """Wire the loop up.
 
         `clock` counts seconds and only runs forward; `wall_clock` gives seconds since the epoch,
-        for people.
+        for people. `tell` is told of each condition that is raised.
         """
         self._store = store
         self._settings = settings
@@ -97,8 +97,9 @@ class Reconciler:
         self._health_checks = health_checks
         self._writer = Writer(dataplane, clock)
         self._desired = Desired()
+        self._network = NetworkFollower(store, self._writer, settings, clock)
         self._settlement = Settlement(self._desired, settings)
-        self._conditions = ConditionWriter(store, self._desired, conditions, wall_clock)
+        self._conditions = ConditionWriter(store, self._desired, conditions, wall_clock, tell=tell)
         self._translation = Translation(
             store=store,
             desired=self._desired,
@@ -109,7 +110,6 @@ class Reconciler:
         self._polls: dict[VirtualServerKey, tuple[float, float]] = {}
         """When each draining virtual server is looked at, and the pause before that."""
         self._audit_due = clock()
-        self._look_due: float | None = None
         self._schedulers_due = clock() + _RECONSIDER_SCHEDULERS
         self._sweep_due = False
         self._was_whole = False
@@ -161,9 +161,8 @@ class Reconciler:
 
     def network_changed(self) -> None:
         """Have the node's own addresses read and followed soon."""
-        if self._look_due is None:
-            self._look_due = self._clock() + _LOOK_AROUND
-            self._woken.set()
+        self._network.changed()
+        self._woken.set()
 
     async def wait_until_applied(self, revision: int) -> None:
         """Wait until everything up to a revision of the store has been carried out or refused."""
@@ -195,23 +194,26 @@ class Reconciler:
             self._observer.cycle_started()
         revision = self._store.revision
         await self._audit_if_due(report)
-        await self._look_around_if_due()
+        await self._network.look_if_due()
         names = self._translation.take_names(self._writer.state)
         if self._translation.needs_listeners(names, self._writer.state):
-            self._follow_network(await self._writer.look_around())
+            await self._network.look()
         around = self._translation.around(self._writer.state)
         touched = self._translation.translate(names, around)
         touched.add(self._sweep_if_due())
         touched.add(self._writer.unfinished)
         connections = await self._poll()
         touched.keys.update(connections)
-        if self._health_checks is not None:
-            self._health_checks.update(self._desired.health_checks, around.health_check_addresses)
         target, batch = self._decide(touched, around, connections)
         written = await self._carry_out(batch)
+        if self._health_checks is not None:  # not before what is promised there stands
+            self._health_checks.update(self._desired.health_checks, around.health_check_addresses)
         postponed = self._translation.lacking(written.unsupported)
-        self._schedule_polls(target.virtual_servers)
+        self._schedule_polls({*target.virtual_servers, *connections})
         self._conditions.kernel(self._writer.trouble)
+        self._conditions.own_node(
+            self._settings.node_name, needed_for=needs_own_node(self._settings)
+        )
         self._conditions.update(
             names, target.virtual_servers, self._writer.refusals, postponed=postponed
         )
@@ -236,8 +238,8 @@ class Reconciler:
 
     def _next_due(self) -> float:
         dues = [self._audit_due, *(due for due, _ in self._polls.values())]
-        if self._look_due is not None:
-            dues.append(self._look_due)
+        if self._network.due is not None:
+            dues.append(self._network.due)
         retry = self._writer.next_due()
         return min(dues if retry is None else [*dues, retry])
 
@@ -268,12 +270,7 @@ class Reconciler:
         touched = Touched()
         for key in self._desired.foreign - state.virtual_servers.keys():
             touched.add(self._desired.clear_foreign(key))
-        held = self._store.held_addresses()
-        holds = Holds(
-            everything=held is None or not self._store.whole,
-            addresses=(held or frozenset()) | self._translation.held_addresses,
-        )
-        touched.add(self._settlement.sweep(state, holds, self._clock()))
+        touched.add(self._settlement.sweep(state, self._translation.holds(state), self._clock()))
         return touched
 
     async def _audit_if_due(self, report: CycleReport) -> None:
@@ -297,7 +294,7 @@ class Reconciler:
         elif before is not None:
             if before.families != self._writer.state.families:
                 self._store.mark_dirty(self._store.names)
-            self._follow_network(before.network)
+            self._network.follow(before.network)
         self._conditions.node(
             self._writer.state.families, shortcomings(self._settings, self._writer.state)
         )
@@ -305,37 +302,18 @@ class Reconciler:
             self._schedulers_due = self._clock() + _RECONSIDER_SCHEDULERS
             self._translation.reconsider()
 
-    async def _look_around_if_due(self) -> None:
-        if self._look_due is not None and self._clock() >= self._look_due:
-            self._look_due = None
-            self._follow_network(await self._writer.look_around())
-
-    def _follow_network(self, before: NodeNetwork) -> None:
-        """Have those Services translated again to whom a change of the node's network matters."""
-        after = self._writer.state.network
-        addresses = before.addresses ^ after.addresses
-        gateways = before.gateways ^ after.gateways
-        if not addresses and not gateways:
-            return
-        served = [
-            [
-                node_port_addresses(
-                    self._settings.node_port_addresses, family, network, self._store.node
-                )
-                for family in Family
-            ]
-            for network in (before, after)
-        ]
-        concerned = self._store.concerned(addresses | gateways, node_ports=served[0] != served[1])
-        self._store.mark_dirty(list(concerned))
-
     async def _adopt(self, report: CycleReport) -> None:
-        """Fill the ledger from what a predecessor left, before anything else is written."""
+        """Fill the ledger from what a predecessor left, before anything else is written.
+
+        The predecessor's chains stay until ours are known: they depend on the Services too.
+        """
         members = dict.fromkeys(sorted(adopt(self._writer.state)), True)
         if members:
             log.info("adopting a predecessor's virtual servers", count=len(members))
             needed = foundation(self._settings, self._writer.state)
-            target = Target(needed, members=members)
+            ledger = {name: needed.sets[name] for name, _ in members}
+            only_that = needed._replace(sets=ledger, rulesets={}, sysctls={})
+            target = Target(only_that, members=members)
             report.add(await self._carry_out(plan(target, self._writer.state)))
 
     def _decide(
@@ -402,7 +380,7 @@ class Reconciler:
         return {key: connections.get(key, {}) for key in keys}
 
     def _schedule_polls(self, keys: Iterable[VirtualServerKey]) -> None:
-        """Say when those that were settled are looked at next; a new one at once.
+        """Say when those that were settled, or looked at, are looked at next; a new one at once.
 
         One that was settled for another reason, and not looked at, is still due when it was: a
         Service that never rests would never be looked at.

@@ -8,7 +8,13 @@ print.
 
 from __future__ import annotations
 
-from ipvsproxy.telemetry.conditions import Condition, Conditions, ConditionType
+from ipvsproxy.telemetry.conditions import (
+    Condition,
+    Conditions,
+    ConditionType,
+    Teller,
+    tell_nobody,
+)
 from ipvsproxy.telemetry.explanations import (
     CandidateRow,
     ExplainReport,
@@ -55,7 +61,9 @@ __all__ = [
     "StatusRow",
     "StatusTable",
     "StepRow",
+    "Teller",
     "Verdict",
     "explain_report",
     "status_table",
+    "tell_nobody",
 ]

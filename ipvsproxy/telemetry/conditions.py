@@ -9,8 +9,9 @@ Events read what stands.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from enum import StrEnum
+from typing import TypeAlias
 
 import msgspec
 
@@ -62,6 +63,14 @@ class Condition(msgspec.Struct, frozen=True, kw_only=True):
     """One line: what is wrong, where, what to do."""
     since: float
     """Seconds since the epoch."""
+
+
+Teller: TypeAlias = Callable[[Condition, str], None]
+"""Is called with each condition that is raised, and the uid of the object it is about."""
+
+
+def tell_nobody(condition: Condition, uid: str) -> None:
+    """Tell nobody of a condition; it stands all the same."""
 
 
 class Conditions:

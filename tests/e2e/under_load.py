@@ -7,6 +7,7 @@ enough to say anything is said here.
 from __future__ import annotations
 
 import contextlib
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -14,9 +15,9 @@ from testbed.client import Protocol, Target, answers, failures
 from testbed.manifests import SERVICE_PORT
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
-    from testbed.client import Load, Steady
+    from testbed.client import Load, Reply, Steady
     from testbed.cluster import Cluster
     from testbed.layout import Host
     from testbed.manifests import Service
@@ -25,7 +26,7 @@ LONG = 60
 """Connections that stay open and talk, over all ways."""
 SHORT = 40
 """Workers that open one short connection after the other, over all ways."""
-PAUSE = 0.8
+PAUSE = 1.2
 """Seconds between two short connections of a worker: the agents share the one processor."""
 
 Way: TypeAlias = "tuple[Host, Target]"
@@ -71,7 +72,7 @@ class Observed:
     def assert_nothing_failed(self) -> None:
         """No request failed, no connection was reset, and each stayed with its pod."""
         for name, load in self.short.items():
-            assert not failures(load.replies), name
+            assert not failures(load.replies), f"{name}: {reasons(load.replies)}"
             assert len(load.replies) >= SHORT // len(self.short), f"{name}: too few"
         self.assert_nothing_reset()
 
@@ -79,9 +80,14 @@ class Observed:
         """No connection that was open was reset, and each stayed with its pod."""
         for name, steady in self.long.items():
             for replies in steady.replies:
-                assert not failures(replies), name
+                assert not failures(replies), f"{name}: {reasons(replies)}"
                 assert len(replies) > 1, name
                 assert len({answer.pod for answer in answers(replies)}) == 1, name
+
+
+def reasons(replies: Iterable[Reply]) -> Counter[str]:
+    """Count the failures among some replies by their reasons."""
+    return Counter(failure.reason for failure in failures(replies))
 
 
 @contextlib.contextmanager

@@ -115,6 +115,14 @@ DIFFERENCES: tuple[Intended, ...] = (
     ),
     Intended(
         _SOURCES,
+        "what the node sends to a load balancer address, of which no source range has the node, is "
+        "dropped before it is balanced",
+        "after: where there is no endpoint, it is refused",
+        "the address is closed to the node either way, and no rule for each address is needed",
+        rules.the_node_meets_ranges_first,
+    ),
+    Intended(
+        _SOURCES,
         "pods keep their own address when they ask an external or load balancer address that is "
         "on `kube-ipvs0`, with `externalTrafficPolicy: Cluster`",
         "they are masqueraded (kubernetes #115931)",

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
 
-from ipvsproxy.core.packet import SenderKind
+from ipvsproxy.core.packet import Sender, SenderKind
 from ipvsproxy.model import Address, Family, RealServerKey, VirtualServerKey
 from ipvsproxy.objects import Endpoint, EndpointSlice, Node, Service, ServicePort
 from ipvsproxy.sources.manifests import read_manifest
@@ -144,6 +144,21 @@ class Facts:
         if claim.external and not claim.external_local:
             return self.serving(claim, local=False)
         return self.serving(claim, local=claim.service.internal_traffic_local)
+
+    def allowed(self, claim: Claim, sender: Sender) -> bool:
+        """Say whether a client may use a load balancer's address, by its source ranges.
+
+        The node may, where a range has its address: what it sends comes from the service address.
+        """
+        claims = (one for one in self.claims[claim.key] if one.service is claim.service)
+        if not any(one.kind is Kind.LOAD_BALANCER for one in claims):
+            return True
+        ranges = claim.service.allowed(claim.key.family)
+        if ranges is None or any(one.prefix_length == 0 for one in ranges):
+            return True
+        own = [one for one in NODE_ADDRESSES if one.family is claim.key.family]
+        addresses = own if sender.kind is SenderKind.NODE else [sender.address]
+        return any(address in network for network in ranges for address in addresses)
 
     def _hinted(self, ready: dict[RealServerKey, Endpoint]) -> dict[RealServerKey, Endpoint]:
         zone = self.node.zone if self.node is not None else None

@@ -6,7 +6,7 @@ never at the name of a case. It holds only where our side is what the design wan
 
 from __future__ import annotations
 
-from ipvsproxy.core.packet import SenderKind
+from ipvsproxy.core.packet import Sender, SenderKind
 from ipvsproxy.model import (
     Address,
     IpMember,
@@ -80,8 +80,11 @@ def the_older_owns(difference: Difference, facts: Facts) -> bool:
             return _as_meant(difference, facts, claim)
         case VirtualServerDiffers(_, _, ours):
             return ours is not None and ours.persistence == claim.service.affinity_seconds
-        case MemberDiffers() | SourceDiffers():
-            return len({one.service.external_traffic_local for one in facts.claims[key]}) > 1
+        case MemberDiffers(_, _, ours):
+            # They have the members of both Services, we have the owner's.
+            return not ours
+        case SourceDiffers():
+            return len({_treatment(one) for one in facts.claims[key]}) > 1
         case _:
             return False
 
@@ -109,12 +112,23 @@ def everybody_may_come(difference: Difference, facts: Facts) -> bool:
             return False
 
 
+def the_node_meets_ranges_first(difference: Difference, facts: Facts) -> bool:
+    claim = _owner(difference, facts)
+    if not isinstance(difference, OutcomeDiffers) or claim is None:
+        return False
+    sender = difference.packet.sender
+    outcomes = (difference.theirs, difference.ours)
+    shut_out = sender.kind is SenderKind.NODE and not facts.allowed(claim, sender)
+    return shut_out and outcomes == (Outcome("refused"), Outcome("dropped"))
+
+
 def pods_keep_their_address(difference: Difference, facts: Facts) -> bool:
     claim = _owner(difference, facts)
     if not isinstance(difference, SourceDiffers) or claim is None:
         return False
     sender = difference.packet.sender
-    bound = claim.external and claim.key.address not in NETWORK.addresses
+    external = any(one.external for one in facts.claims[claim.key])
+    bound = external and claim.key.address not in NETWORK.addresses
     kept = (difference.theirs, difference.ours) == (MASQUERADED, str(sender.address))
     return sender.kind is SenderKind.POD and bound and not claim.external_local and kept
 
@@ -134,7 +148,20 @@ def reserved_addresses_are_left_alone(difference: Difference, facts: Facts) -> b
     else:
         address = _address(difference)
         reserved = address is not None and facts.reserved(address)
-    return reserved and _ours_is_nothing(difference)
+    return (reserved and _ours_is_nothing(difference)) or _lost_to_them(difference, facts)
+
+
+def _lost_to_them(difference: Difference, facts: Facts) -> bool:
+    """Say whether it follows from it that they have bound an address that is elsewhere."""
+    match difference:
+        case OutcomeDiffers(_, theirs, ours):
+            servers = ours.members if not theirs.members else frozenset()
+        case SourceDiffers(_, member):
+            servers = frozenset({member})
+        case _:
+            return False
+    claimed = {key.address for key, claims in facts.claims.items() if claims[0].external}
+    return any(one.address in claimed and facts.reserved(one.address) for one in servers)
 
 
 def _ours_is_nothing(difference: Difference) -> bool:
@@ -166,18 +193,25 @@ def _as_meant(difference: Difference, facts: Facts, claim: Claim) -> bool:
             wanted = facts.expected(claim, None)
             return ours == {(member, 1) for member in wanted}
         case OutcomeDiffers(packet, _, ours):
-            return ours == _wanted_outcome(facts, claim, packet.sender.kind)
+            return ours == _wanted_outcome(facts, claim, packet.sender)
         case _:
             return False
 
 
-def _wanted_outcome(facts: Facts, claim: Claim, sender: SenderKind) -> Outcome:
-    members = facts.expected(claim, sender)
+def _wanted_outcome(facts: Facts, claim: Claim, sender: Sender) -> Outcome:
+    if not facts.allowed(claim, sender):
+        return Outcome("dropped")
+    members = facts.expected(claim, sender.kind)
     if members:
         return Outcome("balanced to", members)
-    outside = claim.external_local and sender is SenderKind.OUTSIDE
+    outside = claim.external_local and sender.kind is SenderKind.OUTSIDE
     elsewhere = outside and facts.serving(claim, local=False)
     return Outcome("dropped" if elsewhere else "refused")
+
+
+def _treatment(claim: Claim) -> tuple[bool, bool]:
+    """Give what of a claim decides on masquerading."""
+    return claim.external, claim.external_local
 
 
 def _owner(difference: Difference, facts: Facts) -> Claim | None:

@@ -72,13 +72,18 @@ def settings_of(page: Page) -> Settings:
     )
 
 
+def nothing_between(fake: FakeDataplane) -> Dataplane:
+    """Let the agent have the kernel as it is."""
+    return fake
+
+
 @dataclass(slots=True)
 class Stage:
     """A folder, a kernel, and the agent between them."""
 
     settings: Settings
     fake: FakeDataplane = field(default_factory=FakeDataplane)
-    between: Callable[[FakeDataplane], Dataplane] = lambda fake: fake
+    between: Callable[[FakeDataplane], Dataplane] = nothing_between
     clock: Clock = field(default_factory=Clock)
     files: dict[str, str] = field(default_factory=dict)
     connections: dict[str, Connection | None] = field(default_factory=dict)
@@ -112,7 +117,7 @@ class Stage:
             await self.agent.reconciler.cycle()
             if self.agent.reconciler.busy:
                 continue
-            if not self._refused() or self.between is _nothing_between:
+            if not self._refused() or self.between is nothing_between:
                 return
             self.clock.now += 1
         raise AssertionError(f"not quiet after {MOST_CYCLES} cycles: {list(self.agent.conditions)}")
@@ -193,8 +198,8 @@ class Stage:
                 self.fake.schedulers |= {scheduler}
             case ["node-address", verb, address, interface]:
                 change_node_address(self.fake.state, verb, address, interface)
-                self.agent.reconciler.audit_soon()
-                await self.settle()
+                self.agent.reconciler.network_changed()
+                await self.wait(1)
             case _:
                 raise AssertionError(f"not understood: {' '.join(words)}")
 
@@ -219,15 +224,11 @@ class Stage:
         return ConditionType.OPERATION_REFUSED in kinds
 
 
-def _nothing_between(fake: FakeDataplane) -> Dataplane:
-    return fake
-
-
 async def set_up(page: Page, faults: random.Random | None = None) -> Stage:
     """Set the stage for a page; with `faults` three in ten operations are refused."""
     lacks = frozenset(page.settings.get("lacks", "").split())
     fake = FakeDataplane(schedulers=ALL_SCHEDULERS - lacks)
-    between = _nothing_between if faults is None else _faulty(faults)
+    between = nothing_between if faults is None else _faulty(faults)
     stage = Stage(settings_of(page), fake, between)
     if page.kernel is not None:
         do_to(fake.state, page.kernel.lines)

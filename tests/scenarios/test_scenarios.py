@@ -110,10 +110,15 @@ def _as_old(lasting: Stage, fresh: Stage) -> list[object]:
 
 
 def _last_files(name: str, page: Page) -> dict[str, str]:
-    """Give the folder with which a page ends, its objects in a namespace of their own."""
+    """Give the folder with which a page ends, its objects in a namespace of their own.
+
+    But for Nodes: of its own Node an agent keeps what it knew, when the object is gone.
+    """
     files: dict[str, str] = {}
     for action in (action for step in page.steps for action in step.actions):
         kind, _, file = action.heading.partition(" ")
+        if file == "node.yaml":
+            continue
         if kind == "file":
             files[f"{name}-{file}"] = action.text.replace(
                 "namespace: default", f"namespace: {name}"

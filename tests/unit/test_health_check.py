@@ -46,7 +46,12 @@ PUBLISHED = Endpoint(Address.parse("10.1.0.9"), ready=True, terminating=True, no
             [a_slice(endpoint("10.1.0.1")), a_slice(endpoint("10.1.0.1"))], 1, id="two slices"
         ),
         pytest.param(
-            [a_slice(endpoint("10.1.0.1")), a_slice(endpoint("fd00::1"))], 2, id="both families"
+            [a_slice(endpoint("10.1.0.1")), a_slice(endpoint("fd00::1"))], 1, id="both families"
+        ),
+        pytest.param(
+            [a_slice(endpoint("10.1.0.1", ready=False)), a_slice(endpoint("fd00::1"))],
+            1,
+            id="one family is behind",
         ),
         pytest.param([a_slice(endpoint("10.1.0.1"), ports=())], 0, id="no port"),
     ],

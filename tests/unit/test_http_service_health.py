@@ -16,7 +16,7 @@ from ipvsproxy.core.health_check import HealthCheck
 from ipvsproxy.http import HealthChecks
 from ipvsproxy.model import Address
 from ipvsproxy.objects import ServiceName
-from ipvsproxy.telemetry import Conditions, ConditionType, Health
+from ipvsproxy.telemetry import Condition, Conditions, ConditionType, Health
 
 WEB, SHOP = ServiceName("default", "web"), ServiceName("default", "shop")
 HOME = Address.parse("127.0.0.1")
@@ -38,6 +38,7 @@ class Rig:
     health: Health = field(default_factory=lambda: Health(sync_period=30, now=0))
     conditions: Conditions = field(default_factory=Conditions)
     now: float = 0.0
+    told: list[Condition] = field(default_factory=list)
     checks: HealthChecks = field(init=False)
 
     def __post_init__(self) -> None:
@@ -46,6 +47,7 @@ class Rig:
             self.conditions,
             clock=lambda: self.now,
             wall_clock=lambda: self.now,
+            tell=self.told.append,
             retry_seconds=0.01,
         )
 
@@ -252,6 +254,7 @@ class TestTaken:
             "what listens there; until then load balancers may pass this node over"
         )
         assert [one["event"] for one in logged if one["log_level"] == "warning"] == ["condition"]
+        assert rig.told == [condition]
         await rig.another_pass()
         assert len(rig.conditions) == 0
         assert await status(taken) == 200

@@ -51,7 +51,7 @@ def test_the_pause_doubles_up_to_the_longest() -> None:
     for _ in range(9):
         assert not retries.withheld(BIND, now)
         retries.refused(BIND, now)
-        due = retries.next_due()
+        due = retries.next_due(0.0)
         assert due is not None
         assert retries.withheld(BIND, due - 0.01)
         pauses.append(due - now)
@@ -63,7 +63,7 @@ def test_the_pause_doubles_up_to_the_longest() -> None:
 def test_only_the_operation_itself_is_withheld() -> None:
     retries = Retries()
     assert not retries.withheld(BIND, 0.0)
-    assert retries.next_due() is None
+    assert retries.next_due(0.0) is None
     retries.refused(BIND, 0.0)
     assert not retries.withheld(UNBIND, 0.0), "of equal shape, but another operation"
     retries.acknowledged(UNBIND)
@@ -71,16 +71,16 @@ def test_only_the_operation_itself_is_withheld() -> None:
     retries.acknowledged(BIND)
     assert not retries.withheld(BIND, 0.0)
     retries.acknowledged(BIND)
-    assert retries.next_due() is None
+    assert retries.next_due(0.0) is None
 
 
 def test_what_is_no_longer_wanted_is_forgotten() -> None:
     retries = Retries()
     retries.refused(BIND, 0.0)
     retries.refused(UNBIND, 5.0)
-    assert retries.next_due() == FIRST_PAUSE
+    assert retries.next_due(0.0) == FIRST_PAUSE
     retries.forget_unless({UNBIND})
-    assert retries.next_due() == 5.0 + FIRST_PAUSE
+    assert retries.next_due(0.0) == 5.0 + FIRST_PAUSE
 
 
 @pytest.mark.parametrize(

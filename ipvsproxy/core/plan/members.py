@@ -13,16 +13,7 @@ from collections import defaultdict
 from ipvsproxy.core.members import SetMember
 from ipvsproxy.core.operations import AddMember, ForgetFlows, RemoveMember
 from ipvsproxy.core.plan.steps import Draft
-from ipvsproxy.core.sets import (
-    EXTERNAL_IP,
-    LOAD_BALANCER,
-    LOOP_BACK,
-    NODE_PORT,
-    NODE_PORT_LOCAL,
-    Role,
-    role_of,
-    set_name,
-)
+from ipvsproxy.core.sets import LOOP_BACK, NODE_PORT, NODE_PORT_LOCAL, Role, role_of, set_name
 from ipvsproxy.model import (
     Address,
     Family,
@@ -38,10 +29,6 @@ from ipvsproxy.model import (
 )
 
 _LOOP_BACKS = frozenset(set_name(LOOP_BACK, family) for family in Family)
-_MASKS = frozenset(
-    set_name(base, family) for base in (EXTERNAL_IP, LOAD_BALANCER) for family in Family
-)
-"""Their members are masqueraded, but for those of other sets too."""
 _PROTOCOLS = {
     set_name(bases[protocol], family): protocol
     for bases in (NODE_PORT, NODE_PORT_LOCAL)
@@ -69,10 +56,11 @@ class Members:
     def admit(self) -> None:
         """Plan what comes before virtual servers and their real servers."""
         for name, member in self._coming[Role.ADMITS]:
+            self._record(name, member, self._add(name, member))
+        for name, member in self._coming[Role.MASKS]:
             step = self._add(name, member)
             self._record(name, member, step)
-            if name in _MASKS:
-                self._draft.masked[_frontend(member)].append(step)
+            self._draft.masked[_frontend(member)].append(step)
         for name, member in self._coming[Role.CLOSES]:
             key = _frontend(member)
             step = self._add(name, member, *self._draft.admitted[key])
@@ -142,7 +130,7 @@ class Members:
         for key, step in self._draft.removed.items():
             at_address[key.address].append(step)
             at_port[key.protocol, key.port].append(step)
-        for name, member in self._going[Role.ADMITS]:
+        for name, member in (*self._going[Role.ADMITS], *self._going[Role.MASKS]):
             needs: tuple[int, ...] = ()
             follows: tuple[int, ...] = ()
             match member:

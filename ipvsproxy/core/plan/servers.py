@@ -1,4 +1,8 @@
-"""Planning virtual servers, their real servers, and the addresses that lead to them."""
+"""Planning virtual servers, their real servers, and the addresses that lead to them.
+
+Knows in which order they come and go, and what of sets and chains a virtual server needs; which
+real servers are wanted, draining ones too, was settled before (core.drain).
+"""
 
 from __future__ import annotations
 

@@ -64,8 +64,7 @@ class Draft:
     """The same for all that stands at an address."""
     loop_backs: dict[tuple[Protocol, RealServerKey], int] = field(default_factory=dict)
     masked: defaultdict[VirtualServerKey, list[int]] = field(default_factory=_lists)
-    """What begins the masquerading of a virtual server that stands: members that come, or those that
-    ended it and go."""
+    """What begins the masquerading of a virtual server's clients again."""
     masked_ports: defaultdict[tuple[Protocol, int], list[int]] = field(default_factory=_lists)
     """The same for the NodePorts of a number."""
     created: dict[VirtualServerKey, int] = field(default_factory=dict)

@@ -1,4 +1,7 @@
-"""What is wanted of the things that are named; nothing is said of the others. A value only."""
+"""What is wanted of the things that are named; nothing is said of the others.
+
+A value only: core.settlement makes it, the planners read it, and none of them changes it.
+"""
 
 from __future__ import annotations
 

@@ -1,23 +1,16 @@
-"""The current inputs of each Service, which Services are dirty, and whether the picture is whole.
+"""The inputs of every Service: objects as they are now, and who has to be looked at again.
 
-Knows objects and what sources say of them (`Event`); decides nothing. It is the one place where
-input state lives: the reconciler takes dirty names from it and gets everything that a Service's
-translation needs. A source is an async iterator of events and knows no more of the store.
-
-An event that changes nothing (the same object again) makes nothing dirty: in a live cluster most
-events do not touch what a node agent reads.
-
-Completeness (DESIGN: never act on half a picture) has two sides: `listed` - every kind's initial
-list has been read - without which nothing is translated at all; and `whole` - no part of the
-picture is known to be missing - without which nothing counts as deleted that nobody claims.
+Knows which objects a Service's translation depends on, and so whom a change makes dirty; does not
+know what becomes of them, nor the kernel. Only `apply` changes what is kept.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
-from typing import NamedTuple, Protocol, TypeAlias, assert_never
+from typing import assert_never
 
+from ipvsproxy.core.surroundings import may_be_a_node
 from ipvsproxy.core.translate import Inputs
 from ipvsproxy.model import Address, VirtualServerKey
 from ipvsproxy.objects import (
@@ -28,88 +21,20 @@ from ipvsproxy.objects import (
     Service,
     ServiceName,
 )
-
-
-class Put(NamedTuple):
-    """An object as it is now; it may be the same as before. Ends every refusal of its name."""
-
-    object: KubernetesObject
-    origin: str
-    """Where it was read, for the operator: a file, or the API server."""
-
-
-class Gone(NamedTuple):
-    """An object that is no longer there, on a source's sound knowledge."""
-
-    reference: ObjectReference
-
-
-class Refused(NamedTuple):
-    """An object that is there but is nonsense; its last good state is kept.
-
-    Takes the place of what was said before of what is wrong with the same object.
-    `addresses` and `service` are what could be read of it in spite of that: they keep what the
-    kernel has of an object that was already nonsense when the agent started. None: not known,
-    so that anything in the kernel may be the object's last good state.
-    """
-
-    reference: ObjectReference
-    origin: str
-    reason: str
-    addresses: frozenset[Address] | None = frozenset()
-    service: ServiceName | None = None
-
-
-class Unreadable(NamedTuple):
-    """A part of the source cannot be read: a file that does not parse, a folder that is missing.
-
-    Until `Readable` says otherwise no object counts as deleted.
-    """
-
-    origin: str
-    reason: str
-
-
-class Readable(NamedTuple):
-    """What was `Unreadable` can be read again, or is gone for good."""
-
-    origin: str
-
-
-class Listed(NamedTuple):
-    """The initial list of a kind has been sent, whole as far as it could be read."""
-
-    kind: str
-    """`Node` is the own one; `Nodes`: all of them are known (`Source.need_nodes`)."""
-
-
-Event: TypeAlias = Put | Gone | Refused | Unreadable | Readable | Listed
-
-
-class Source(Protocol):
-    """Where objects come from."""
-
-    def events(self) -> AsyncIterator[Event]:
-        """Give everything that is there, then everything that changes; ends when cancelled."""
-        ...
-
-    def once(self) -> AsyncIterator[Event]:
-        """Give everything that is there, once. What cannot be read is an event too."""
-        ...
-
-    def need_nodes(self) -> None:
-        """Have all Nodes told, and `Listed("Nodes")` once all were; before, only the own one is.
-
-        May be called at any time, from the event loop, and again. When they are needed no longer
-        they go on being told: a watch that begins costs the API server more than one that lasts.
-        """
-        ...
-
+from ipvsproxy.store.events import (
+    Event,
+    Gone,
+    Listed,
+    Put,
+    Readable,
+    Refused,
+    Unreadable,
+    reference_of,
+)
+from ipvsproxy.store.neighbours import API_SERVER, Neighbours
 
 KINDS = frozenset({"Service", "EndpointSlice", "Node"})
 """The kinds whose initial lists are waited for."""
-API_SERVER = ServiceName("default", "kubernetes")
-"""The Service whose endpoints are the API servers."""
 
 
 class Store:
@@ -125,12 +50,11 @@ class Store:
         The own Node is among them: without its zone and addresses a restart would change much.
         """
         self._awaited = set(kinds)
-        self._node_name = node_name
-        self._nodes: dict[str, Node] = {}
+        self._neighbours = Neighbours(node_name)
         self._external: set[ServiceName] = set()
         """Services with external addresses."""
-        self._with_external_ips: set[ServiceName] = set()
-        self._taken: Mapping[Address, str] | None = None
+        self._doubtful: set[ServiceName] = set()
+        """Those of them with an address that may be another node's."""
         self._services: dict[ServiceName, Service] = {}
         self._slices: dict[ServiceName, dict[str, EndpointSlice]] = {}
         self._slice_owner: dict[tuple[str, str], ServiceName] = {}
@@ -145,12 +69,15 @@ class Store:
     @property
     def node(self) -> Node | None:
         """The own Node, as it was last told; None: there is none of this name."""
-        return self._nodes.get(self._node_name)
+        return self._neighbours.own
 
     @property
     def needs_nodes(self) -> bool:
-        """Whether a Service has externalIPs, any of which may be another node's address."""
-        return bool(self._with_external_ips)
+        """Whether an external address of some Service may be another node's.
+
+        Any of the externalIPs may; of the others those that are near this node.
+        """
+        return bool(self._doubtful)
 
     @property
     def taken(self) -> Mapping[Address, str]:
@@ -158,17 +85,7 @@ class Store:
 
         The same object until one changes.
         """
-        if self._taken is None:
-            self._taken = {
-                **{
-                    address: f"the address of node {node.name}"
-                    for node in self._nodes.values()
-                    if node.name != self._node_name
-                    for address in node.addresses
-                },
-                **dict.fromkeys(self._addresses_behind(API_SERVER), "the address of an API server"),
-            }
-        return self._taken
+        return self._neighbours.taken
 
     @property
     def listed(self) -> bool:
@@ -250,6 +167,13 @@ class Store:
             return ()
         service = self._services[name]
         return (*service.external_ips, *service.ingress_ips)
+
+    def uid(self, subject: str) -> str:
+        """Give the uid of the Service that a condition is about; empty for any other subject."""
+        kind, _, name = subject.partition(" ")
+        namespace, _, own = name.partition("/")
+        service = self._services.get(ServiceName(namespace, own)) if kind == "Service" else None
+        return service.uid if service is not None else ""
 
     def port_name(self, name: ServiceName, key: VirtualServerKey) -> str:
         """Give the name of a Service's port, else its number; empty where it is not there."""
@@ -336,11 +260,15 @@ class Store:
                 self._dirty[owner] = None
                 self._note_endpoints(owner)
             case Node(name=node_name):
-                if self._nodes.get(node_name) == changed:
+                addresses = self._neighbours.put(changed)
+                if addresses is None:
                     return False
-                known = self._nodes.get(node_name)
-                self._nodes[node_name] = changed
-                self._note_node(known, changed)
+                if self._neighbours.is_own(node_name):
+                    self.mark_dirty(self._services)
+                    for name in self._external:
+                        self._note_doubt(name, self._services[name])
+                else:
+                    self._note_taken(addresses)
             case _:
                 assert_never(changed)
         return True
@@ -356,11 +284,10 @@ class Store:
                 return True
             case ObjectReference("EndpointSlice", namespace, name):
                 return self._remove_slice(namespace, name)
-            case ObjectReference("Node", _, name) if name in self._nodes and (
-                name != self._node_name
-            ):
-                self._note_node(self._nodes.pop(name), None)
-                return True
+            case ObjectReference("Node", _, name):
+                addresses = self._neighbours.remove(name)
+                self._note_taken(addresses or frozenset())
+                return addresses is not None
             case _:
                 return False
 
@@ -376,38 +303,30 @@ class Store:
         return True
 
     def _note_external(self, name: ServiceName, service: Service | None) -> None:
-        for names, addresses in (
-            (self._external, service and (*service.external_ips, *service.ingress_ips)),
-            (self._with_external_ips, service and service.external_ips),
-        ):
-            if addresses:
-                names.add(name)
-            else:
-                names.discard(name)
+        if service is not None and (service.external_ips or service.ingress_ips):
+            self._external.add(name)
+            self._note_doubt(name, service)
+        else:
+            self._external.discard(name)
+            self._doubtful.discard(name)
 
-    def _note_node(self, before: Node | None, after: Node | None) -> None:
-        """Have those translated again to whom a Node matters: to all, if it is the own one."""
-        if self._node_name in {node.name for node in (before, after) if node is not None}:
-            self.mark_dirty(self._services)
-            return
-        addresses = {one for node in (before, after) if node for one in node.addresses}
-        self._note_taken(addresses)
+    def _note_doubt(self, name: ServiceName, service: Service) -> None:
+        near = any(may_be_a_node(address, self.node) for address in service.ingress_ips)
+        if service.external_ips or near:
+            self._doubtful.add(name)
+        else:
+            self._doubtful.discard(name)
 
     def _note_endpoints(self, owner: ServiceName) -> None:
         if owner == API_SERVER:
-            self._note_taken(set(self._addresses_behind(owner)) | set(self._taken or ()))
+            slices = self._slices.get(owner, {}).values()
+            self._note_taken(self._neighbours.put_api_servers(slices))
 
     def _note_taken(self, addresses: AbstractSet[Address]) -> None:
-        self._taken = None
-        for name in self._external:
+        for name in self._external if addresses else ():
             service = self._services[name]
             if not addresses.isdisjoint((*service.external_ips, *service.ingress_ips)):
                 self._dirty[name] = None
-
-    def _addresses_behind(self, name: ServiceName) -> Iterator[Address]:
-        for part in self._slices.get(name, {}).values():
-            for endpoint in part.endpoints:
-                yield endpoint.address
 
     def _sound(self, name: ServiceName) -> bool:
         """Whether no slice of a Service is nonsense without a good state that stands for it."""
@@ -431,16 +350,3 @@ def _may_own(name: ServiceName, refused: Refused) -> bool:
     if refused.service is None:
         return refused.reference.namespace == name.namespace
     return refused.service == name
-
-
-def reference_of(value: KubernetesObject) -> ObjectReference:
-    """Name an object for the operator."""
-    match value:
-        case Service(name=name):
-            return ObjectReference("Service", name.namespace, name.name)
-        case EndpointSlice(namespace=namespace, name=slice_name):
-            return ObjectReference("EndpointSlice", namespace, slice_name)
-        case Node(name=node_name):
-            return ObjectReference("Node", "", node_name)
-        case _:
-            assert_never(value)
