@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -14,11 +14,25 @@ from ipvsproxy.agent.reload import ConfigFile, Reloader
 from ipvsproxy.agent.wiring import Wiring, wire
 from ipvsproxy.config import Resolved, Settings, load
 from ipvsproxy.config.fields import NEED_RESTART, READERS
-from ipvsproxy.core.operations import SetSysctl, SetTimeouts
+from ipvsproxy.core.operations import Operation, SetSysctl, SetTimeouts
+from ipvsproxy.dataplane import Outcome
 from ipvsproxy.kernel.fake import FakeDataplane
 from ipvsproxy.model import Scheduler, Timeouts
 from ipvsproxy.sources.directory import DirectorySource
 from tests.unit.test_agent import SERVED, WEB
+
+
+class WatchedDataplane(FakeDataplane):
+    """A fake that tells of its writes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.written = asyncio.Event()
+
+    async def apply(self, operations: Sequence[Operation]) -> Sequence[Outcome]:
+        outcomes = await super().apply(operations)
+        self.written.set()
+        return outcomes
 
 
 class Agent:
@@ -26,7 +40,7 @@ class Agent:
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / "config.yaml"
-        self.fake = FakeDataplane()
+        self.fake = WatchedDataplane()
         self.took: list[Settings] = []
         self.path.write_text("defaultScheduler: rr\n")
         settings = self.read().settings
@@ -163,10 +177,11 @@ async def followed(agent: Agent) -> AsyncIterator[None]:
 
 
 async def until_scheduler(agent: Agent, scheduler: str) -> None:
-    """Wait for what is in the kernel, woken by the cycle that puts it there."""
+    """Wait for what is in the kernel, woken by each write."""
     async with asyncio.timeout(20):
-        while agent.fake.state.virtual_servers[SERVED].scheduler != scheduler:  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
+        while agent.fake.state.virtual_servers[SERVED].scheduler != scheduler:
+            agent.fake.written.clear()
+            await agent.fake.written.wait()
 
 
 async def test_a_file_that_is_renamed_over_it_is_read(agent: Agent) -> None:
