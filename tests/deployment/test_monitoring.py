@@ -163,12 +163,12 @@ def test_the_alerts_fire_when_they_should_and_not_before() -> None:
     promtool("test", "rules", Path(__file__).parent / "alerts.yaml")
 
 
-@pytest.mark.parametrize("panel", PANELS, ids=lambda panel: str(panel["title"]))
-def test_promtool_takes_a_panels_query(panel: Mapping[str, Any], tmp_path: Path) -> None:
+def test_promtool_takes_the_panels_queries(tmp_path: Path) -> None:
+    queries = [target["expr"] for panel in PANELS for target in panel["targets"]]
     rules = [
-        {"record": "a:b", "expr": target["expr"].replace("$__rate_interval", "5m")}
-        for target in panel["targets"]
+        {"record": f"query:{number}", "expr": query.replace("$__rate_interval", "5m")}
+        for number, query in enumerate(queries)
     ]
     file = tmp_path / "rules.yaml"
-    file.write_text(yaml.safe_dump({"groups": [{"name": "panel", "rules": rules}]}))
-    promtool("check", "rules", "--lint=none", file)
+    file.write_text(yaml.safe_dump({"groups": [{"name": "panels", "rules": rules}]}))
+    promtool("check", "rules", file)
