@@ -30,6 +30,7 @@ from ipvsproxy.telemetry import Conditions, ConditionType, Metrics
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()
+INSTALLATION = (ROOT / "docs" / "installation.md").read_text()
 OPERATIONS = (ROOT / "docs" / "operations.md").read_text()
 PACKET_FLOW = (ROOT / "docs" / "packet-flow.md").read_text()
 DOCUMENTS = tuple(
@@ -251,16 +252,25 @@ def test_the_example_is_sound() -> None:
     assert read_weights(part.weights or "")
 
 
+def overlays(text: str) -> list[Mapping[str, object]]:
+    return [yaml.safe_load(block) for block in blocks(text, "yaml") if "Kustomization" in block]
+
+
 def test_the_overlay_sets_what_has_to_be_set() -> None:
-    (overlay,) = (
-        yaml.safe_load(block) for block in blocks(README, "yaml") if "Kustomization" in block
-    )
+    _, overlay = overlays(INSTALLATION)
+    assert isinstance(overlay["patches"], list)
     (patch,) = (yaml.safe_load(one["patch"]) for one in overlay["patches"])
     base = yaml.safe_load((ROOT / "manifests" / "base" / "configmap.yaml").read_text())
     assert patch["metadata"]["name"] == base["metadata"]["name"]
     assert patch["data"].keys() == base["data"].keys()
     settings = load({}, {"NODE_NAME": "a"}, patch["data"]["config.yaml"]).settings
     assert settings.cluster_cidrs
+
+
+def test_the_overlay_of_the_readme_is_one_of_those_for_kubeadm() -> None:
+    (overlay,) = overlays(README)
+    assert overlay == overlays(INSTALLATION)[0]
+    assert overlay["resources"] == ["../overlays/kubeadm"]
 
 
 @documents
