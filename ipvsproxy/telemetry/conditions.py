@@ -51,6 +51,8 @@ class ConditionType(StrEnum):
     """An ipset holds as many members as it may; members of Services wait."""
     NODES_UNKNOWN = "NodesUnknown"
     """Node objects that are needed are not known yet; what depends on them waits."""
+    API_UNREACHABLE = "ApiUnreachable"
+    """Objects cannot be watched: the API server is away, or refuses; what was known stays."""
 
 
 class Condition(msgspec.Struct, frozen=True, kw_only=True):

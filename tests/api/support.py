@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
 from typing import Generic, TypeVar
 
+from ipvsproxy.sources.kubernetes.health import SourceHealth
 from ipvsproxy.sources.kubernetes.pace import Timing
 from tests.api.fake_objects import Object
 
@@ -33,6 +34,10 @@ class VirtualTime:
             self.now += seconds
             self._changed.notify_all()
         await asyncio.sleep(0)
+
+
+def health_in(time: VirtualTime) -> SourceHealth:
+    return SourceHealth(wall_clock=time.timing.now)
 
 
 class Follower(Generic[Value]):
@@ -99,3 +104,12 @@ def endpoint_slice(name: str, *, owner: str, addresses: tuple[str, ...]) -> Obje
 
 def node(name: str) -> Object:
     return {"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}}
+
+
+def service_cidr(name: str, *networks: str) -> Object:
+    return {
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "ServiceCIDR",
+        "metadata": {"name": name},
+        "spec": {"cidrs": list(networks)},
+    }

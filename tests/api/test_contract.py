@@ -27,7 +27,7 @@ from ipvsproxy.telemetry import Condition, ConditionType
 from tests.api import real_server
 from tests.api.fake_objects import KINDS, Object
 from tests.api.fake_server import FakeApiServer
-from tests.api.support import VirtualTime, endpoint_slice, following, service
+from tests.api.support import VirtualTime, endpoint_slice, following, health_in, service
 
 SERVICES = "/api/v1/services"
 ASSETS = os.environ.get("KUBEBUILDER_ASSETS", "")
@@ -49,7 +49,7 @@ class FakeCluster(NamedTuple):
 
     @property
     def access(self) -> Access:
-        return Server(self.server.url)
+        return Server((self.server.url,))
 
     async def put(self, written: Object) -> object:
         return await self.server.put(written)
@@ -126,7 +126,8 @@ async def reached(cluster: Cluster) -> AsyncIterator[ApiConnection]:
 
 @pytest.fixture
 def source(reached: ApiConnection) -> KubernetesSource:
-    return KubernetesSource(reached, "node-1", timing=VirtualTime().timing)
+    time = VirtualTime()
+    return KubernetesSource(reached, "node-1", timing=time.timing, health=health_in(time))
 
 
 def about(seen: list[Event], name: str) -> list[Event]:
@@ -154,7 +155,7 @@ async def test_objects_reach_the_store_as_they_are_and_as_they_change(
     await cluster.put(endpoint_slice("web-1", owner="web", addresses=("10.1.0.1",)))
     async with following(source.events()) as follower:
         seen = await follower.until(
-            lambda events: sum(isinstance(event, Listed) for event in events) == 3
+            lambda events: sum(isinstance(event, Listed) for event in events) == 4
         )
         (listed,) = about(seen, "web")
         assert isinstance(listed, Put)

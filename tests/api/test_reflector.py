@@ -11,7 +11,6 @@ import structlog
 
 from ipvsproxy.sources.kubernetes.client import ApiConnection
 from ipvsproxy.sources.kubernetes.errors import Unavailable
-from ipvsproxy.sources.kubernetes.health import SourceHealth
 from ipvsproxy.sources.kubernetes.reflector import (
     Changed,
     Complete,
@@ -19,11 +18,10 @@ from ipvsproxy.sources.kubernetes.reflector import (
     Item,
     Reflector,
     Removed,
-    Resource,
 )
-from ipvsproxy.sources.kubernetes.source import resources
+from ipvsproxy.sources.kubernetes.resources import Resource, resources
 from tests.api.fake_server import FakeApiServer, Fault
-from tests.api.support import Follower, VirtualTime, following, service
+from tests.api.support import Follower, VirtualTime, following, health_in, service
 
 SERVICES: Resource = resources("node-1")[0]
 
@@ -38,7 +36,7 @@ class Rig:
         *,
         first_list: Freshness = Freshness.CACHED,
     ) -> None:
-        self.health = SourceHealth(["Service"], url=connection.url, now=time.timing.now)
+        self.health = health_in(time)
         self.reflector = Reflector(
             SERVICES, connection, timing=time.timing, health=self.health, first_list=first_list
         )
@@ -364,7 +362,7 @@ async def test_a_forbidden_list_names_the_missing_rule_once(
         "the API server answered 403: services is forbidden; the role needs the rule "
         '{apiGroups: [""], resources: ["services"], verbs: ["list", "watch"]}'
     )
-    assert rig.health.watches["Service"].connected
+    assert rig.health.watches.of("Service").connected
 
 
 async def test_a_server_that_is_away_is_waited_for(

@@ -24,7 +24,7 @@ from ipvsproxy.cli import main
 from ipvsproxy.config import load
 from ipvsproxy.kernel import process
 from ipvsproxy.sources.kubernetes.access import InCluster, choose
-from ipvsproxy.sources.kubernetes.source import other_nodes, resources
+from ipvsproxy.sources.kubernetes.resources import other_nodes, resources
 
 ROOT = Path(__file__).resolve().parents[2]
 BASE = ROOT / "manifests" / "base"
@@ -147,7 +147,7 @@ def environment(data: Mapping[str, str]) -> dict[str, str]:
 def test_the_agent_goes_to_the_api_servers_real_address() -> None:
     data = {**OBJECTS["ConfigMap"]["data"], "kubernetesServiceHost": "192.0.2.10"}
     access = choose(kubeconfig=None, master=None, environment=environment(data))
-    assert access == InCluster("192.0.2.10", "6443")
+    assert access == InCluster(("https://192.0.2.10:6443",))
 
 
 def test_the_agent_knows_its_node() -> None:
