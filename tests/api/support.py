@@ -9,9 +9,13 @@ from typing import Generic, TypeVar
 
 from ipvsproxy.sources.kubernetes.health import SourceHealth
 from ipvsproxy.sources.kubernetes.pace import Timing
+from ipvsproxy.sources.kubernetes.reflector import Changed, Complete, Item, Removed
+from ipvsproxy.sources.kubernetes.resources import Resource, resources
 from tests.api.fake_objects import Object
 
 Value = TypeVar("Value")
+
+SERVICES: Resource = resources("node-1")[0]
 
 
 class VirtualTime:
@@ -74,6 +78,20 @@ async def following(stream: AsyncGenerator[Value, None]) -> AsyncIterator[Follow
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
+
+
+def names(items: list[Item]) -> list[str]:
+    """What items say, in short: +name, -name, and = for the end of a list."""
+    short = []
+    for item in items:
+        match item:
+            case Changed(name):
+                short.append(f"+{name.name}")
+            case Removed(name):
+                short.append(f"-{name.name}")
+            case Complete():
+                short.append("=")
+    return short
 
 
 def service(

@@ -17,13 +17,9 @@ from ipvsproxy.sources.kubernetes.reflector import (
     Freshness,
     Item,
     Reflector,
-    Removed,
 )
-from ipvsproxy.sources.kubernetes.resources import Resource, resources
 from tests.api.fake_server import FakeApiServer, Fault
-from tests.api.support import Follower, VirtualTime, following, health_in, service
-
-SERVICES: Resource = resources("node-1")[0]
+from tests.api.support import SERVICES, Follower, VirtualTime, following, health_in, names, service
 
 
 class Rig:
@@ -51,20 +47,6 @@ async def follower(
     await server.put(service("second"))
     async with following(Rig(connection, time).reflector.items()) as running:
         yield running
-
-
-def names(items: list[Item]) -> list[str]:
-    """What items say, in short: +name, -name, and = for the end of a list."""
-    short = []
-    for item in items:
-        match item:
-            case Changed(name):
-                short.append(f"+{name.name}")
-            case Removed(name):
-                short.append(f"-{name.name}")
-            case Complete():
-                short.append("=")
-    return short
 
 
 async def started(server: FakeApiServer, follower: Follower[Item]) -> None:

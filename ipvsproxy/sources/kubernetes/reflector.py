@@ -275,7 +275,7 @@ class Reflector:
             raise of_event(event.object)
         head = read_head(event.object)
         if event.type == "BOOKMARK":
-            taking.bookmarked = True
+            taking.bookmarked = taking.missing is None
             if taking.missing is not None and head.ends_initial_events:
                 missing, taking.missing = taking.missing, None
                 yield from self._complete(missing, head.resource_version)
@@ -356,6 +356,8 @@ class _Taking:
         """While it streams a list: what is known and has not come. None: there is no list, or it
         has ended."""
         self.bookmarked = False
+        """Whether a bookmark has come by itself. That at the end of a list does not say that others
+        follow: where nothing changes, an API server may send none."""
 
     @property
     def patience(self) -> float | None:
