@@ -23,7 +23,7 @@ from ipvsproxy.core.foundation import foundation, shortcomings
 from ipvsproxy.core.health_check import HealthCheck
 from ipvsproxy.core.ledger import adopt
 from ipvsproxy.core.plan import Batch, Target, plan
-from ipvsproxy.core.settlement import Holds, Settlement
+from ipvsproxy.core.settlement import Settlement
 from ipvsproxy.core.surroundings import Surroundings, needs_own_node
 from ipvsproxy.dataplane import Dataplane, DataplaneError
 from ipvsproxy.model import Address, RealServerKey, State, VirtualServerKey
@@ -209,7 +209,7 @@ class Reconciler:
         if self._health_checks is not None:  # not before what is promised there stands
             self._health_checks.update(self._desired.health_checks, around.health_check_addresses)
         postponed = self._translation.lacking(written.unsupported)
-        self._schedule_polls(target.virtual_servers)
+        self._schedule_polls({*target.virtual_servers, *connections})
         self._conditions.kernel(self._writer.trouble)
         self._conditions.own_node(
             self._settings.node_name, needed_for=needs_own_node(self._settings)
@@ -270,12 +270,7 @@ class Reconciler:
         touched = Touched()
         for key in self._desired.foreign - state.virtual_servers.keys():
             touched.add(self._desired.clear_foreign(key))
-        held = self._store.held_addresses()
-        holds = Holds(
-            everything=held is None or not self._store.whole,
-            addresses=(held or frozenset()) | self._translation.held_addresses,
-        )
-        touched.add(self._settlement.sweep(state, holds, self._clock()))
+        touched.add(self._settlement.sweep(state, self._translation.holds(state), self._clock()))
         return touched
 
     async def _audit_if_due(self, report: CycleReport) -> None:
@@ -308,12 +303,17 @@ class Reconciler:
             self._translation.reconsider()
 
     async def _adopt(self, report: CycleReport) -> None:
-        """Fill the ledger from what a predecessor left, before anything else is written."""
+        """Fill the ledger from what a predecessor left, before anything else is written.
+
+        The predecessor's chains stay until ours are known: they depend on the Services too.
+        """
         members = dict.fromkeys(sorted(adopt(self._writer.state)), True)
         if members:
             log.info("adopting a predecessor's virtual servers", count=len(members))
             needed = foundation(self._settings, self._writer.state)
-            target = Target(needed, members=members)
+            ledger = {name: needed.sets[name] for name, _ in members}
+            only_that = needed._replace(sets=ledger, rulesets={}, sysctls={})
+            target = Target(only_that, members=members)
             report.add(await self._carry_out(plan(target, self._writer.state)))
 
     def _decide(
@@ -380,7 +380,7 @@ class Reconciler:
         return {key: connections.get(key, {}) for key in keys}
 
     def _schedule_polls(self, keys: Iterable[VirtualServerKey]) -> None:
-        """Say when those that were settled are looked at next; a new one at once.
+        """Say when those that were settled, or looked at, are looked at next; a new one at once.
 
         One that was settled for another reason, and not looked at, is still due when it was: a
         Service that never rests would never be looked at.
