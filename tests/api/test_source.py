@@ -10,11 +10,14 @@ import structlog
 
 from ipvsproxy.config import WatchNodes
 from ipvsproxy.model import Address
-from ipvsproxy.objects import Node, ObjectReference, Service, ServiceName
+from ipvsproxy.objects import Node, ObjectReference, Service, ServiceCIDR, ServiceName
 from ipvsproxy.sources.kubernetes.client import ApiConnection
 from ipvsproxy.sources.kubernetes.errors import Unavailable
+from ipvsproxy.sources.kubernetes.health import UNREACHABLE_SECONDS, SourceHealth
+from ipvsproxy.sources.kubernetes.reflector import ABSENT_SECONDS
 from ipvsproxy.sources.kubernetes.source import KubernetesSource
 from ipvsproxy.store import Event, Gone, Listed, Put, Refused, Store
+from ipvsproxy.telemetry import Conditions, ConditionType, Metrics, Watches
 from tests.api.fake_server import FakeApiServer, Fault
 from tests.api.support import (
     VirtualTime,
@@ -293,3 +296,138 @@ async def test_a_fault_of_ours_ends_the_stream_instead_of_being_swallowed(
     with pytest.raises(ZeroDivisionError):
         async for _ in source.events():
             pass
+
+
+# -------------------------------------------------------------------------- ServiceCIDRs
+
+
+def networks_told(seen: list[Event]) -> set[str]:
+    return {
+        str(network)
+        for event in seen
+        if isinstance(event, Put) and isinstance(event.object, ServiceCIDR)
+        for network in event.object.networks
+    }
+
+
+async def test_service_cidrs_are_told_as_they_come_and_go(
+    server: FakeApiServer, source: KubernetesSource
+) -> None:
+    await fill(server)
+    async with following(source.events()) as follower:
+        assert networks_told(await follower.until(all_listed)) == {"10.0.0.0/16"}
+        await server.until_watched(4)
+        await server.put(service_cidr("more", "10.7.0.0/24"))
+        assert networks_told(await follower.take(1)) == {"10.7.0.0/24"}
+        await server.delete("ServiceCIDR", "", "more")
+        assert await follower.take(1) == [Gone(ObjectReference("ServiceCIDR", "", "more"))]
+
+
+async def test_a_server_before_1_33_has_none_and_that_is_no_failure(
+    server: FakeApiServer, source: KubernetesSource, time: VirtualTime
+) -> None:
+    """It is asked again later: it may be upgraded."""
+    await fill(server)
+    cidrs = server.objects.collections.pop("ServiceCIDR")
+    with structlog.testing.capture_logs() as logs:
+        async with following(source.events()) as follower:
+            seen = await follower.until(all_listed)
+            assert networks_told(seen) == set()
+            assert source.health.watches.by_name.keys() == KINDS - {"ServiceCIDR"}
+            server.objects.collections["ServiceCIDR"] = cidrs
+            await time.until(lambda: ABSENT_SECONDS in time.slept)
+            assert networks_told(await follower.take(1)) == {"10.0.0.0/16"}
+    assert [entry for entry in logs if entry["log_level"] != "debug"] == []
+
+
+async def test_where_only_the_beta_is_there_it_is_used(
+    server: FakeApiServer, source: KubernetesSource
+) -> None:
+    await fill(server)
+    cidrs = server.objects.collections["ServiceCIDR"]
+    cidrs.kind = cidrs.kind._replace(api_version="networking.k8s.io/v1beta1")
+    assert networks_told([event async for event in source.once()]) == {"10.0.0.0/16"}
+    async with following(source.events()) as follower:
+        assert networks_told(await follower.until(all_listed)) == {"10.0.0.0/16"}
+        await server.until_watched(4)
+        # A newer server has the final version and no beta.
+        cidrs.kind = cidrs.kind._replace(api_version="networking.k8s.io/v1")
+        await server.put(service_cidr("more", "10.7.0.0/24"))
+        await follower.take(1)
+        await server.end_watches()
+        await server.until(lambda: server.watching == 4)
+        await server.delete("ServiceCIDR", "", "more")
+        assert await follower.take(1) == [Gone(ObjectReference("ServiceCIDR", "", "more"))]
+
+
+async def test_a_role_without_the_rule_for_service_cidrs_holds_up_nothing(
+    server: FakeApiServer, source: KubernetesSource
+) -> None:
+    await fill(server)
+    server.faults.append(Fault(kind="ServiceCIDR", status=403, keep=True))
+    with structlog.testing.capture_logs() as logs:
+        async with following(source.events()) as follower:
+            seen = await follower.until(all_listed)
+            assert networks_told(seen) == set()
+            assert [event.kind for event in seen if isinstance(event, Listed)].count("Node") == 1
+    (warning,) = [entry for entry in logs if entry["log_level"] == "warning"]
+    assert 'apiGroups: ["networking.k8s.io"], resources: ["servicecidrs"]' in warning["error"]
+
+
+async def test_service_cidrs_that_were_known_are_not_lost_by_a_404(
+    server: FakeApiServer, source: KubernetesSource, time: VirtualTime
+) -> None:
+    await fill(server)
+    async with following(source.events()) as follower:
+        await follower.until(all_listed)
+        await server.until_watched(4)
+        server.faults.append(Fault(kind="ServiceCIDR", status=404, keep=True))
+        await server.end_watches()
+        health = source.health.watches.of("ServiceCIDR")
+        await time.until(lambda: health.failures >= 2)
+        assert follower.seen == []
+        server.faults.clear()
+        await server.until_watched(4)
+    assert health.errors["NotFound"] >= 2
+
+
+# ------------------------------------------------------- what becomes known of an outage
+
+
+async def test_an_outage_is_a_condition_once_it_lasts_and_shows_in_metrics(
+    server: FakeApiServer, connection: ApiConnection, time: VirtualTime
+) -> None:
+    conditions, watches = Conditions(), Watches()
+    metrics = Metrics(conditions, version="1", watches=watches)
+    health = SourceHealth(watches=watches, conditions=conditions, wall_clock=time.timing.now)
+    source = KubernetesSource(connection, "node-1", timing=time.timing, health=health)
+
+    def sample(name: str, **labels: str) -> float | None:
+        return metrics.registry.get_sample_value(f"ipvsproxy_watch_{name}", labels)
+
+    await fill(server)
+    async with following(source.events()) as follower:
+        await follower.until(all_listed)
+        await server.until_watched(4)
+        await server.put(service("another"))
+        await follower.take(1)
+        assert sample("connected", watch="Service") == 1
+        assert sample("objects", watch="Service") == 2
+        assert sample("heard_timestamp_seconds", watch="Service") == time.now
+        await server.stop()
+        await time.until(lambda: len(conditions) > 0)
+        (condition,) = conditions
+        assert condition.subject == "Source Kubernetes API"
+        assert condition.type is ConditionType.API_UNREACHABLE
+        assert f"cannot reach {server.url}: Connection refused" in condition.message
+        assert time.now - condition.since >= UNREACHABLE_SECONDS
+        assert conditions.take_raised() == (), "it was logged already"
+        await time.until(lambda: "Service, " in next(iter(conditions)).message)
+        assert sample("connected", watch="Service") == 0
+        assert (sample("errors_total", watch="Service", reason="Unreachable") or 0) > 1
+        await server.start()
+        await server.until_watched(4)
+        await server.put(service("third"))
+        await follower.take(1)
+    assert list(conditions) == []
+    assert sample("lists_total", watch="Service") == 1

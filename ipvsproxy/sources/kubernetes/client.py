@@ -1,8 +1,8 @@
 """Requests to the API servers of one cluster: which one is asked, and what its answers mean.
 
 Every request has time limits, HTTP statuses are checked, lines are split without a limit of the
-library's making, and every failure becomes one of `errors`. When to try again is the caller's to
-say; a server that has failed is the last to be asked again.
+library's making, and every failure becomes one of `errors`. A server that fails is the last to be
+asked again; when all of them are, is the caller's to say.
 
 Credentials age in three ways. A token file is looked at before each request. When a file that the
 session was made from has changed (a rotated certificate or CA, another kubeconfig), the next
@@ -119,28 +119,50 @@ class ApiConnection:
 
     @asynccontextmanager
     async def _answer(self, request: Request) -> AsyncIterator[_Answer]:
-        session, server = await self._current(), self.url
-        try:
-            async with AsyncExitStack() as stack:
+        async with AsyncExitStack() as stack:
+            answer = await self._reach(stack, request)
+            try:
+                yield answer
+            except Unavailable:
+                self._pass_on(answer.server)
+                raise
+
+    async def _reach(self, stack: AsyncExitStack, request: Request) -> _Answer:
+        """Ask one server after the other; `stack` releases the answer and the session."""
+        others = len(self._session.servers) - 1
+        while True:
+            server = self.url
+            try:
                 with self._explained(server):
-                    response = await self._send(stack, session, server, request)
-                    if response.status == _UNAUTHORIZED:
-                        self._stale = True
-                        await stack.aclose()
-                        session = await self._current()
-                        response = await self._send(stack, session, server, request)
-                    await _check(response)
-                yield _Answer(response, server)
-        except Unavailable:
-            # Several requests may fail at one server; only the first of them passes on to the next.
-            if self.url == server:
-                self._turn += 1
-            raise
+                    return _Answer(await self._ask(stack, server, request), server)
+            except Unavailable:
+                self._pass_on(server)
+                if not others:
+                    raise
+            others -= 1
+            await stack.aclose()
+
+    def _pass_on(self, server: str) -> None:
+        """Have the next server asked; of several requests that fail at one only the first does."""
+        if self.url == server:
+            self._turn += 1
+
+    async def _ask(
+        self, stack: AsyncExitStack, server: str, request: Request
+    ) -> aiohttp.ClientResponse:
+        """Ask a server, after a 401 with credentials that are loaded anew."""
+        response = await self._send(stack, server, request)
+        if response.status == _UNAUTHORIZED:
+            self._stale = True
+            await stack.aclose()
+            response = await self._send(stack, server, request)
+        await _check(response)
+        return response
 
     async def _send(
-        self, stack: AsyncExitStack, session: Session, server: str, request: Request
+        self, stack: AsyncExitStack, server: str, request: Request
     ) -> aiohttp.ClientResponse:
-        """Make a request; `stack` releases the answer and the session."""
+        session = await self._current()
         await stack.enter_async_context(session.used())
         async with asyncio.timeout(_ANSWER_SECONDS):
             response = await session.send(server, request)

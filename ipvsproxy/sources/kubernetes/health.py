@@ -40,8 +40,8 @@ class SourceHealth:
         self._told: set[str] = set()
         """Messages of the present outage that were logged."""
         self._outage_since: float | None = None
-        self._refused: set[str] = set()
-        """Watches that fail for want of a right, which is no outage."""
+        self._refused: dict[str, str] = {}
+        """Watches that fail for want of a right, which is no outage, with what was logged of it."""
 
     def begin(self, kind: str) -> None:
         """Take a watch into account, before its first request."""
@@ -50,7 +50,7 @@ class SourceHealth:
     def absent(self, kind: str) -> None:
         """Note that the server has no such resource: there is nothing to watch, and all is well."""
         self.watches.remove(kind)
-        self._refused.discard(kind)
+        self._refused.pop(kind, None)
         self._judge()
 
     def listed(self, kind: str, objects: int) -> None:
@@ -66,7 +66,7 @@ class SourceHealth:
         watch.connected = True
         watch.failing_since = None
         watch.error = ""
-        self._refused.discard(kind)
+        self._refused.pop(kind, None)
         if self._told and not self._away():
             _log.info("Kubernetes API is back", url=url, outage_seconds=self._outage())
             self._told.clear()
@@ -98,11 +98,20 @@ class SourceHealth:
         watch.failures += 1
         watch.errors[type(error).__name__] += 1
         watch.error = text
-        if isinstance(error, Forbidden):
-            self._refused.add(kind)
         if watch.failing_since is None:
             watch.failing_since = self._now()
         self._judge()
+        if isinstance(error, Forbidden):
+            if self._refused.get(kind) != text:
+                _log.warning("Kubernetes API does not allow a watch", watch=kind, error=text)
+            self._refused[kind] = text
+        else:
+            self._refused.pop(kind, None)
+            self._tell(kind, text, cut=cut)
+
+    def _tell(self, kind: str, text: str, *, cut: bool) -> None:
+        """Log a failure that may be an outage, where that is worth it."""
+        watch = self.watches.of(kind)
         if (cut and watch.failures == 1) or text in self._told:
             return
         self._told.add(text)
