@@ -9,6 +9,7 @@ the agent as a process, on a real one.
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import shutil
 from collections.abc import AsyncIterator, Callable
@@ -39,6 +40,7 @@ pytestmark = [
     pytest.mark.timeout(120),
 ]
 
+SEEDS = range(50 if os.environ.get("IPVSPROXY_TEST_FULL") == "1" else 3)
 STEPS = 60
 STEADY = {f"steady-{number}": f"10.0.0.{number}" for number in range(1, 6)}
 """Services that are always there; their endpoints change, and are never none."""
@@ -240,7 +242,7 @@ async def running(wiring: Wiring, source: KubernetesSource) -> AsyncIterator[Non
             task.cancel()
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", SEEDS)
 async def test_through_whatever_happens_to_the_api_server_nothing_served_is_missing(
     tmp_path: Path, time: VirtualTime, seed: int
 ) -> None:
