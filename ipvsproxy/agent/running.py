@@ -25,7 +25,7 @@ from ipvsproxy.http import serve
 from ipvsproxy.kernel.linux import LinuxDataplane
 from ipvsproxy.kernel.oom import adjust
 from ipvsproxy.store import Source
-from ipvsproxy.telemetry import tell_nobody
+from ipvsproxy.telemetry import Conditions, Watches, tell_nobody
 
 log = structlog.get_logger(__name__)
 
@@ -46,13 +46,19 @@ async def run(settings: Settings, file: ConfigFile | None = None) -> int:
         await refuse_beside_kube_proxy(settings)
         dataplane = LinuxDataplane(WATCHED_SYSCTLS, settings.iptables_backend)
         try:
-            async with open_source(settings) as (source, events):
+            watches, conditions = Watches(), Conditions()
+            async with open_source(settings, watches=watches, conditions=conditions) as (
+                source,
+                events,
+            ):
                 wiring = wire(
                     settings,
                     dataplane,
                     clock=time.monotonic,
                     wall_clock=time.time,
                     tell=events.tell if events is not None else tell_nobody,
+                    conditions=conditions,
+                    watches=watches,
                 )
                 follow = [_feed(wiring, source), _follow_network(wiring, dataplane)]
                 if events is not None:

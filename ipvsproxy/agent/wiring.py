@@ -26,6 +26,7 @@ from ipvsproxy.telemetry import (
     Metrics,
     ServiceStatus,
     Teller,
+    Watches,
     tell_nobody,
 )
 
@@ -115,11 +116,16 @@ def wire(
     clock: Callable[[], float] = time.monotonic,
     wall_clock: Callable[[], float] = time.time,
     tell: Teller = tell_nobody,
+    conditions: Conditions | None = None,
+    watches: Watches | None = None,
 ) -> Wiring:
-    """Put an agent together around a dataplane; the clocks and `tell` are as in `Reconciler`."""
+    """Put an agent together around a dataplane; the clocks and `tell` are as in `Reconciler`.
+
+    `conditions` and `watches` are those that the source writes into, if it does.
+    """
     store = Store(settings.node_name)
-    conditions = Conditions()
-    metrics = Metrics(conditions, version=__version__)
+    conditions = Conditions() if conditions is None else conditions
+    metrics = Metrics(conditions, version=__version__, watches=watches)
     health = Health(sync_period=settings.sync_period, now=clock())
     observer = Observer(
         store=store,

@@ -68,7 +68,9 @@ _OPTIONS: Mapping[str, Decorator] = {
     ),
     "kubeconfig": _option("--kubeconfig", metavar="FILE", help="Kubeconfig of the API server."),
     "master": _option(
-        "--master", metavar="URL", help="URL of the API server; goes before the kubeconfig's."
+        "--master",
+        metavar="URL[,URL]",
+        help="URLs of the API servers, tried in turn; go before the kubeconfig's.",
     ),
     "node_name": _option(
         "--hostname-override",

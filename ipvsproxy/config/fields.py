@@ -30,7 +30,7 @@ READERS: Mapping[str, Reader] = {
     "node_name": values.node_name,
     "manifests": values.text,
     "kubeconfig": values.text,
-    "master": values.url,
+    "master": values.urls,
     "default_scheduler": values.choice(Scheduler),
     "cluster_cidrs": values.networks,
     "detect_local_mode": values.choice(DetectLocalMode),

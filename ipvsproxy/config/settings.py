@@ -92,7 +92,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ServiceAccount of the pod that the agent runs in."""
 
     master: str | None = None
-    """URL of the API server; goes before the one in the kubeconfig file. None: that one."""
+    """URL of the API server, or several with commas between them; goes before the one in the
+    kubeconfig file. None: that one."""
 
     default_scheduler: Scheduler = Scheduler.RR
     """The scheduler of a Service that does not name one."""

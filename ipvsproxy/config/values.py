@@ -47,12 +47,12 @@ def node_name(value: object) -> str:
     return text(value).lower()
 
 
-def url(value: object) -> str:
-    """Read the URL of an API server."""
-    read = text(value).rstrip("/")
-    if not re.fullmatch(r"https?://[^\s/]+.*", read):
-        raise ValueError("a URL such as https://192.0.2.1:6443 is needed")
-    return read
+def urls(value: object) -> str:
+    """Read the URLs of the API servers, one or several with commas between them."""
+    read = [one.strip().rstrip("/") for one in text(value).split(",")]
+    if not all(re.fullmatch(r"https?://[^\s/]+.*", one) for one in read):
+        raise ValueError("a URL such as https://192.0.2.1:6443 is needed, or several with commas")
+    return ",".join(read)
 
 
 def boolean(value: object) -> bool:

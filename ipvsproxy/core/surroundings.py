@@ -35,6 +35,8 @@ class Surroundings:
     """The own Node object; None: not known."""
     taken: Mapping[Address, str] = field(default_factory=dict)
     """Addresses outside of this node that no Service may have, with what they are."""
+    service_networks: frozenset[Network] = frozenset()
+    """What ClusterIPs are taken from: an address in it is some Service's, or will be."""
     nodes_known: bool = True
     """Whether `taken` has the addresses of all other nodes."""
 
@@ -71,6 +73,15 @@ class Surroundings:
         if not wanted.primary and not wanted.networks:
             return None
         return frozenset[Address]().union(*self.node_port_addresses.values())
+
+    def why_taken(self, address: Address) -> str | None:
+        """Say what makes an address that is not this node's one that no Service may have."""
+        reason = self.taken.get(address)
+        if reason is None:
+            networks = (str(one) for one in self.service_networks if address in one)
+            network = min(networks, default=None)
+            reason = f"within {network}, where ClusterIPs are taken from" if network else None
+        return reason
 
     def primary_addresses(self, family: Family) -> Collection[Address]:
         """Give the node's own addresses by which source ranges are held to let it in or not.

@@ -87,6 +87,7 @@ class Translation:
             frozenset(self.unavailable),
             node=self._store.node,
             taken={**gateways, **self._store.taken},
+            service_networks=self._store.service_networks,
             nodes_known=(self._store.nodes_listed or self.settings.watch_nodes is WatchNodes.NEVER),
         )
 

@@ -53,6 +53,8 @@ class ConditionType(StrEnum):
     """The configuration file has become wrong; the settings stay as they were."""
     NODES_UNKNOWN = "NodesUnknown"
     """Node objects that are needed are not known yet; what depends on them waits."""
+    API_UNREACHABLE = "ApiUnreachable"
+    """Objects cannot be watched: the API server is away, or refuses; what was known stays."""
 
 
 class Condition(msgspec.Struct, frozen=True, kw_only=True):

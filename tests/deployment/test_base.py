@@ -15,7 +15,7 @@ from click.testing import CliRunner, Result
 from ipvsproxy.cli import main
 from ipvsproxy.config import load
 from ipvsproxy.sources.kubernetes.access import InCluster, choose
-from ipvsproxy.sources.kubernetes.source import other_nodes, resources
+from ipvsproxy.sources.kubernetes.resources import other_nodes, resources
 from tests.deployment.rendered import BASE, VERSIONS, Json, base, container, kustomized, pod, sound
 
 OBJECTS = base()
@@ -115,7 +115,7 @@ def environment(data: Mapping[str, str]) -> dict[str, str]:
 def test_the_agent_goes_to_the_api_servers_real_address() -> None:
     data = {**OBJECTS["ConfigMap"]["data"], "kubernetesServiceHost": "192.0.2.10"}
     access = choose(kubeconfig=None, master=None, environment=environment(data))
-    assert access == InCluster("192.0.2.10", "6443")
+    assert access == InCluster(("https://192.0.2.10:6443",))
 
 
 def test_the_agent_knows_its_node() -> None:

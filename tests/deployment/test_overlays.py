@@ -102,7 +102,7 @@ def test_on_k3s_the_agent_has_a_way_to_the_api_server_that_is_no_service() -> No
         if "configMapKeyRef" in one["valueFrom"]
     }
     access = choose(kubeconfig=None, master=None, environment=environment)
-    assert access == InCluster("127.0.0.1", "6444")
+    assert access == InCluster(("https://127.0.0.1:6444",))
     settings = load({}, {"NODE_NAME": "node-a"}, data["config.yaml"]).settings
     assert settings.cluster_cidrs == (Network.parse("10.42.0.0/16"),)
     assert rendered["DaemonSet"] == kustomized(MANIFESTS / "base")["DaemonSet"]

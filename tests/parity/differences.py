@@ -98,9 +98,9 @@ DIFFERENCES: tuple[Intended, ...] = (
     ),
     Intended(
         _WHO,
-        "an external address that is another node's, a gateway's or the API server's is neither "
-        "bound nor served; nor are ports of this node's own addresses that it needs "
-        "(`protectedPorts`, and what already listens)",
+        "an external address that is another node's, a gateway's, the API server's or within a "
+        "ServiceCIDR is neither bound nor served; nor are ports of this node's own addresses that "
+        "it needs (`protectedPorts`, and what already listens)",
         "every address that a Service names is served, and bound unless it is this node's",
         "a bound address is lost to the node, and a taken port 22 or 6443 locks people out "
         "(kubernetes #66966, #75290, #93175)",
