@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 FULL = os.environ.get("IPVSPROXY_TEST_FULL") == "1"
 SAMPLE = 1000
 """Cells that are asked when not all are."""
-pytestmark = pytest.mark.timeout(600 if FULL else 180)
+pytestmark = pytest.mark.timeout(600 if FULL else 300)
 SEED = 4
 AT_ONCE = 24
 IN_ONE_GO = 1000
