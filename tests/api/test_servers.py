@@ -12,6 +12,7 @@ from pathlib import Path
 
 import aiohttp
 import pytest
+import structlog
 import yaml
 
 from ipvsproxy.sources.kubernetes import client
@@ -162,7 +163,10 @@ async def test_files_that_are_half_written_leave_the_old_session(tmp_path: Path)
         connected(InCluster((server.url,), account)) as connection,
     ):
         (account / "ca.crt").write_text("-----BEGIN CERTIFICATE-----\n")
-        await connection.get(SERVICES, {})
+        with structlog.testing.capture_logs() as logs:
+            await connection.get(SERVICES, {})
+            await connection.get(SERVICES, {})
+        assert [one["event"] for one in logs] == ["new credentials cannot be used yet"]
         (account / "ca.crt").unlink()
         await connection.get(SERVICES, {})
         server.tokens = {"another"}

@@ -25,6 +25,7 @@ from contextlib import AsyncExitStack, aclosing, asynccontextmanager, contextman
 from typing import NamedTuple
 
 import aiohttp
+import structlog
 
 from ipvsproxy.sources.kubernetes.access import Access
 from ipvsproxy.sources.kubernetes.errors import (
@@ -36,6 +37,8 @@ from ipvsproxy.sources.kubernetes.errors import (
     of_response,
 )
 from ipvsproxy.sources.kubernetes.session import Request, Session, load
+
+_log = structlog.get_logger(__name__)
 
 LONGEST_LINE = 32 << 20
 """Bytes of one line of a stream; etcd takes objects of 1.5 MiB, as JSON a few times that."""
@@ -70,6 +73,8 @@ class ApiConnection:
         self._turn = 0
         """Which server is asked, counted on with each that has failed."""
         self._stale = False
+        self._unusable = ""
+        """What was logged of files that have changed and cannot be used."""
         self._renewing = asyncio.Lock()
 
     @property
@@ -215,8 +220,11 @@ class ApiConnection:
                 except AccessError as error:
                     if self._stale:
                         raise Unauthorized(str(error)) from error
+                    if self._unusable != str(error):
+                        self._unusable = str(error)
+                        _log.warning("new credentials cannot be used yet", error=str(error))
                     return self._session
-                self._stale = False
+                self._stale, self._unusable = False, ""
                 retired, self._session = self._session, session
                 await retired.retire()
             return self._session

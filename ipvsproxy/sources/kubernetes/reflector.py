@@ -146,10 +146,8 @@ class Reflector:
                         yield item
             except ApiError as error:
                 if self._is_absence(error):
-                    yield self._absent(error)
-                    delay = ABSENT_SECONDS
-                else:
-                    delay = self._after_failure(error)
+                    yield Complete()
+                delay = self._after_failure(error)
             else:
                 delay = self._after_end()
             if delay:
@@ -177,7 +175,8 @@ class Reflector:
                         yield item
             except ApiError as error:
                 if self._is_absence(error):
-                    yield self._absent(error)
+                    self._after_failure(error)
+                    yield Complete()
                     return
                 if not self._dialect.other_path(error):
                     raise
@@ -310,6 +309,10 @@ class Reflector:
         if self._lived() >= HEALTHY_SECONDS:
             self._backoff.reset()
         watch = self._resource.watch
+        if isinstance(error, NotFound) and self._is_absence(error):
+            self._dialect.start_anew()
+            self._health.absent(watch)
+            return ABSENT_SECONDS
         listing = self._version is None
         if self._dialect.other_path(error) or (listing and self._dialect.without_streams(error)):
             return 0.0
@@ -327,22 +330,11 @@ class Reflector:
         return self._backoff.next(error.retry_after)
 
     def _is_absence(self, error: ApiError) -> bool:
-        """Whether an error means that there are no such objects.
+        """Whether an error means that there are no such objects, or that we are shown none.
 
         Not when there were some: a server does not lose a resource, so something else is wrong.
         """
         return not self._known and self._dialect.means_none(error)
-
-    def _absent(self, error: ApiError) -> Complete:
-        """Take note that the server has no such objects, or shows us none."""
-        watch = self._resource.watch
-        if isinstance(error, NotFound):
-            self._health.absent(watch)
-        else:
-            self._health.failed(watch, error, self._dialect.for_operator(error))
-        self._version = None
-        self._dialect.start_anew()
-        return Complete()
 
     def _lived(self) -> float:
         return 0.0 if self._began is None else self._timing.now() - self._began
