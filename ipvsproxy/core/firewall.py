@@ -28,6 +28,7 @@ it, a line in `_jumps`.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import zip_longest
 
 from ipvsproxy.config import NoLocalEndpoints
 from ipvsproxy.core.detect_local import LocalPods
@@ -73,6 +74,8 @@ IPVS_FILTER = "KUBE-IPVS-FILTER"
 OUT_FILTER = "KUBE-IPVS-OUT-FILTER"
 PROXY_FIREWALL = "KUBE-PROXY-FIREWALL"
 SOURCE_RANGES = "KUBE-SOURCE-RANGES-FIREWALL"
+_OLD_SOURCE_RANGES = "KUBE-FIRE-WALL"
+"""The chain of source ranges of kube-proxy up to 1.24."""
 
 OWN_CHAINS: Mapping[str, frozenset[str]] = {
     "filter": frozenset(
@@ -80,11 +83,14 @@ OWN_CHAINS: Mapping[str, frozenset[str]] = {
     ),
     "mangle": frozenset({OUT_FILTER}),
     "nat": frozenset(
-        {SERVICES, SPLIT_CHAIN, LOAD_BALANCER_CHAIN, NODE_PORT_CHAIN, MARK_MASQ, POSTROUTING}
+        {
+            *(SERVICES, SPLIT_CHAIN, LOAD_BALANCER_CHAIN, NODE_PORT_CHAIN, MARK_MASQ, POSTROUTING),
+            _OLD_SOURCE_RANGES,
+        }
     ),
 }
 """Names of the chains that are ours, by table: those of kube-proxy's IPVS mode, used here or not,
-so that none of a predecessor is left behind. KUBE-FIREWALL is kubelet's."""
+so that none of a predecessor is left behind. KUBE-FIREWALL and KUBE-MARK-DROP are kubelet's."""
 
 _LOOPBACK = {Family.IPV4: "127.0.0.0/8", Family.IPV6: "::1/128"}
 _PING: Mapping[Family, Rule] = {
@@ -168,6 +174,14 @@ def with_present_redirects(wanted: Ruleset, found: Ruleset, *, led_elsewhere: bo
             else chain
             for chain in wanted.chains
         )
+    )
+
+
+def differ_in_redirects_only(one: Ruleset, other: Ruleset) -> bool:
+    """Whether two rulesets are the same but for what is redirected."""
+    return one.jumps == other.jumps and all(
+        mine == theirs or (_is_split(mine) and _is_split(theirs))
+        for mine, theirs in zip_longest(one.chains, other.chains, fillvalue=Chain("", "", ()))
     )
 
 

@@ -308,12 +308,15 @@ class Reconciler:
             self._translation.reconsider()
 
     async def _adopt(self, report: CycleReport) -> None:
-        """Fill the ledger from what a predecessor left, before anything else is written."""
+        """Fill the ledger from what a predecessor left, before anything else is written.
+
+        Its chains stay until the members that ours ask for are there.
+        """
         members = dict.fromkeys(sorted(adopt(self._writer.state)), True)
         if members:
             log.info("adopting a predecessor's virtual servers", count=len(members))
             needed = foundation(self._settings, self._writer.state)
-            target = Target(needed, members=members)
+            target = Target(needed._replace(rulesets={}), members=members)
             report.add(await self._carry_out(plan(target, self._writer.state)))
 
     def _decide(
