@@ -59,7 +59,8 @@ class WatchNodes(StrEnum):
     """Whether all Nodes of the cluster are watched; the own one always is."""
 
     AUTO = "auto"
-    """As long as some Service has externalIPs: one of them may be another node's address."""
+    """From the first Service on that has externalIPs, or a load balancer's address near this node's
+    own (within 16 bits, IPv6 64): these may be another node's address."""
     ALWAYS = "always"
     """LoadBalancer addresses are then held against the nodes' addresses too."""
     NEVER = "never"

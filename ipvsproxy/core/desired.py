@@ -64,12 +64,14 @@ class Desired:
 
     def __init__(self) -> None:
         self._fragments: dict[ServiceName, Fragment] = {}
+        self._frontends: dict[ServiceName, Mapping[VirtualServerKey, Frontend]] = {}
+        """Those of each fragment, for a Service may have thousands."""
         self._claims: dict[VirtualServerKey, tuple[ServiceName, ...]] = {}
         self._held: dict[VirtualServerKey, Frontend] = {}
         self._departing: dict[VirtualServerKey, float] = {}
         self._foreign: set[VirtualServerKey] = set()
         self._counted: Counter[SetMember] = Counter()
-        self._bound: dict[Address, tuple[VirtualServerKey, ...]] = {}
+        self._bound: dict[Address, dict[VirtualServerKey, None]] = {}
         self._health_checks: dict[ServiceName, HealthCheck] = {}
         self._listed_checks: tuple[HealthCheck, ...] | None = ()
         self.redirections = Redirections()
@@ -117,7 +119,7 @@ class Desired:
 
     def behind(self, address: Address) -> tuple[VirtualServerKey, ...]:
         """Give the virtual servers for which an address must be on the dummy interface."""
-        return self._bound.get(address, ())
+        return tuple(self._bound.get(address, ()))
 
     def needs(self, member: SetMember) -> bool:
         """Whether a set member must be there."""
@@ -145,8 +147,9 @@ class Desired:
         if before == fragment:
             return Touched()
         self._fragments[fragment.name] = fragment
+        self._frontends[fragment.name] = {one.key: one for one in fragment.frontends}
         self._note_health_check(fragment.name, fragment.health_check)
-        wanted = {frontend.key for frontend in fragment.frontends}
+        wanted = set(self._frontends[fragment.name])
         gone = {frontend.key for frontend in before.frontends} - wanted if before else set()
         touched = self._reclaim(fragment.name, wanted, gone, now)
         old = before.members if before else frozenset[SetMember]()
@@ -158,6 +161,7 @@ class Desired:
         before = self._fragments.pop(name, None)
         if before is None:
             return Touched()
+        del self._frontends[name]
         self._note_health_check(name, None)
         gone = {frontend.key for frontend in before.frontends}
         touched = self._reclaim(name, set(), gone, now)
@@ -200,6 +204,8 @@ class Desired:
         gone: set[VirtualServerKey],
         now: float,
     ) -> Touched:
+        touched = Touched()
+        owners = {key: self.owner(key) for key in wanted | gone}
         for key in wanted:
             claimants = {*self._claims.get(key, ()), name}
             self._claims[key] = tuple(sorted(claimants, key=self._seniority))
@@ -209,9 +215,10 @@ class Desired:
                 self._claims[key] = remaining
             else:
                 del self._claims[key]
-        touched = Touched()
-        for key in wanted | gone:
+        for key, before in owners.items():
             touched.add(self._settle_claim(key, now))
+            if before is not None and before != self.owner(key):
+                touched.keys.add(key)  # though both may want the same of it, it is another's now
         return touched
 
     def _seniority(self, name: ServiceName) -> tuple[bool, float, ServiceName]:
@@ -234,8 +241,7 @@ class Desired:
                 return touched
             return Touched()
         self._departing.pop(key, None)
-        frontends = self._fragments[owner].frontends
-        return self._hold(key, next(one for one in frontends if one.key == key))
+        return self._hold(key, self._frontends[owner][key])
 
     def _hold(self, key: VirtualServerKey, frontend: Frontend | None) -> Touched:
         before = self._held.pop(key, None)
@@ -265,11 +271,12 @@ class Desired:
             self._health_checks[name] = check
 
     def _bind(self, key: VirtualServerKey, wanted: bool) -> None:
-        others = tuple(other for other in self._bound.get(key.address, ()) if other != key)
-        keys = (*others, key) if wanted else others
-        if keys:
-            self._bound[key.address] = keys
-        else:
+        if wanted:
+            self._bound.setdefault(key.address, {})[key] = None
+            return
+        keys = self._bound.get(key.address, {})
+        keys.pop(key, None)
+        if not keys:
             self._bound.pop(key.address, None)
 
 

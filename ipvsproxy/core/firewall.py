@@ -27,7 +27,7 @@ it, a line in `_jumps`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from itertools import zip_longest
 
 from ipvsproxy.config import NoLocalEndpoints
@@ -149,29 +149,34 @@ def redirect_target(rule: Rule) -> VirtualServerKey:
     return VirtualServerKey(protocol, Address.parse(host.strip("[]")), int(port))
 
 
-def with_present_redirects(wanted: Ruleset, found: Ruleset, *, led_elsewhere: bool) -> Ruleset:
+def with_present_redirects(
+    wanted: Ruleset,
+    found: Ruleset,
+    *,
+    led_elsewhere: bool,
+    only: Container[Rule] | None = None,
+) -> Ruleset:
     """Give `wanted` with the redirections that stand in `found` and are not wanted.
 
     A rule is only reached by members of SPLIT, so one that is there too long does no harm, but one
     that goes before its member lets clients inside the cluster through to the outside's frontend.
-    With `led_elsewhere` those too stay as they are that are wanted with another target.
+    With `led_elsewhere` those too stay as they are that are wanted with another target. `only` are
+    those that stay, by what `redirect_match` gives; None: all.
     """
     standing = {_redirected(rule): rule for rule in redirect_rules(found)}
     new = {_redirected(rule) for rule in redirect_rules(wanted)}
-    extra = tuple(standing[match] for match in sorted(standing.keys() - new))
+    extra = [
+        standing[match] for match in sorted(standing.keys() - new) if only is None or match in only
+    ]
+
+    def bridged(rules: Iterable[Rule]) -> tuple[Rule, ...]:
+        kept = (standing.get(_redirected(rule), rule) if led_elsewhere else rule for rule in rules)
+        # As in `_split`: those of one address stand before those of a NodePort's number.
+        return tuple(sorted((*kept, *extra), key=_is_of_any_address))
+
     return wanted._replace(
         chains=tuple(
-            chain._replace(
-                rules=(
-                    *(
-                        standing.get(_redirected(rule), rule) if led_elsewhere else rule
-                        for rule in chain.rules
-                    ),
-                    *extra,
-                )
-            )
-            if _is_split(chain)
-            else chain
+            chain._replace(rules=bridged(chain.rules)) if _is_split(chain) else chain
             for chain in wanted.chains
         )
     )
@@ -193,13 +198,17 @@ def redirect_rules(ruleset: Ruleset) -> frozenset[Rule]:
 
 def redirect_rule(redirect: Redirect) -> Rule:
     """Write a redirection as a rule."""
-    protocol, target = redirect.protocol.name.lower(), redirect.target
-    where: Rule = ()
-    if redirect.address is not None:
-        where = ("-d", f"{redirect.address}/{redirect.address.family.host_prefix}")
-    match: Rule = ("-p", protocol, "-m", protocol, "--dport", str(redirect.port))
+    target = redirect.target
+    match = redirect_match(redirect.protocol, redirect.address, redirect.port)
     host = str(target.address) if target.family is Family.IPV4 else f"[{target.address}]"
-    return (*where, *match, "-j", "DNAT", "--to-destination", f"{host}:{target.port}")
+    return (*match, "-j", "DNAT", "--to-destination", f"{host}:{target.port}")
+
+
+def redirect_match(protocol: Protocol, address: Address | None, port: int) -> Rule:
+    """Write what a redirection matches; `address` None: a NodePort's number, at any address."""
+    name = protocol.name.lower()
+    where = () if address is None else ("-d", f"{address}/{address.family.host_prefix}")
+    return (*where, "-p", name, "-m", name, "--dport", str(port))
 
 
 class _Sets:
@@ -386,6 +395,11 @@ def _comment(text: str) -> Rule:
 
 def _is_split(chain: Chain) -> bool:
     return chain[:2] == ("nat", SPLIT_CHAIN)
+
+
+def _is_of_any_address(rule: Rule) -> bool:
+    """Whether a rule of KUBE-SPLIT redirects a NodePort's number."""
+    return rule[0] == "-p"
 
 
 def _redirected(rule: Rule) -> Rule:

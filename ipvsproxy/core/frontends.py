@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 from ipvsproxy.core.problem import Problem, ProblemKind
 from ipvsproxy.core.sets import LEDGER, frontend_member, set_name
-from ipvsproxy.core.surroundings import Surroundings
+from ipvsproxy.core.surroundings import Surroundings, may_be_a_node
 from ipvsproxy.model import Address, Family, Listener, VirtualServerKey
 from ipvsproxy.objects import Service, ServicePort
 
@@ -128,7 +128,8 @@ class _Judge:
         if reason is not None:
             self._reserved[key] = reason
             return False
-        waits = kind is Kind.EXTERNAL_IP and not around.nodes_known and not self._was_served(key)
+        doubtful = kind is Kind.EXTERNAL_IP or may_be_a_node(key.address, around.node)
+        waits = doubtful and not around.nodes_known and not self._was_served(key)
         if waits:
             self._waiting[key] = None
         return not waits
@@ -144,7 +145,7 @@ class _Judge:
             told = ", ".join(map(str, self._waiting))
             yield Problem(
                 ProblemKind.NODES_UNKNOWN,
-                f"externalIPs wait for the list of Nodes, for they may be another node's: {told}; "
+                f"these wait for the list of Nodes, for they may be another node's: {told}; "
                 "see the agent's log for why there is none, or set watchNodes to never",
             )
 

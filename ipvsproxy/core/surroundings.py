@@ -12,9 +12,11 @@ from functools import cached_property
 
 from ipvsproxy.config import DetectLocalMode, NodePortAddresses, Settings
 from ipvsproxy.core.endpoints import Whereabouts
-from ipvsproxy.model import Address, Family, NodeNetwork, State
+from ipvsproxy.model import Address, Family, Network, NodeNetwork, State
 from ipvsproxy.objects import Node
 
+_NEAR = {Family.IPV4: 16, Family.IPV6: 64}
+"""Prefix lengths of what is near: the most that one node network commonly has."""
 _LOOPBACK_FIRST = b"\x7f"
 _LOOPBACK_IPV6 = bytes(15) + b"\x01"
 _LINK_LOCAL_FIRST = b"\xfe"
@@ -84,6 +86,16 @@ def needs_own_node(settings: Settings) -> str:
     if settings.detect_local_mode is DetectLocalMode.NODE_CIDR:
         return "detectLocalMode: NodeCIDR"
     return ""
+
+
+def may_be_a_node(address: Address, node: Node | None) -> bool:
+    """Whether a load balancer's address may well be that of another node, as k3s' servicelb sets.
+
+    Nodes of a cluster mostly share a network, so an address near this node's InternalIPs may; one
+    of a cloud's load balancer is elsewhere. Only then is it worth to watch all Nodes for it.
+    """
+    own = node.addresses if node is not None else ()
+    return any(address in Network(one, _NEAR[one.family]) for one in own)
 
 
 def node_port_addresses(

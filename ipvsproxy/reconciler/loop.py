@@ -270,13 +270,21 @@ class Reconciler:
         touched = Touched()
         for key in self._desired.foreign - state.virtual_servers.keys():
             touched.add(self._desired.clear_foreign(key))
-        held = self._store.held_addresses()
-        holds = Holds(
-            everything=held is None or not self._store.whole,
-            addresses=(held or frozenset()) | self._translation.held_addresses,
-        )
-        touched.add(self._settlement.sweep(state, holds, self._clock()))
+        touched.add(self._settlement.sweep(state, self._holds(state), self._clock()))
         return touched
+
+    def _holds(self, state: State) -> Holds:
+        """Say what may belong to something that could not be read.
+
+        A Service that could not may have NodePorts, so what stands at the node's own addresses is
+        among it; so it is while NodePorts wait for the own Node, to be at its addresses.
+        """
+        held = self._store.held_addresses()
+        addresses = (held or frozenset()) | self._translation.held_addresses
+        waiting = self._store.node is None and self._settings.node_port_addresses.primary
+        if addresses or waiting:
+            addresses |= state.network.addresses
+        return Holds(everything=held is None or not self._store.whole, addresses=addresses)
 
     async def _audit_if_due(self, report: CycleReport) -> None:
         if self._clock() >= self._audit_due:
@@ -310,13 +318,15 @@ class Reconciler:
     async def _adopt(self, report: CycleReport) -> None:
         """Fill the ledger from what a predecessor left, before anything else is written.
 
-        Its chains stay until the members that ours ask for are there.
+        The predecessor's chains stay until ours are known: they depend on the Services too.
         """
         members = dict.fromkeys(sorted(adopt(self._writer.state)), True)
         if members:
             log.info("adopting a predecessor's virtual servers", count=len(members))
             needed = foundation(self._settings, self._writer.state)
-            target = Target(needed._replace(rulesets={}), members=members)
+            ledger = {name: needed.sets[name] for name, _ in members}
+            only_that = needed._replace(sets=ledger, rulesets={}, sysctls={})
+            target = Target(only_that, members=members)
             report.add(await self._carry_out(plan(target, self._writer.state)))
 
     def _decide(

@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from typing import assert_never
 
+from ipvsproxy.core.surroundings import may_be_a_node
 from ipvsproxy.core.translate import Inputs
 from ipvsproxy.model import Address, VirtualServerKey
 from ipvsproxy.objects import (
@@ -52,7 +53,8 @@ class Store:
         self._neighbours = Neighbours(node_name)
         self._external: set[ServiceName] = set()
         """Services with external addresses."""
-        self._with_external_ips: set[ServiceName] = set()
+        self._doubtful: set[ServiceName] = set()
+        """Those of them with an address that may be another node's."""
         self._services: dict[ServiceName, Service] = {}
         self._slices: dict[ServiceName, dict[str, EndpointSlice]] = {}
         self._slice_owner: dict[tuple[str, str], ServiceName] = {}
@@ -71,8 +73,11 @@ class Store:
 
     @property
     def needs_nodes(self) -> bool:
-        """Whether a Service has externalIPs, any of which may be another node's address."""
-        return bool(self._with_external_ips)
+        """Whether an external address of some Service may be another node's.
+
+        Any of the externalIPs may; of the others those that are near this node.
+        """
+        return bool(self._doubtful)
 
     @property
     def taken(self) -> Mapping[Address, str]:
@@ -260,6 +265,8 @@ class Store:
                     return False
                 if self._neighbours.is_own(node_name):
                     self.mark_dirty(self._services)
+                    for name in self._external:
+                        self._note_doubt(name, self._services[name])
                 else:
                     self._note_taken(addresses)
             case _:
@@ -296,14 +303,19 @@ class Store:
         return True
 
     def _note_external(self, name: ServiceName, service: Service | None) -> None:
-        for names, addresses in (
-            (self._external, service and (*service.external_ips, *service.ingress_ips)),
-            (self._with_external_ips, service and service.external_ips),
-        ):
-            if addresses:
-                names.add(name)
-            else:
-                names.discard(name)
+        if service is not None and (service.external_ips or service.ingress_ips):
+            self._external.add(name)
+            self._note_doubt(name, service)
+        else:
+            self._external.discard(name)
+            self._doubtful.discard(name)
+
+    def _note_doubt(self, name: ServiceName, service: Service) -> None:
+        near = any(may_be_a_node(address, self.node) for address in service.ingress_ips)
+        if service.external_ips or near:
+            self._doubtful.add(name)
+        else:
+            self._doubtful.discard(name)
 
     def _note_endpoints(self, owner: ServiceName) -> None:
         if owner == API_SERVER:

@@ -100,14 +100,20 @@ def pods_in(family: Family, *blocks: str) -> LocalPods:
 class Agent:
     """A store and a reconciler on a kernel, and the clock that both go by."""
 
-    def __init__(self, dataplane: Dataplane, clock: Clock | None = None) -> None:
+    def __init__(
+        self,
+        dataplane: Dataplane,
+        clock: Clock | None = None,
+        *,
+        settings: Settings | None = None,
+    ) -> None:
         self.clock = clock or Clock()
         self.store = Store("node-a")
         self.conditions = Conditions()
         self.reconciler = Reconciler(
             store=self.store,
             dataplane=dataplane,
-            settings=Settings(node_name="node-a"),
+            settings=settings or Settings(node_name="node-a"),
             conditions=self.conditions,
             clock=self.clock,
             wall_clock=self.clock,

@@ -18,7 +18,10 @@ from ipvsproxy.cli import main
 from ipvsproxy.config import Settings, effective, load
 from ipvsproxy.config.values import ConfigurationError, seconds
 from ipvsproxy.core.annotations import SCHEDULER, SCHEDULER_ALIASES, WEIGHTS, read_weights
-from ipvsproxy.model import Scheduler
+from ipvsproxy.core.detect_local import LocalPods
+from ipvsproxy.core.firewall import ruleset
+from ipvsproxy.core.sets import Role, role_of, set_specs
+from ipvsproxy.model import Family, Scheduler
 from ipvsproxy.objects import EndpointSlice, Service
 from ipvsproxy.sources.manifests import read_manifest
 from ipvsproxy.store import Put
@@ -27,6 +30,7 @@ from ipvsproxy.telemetry import Conditions, ConditionType, Metrics
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()
 OPERATIONS = (ROOT / "docs" / "operations.md").read_text()
+PACKET_FLOW = (ROOT / "docs" / "packet-flow.md").read_text()
 DOCUMENTS = tuple(
     sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")], key=lambda path: path.as_posix())
 )
@@ -171,6 +175,24 @@ def test_every_annotation_is_explained() -> None:
 def test_every_scheduler_is_explained() -> None:
     assert {code(row[0]) for row in rows(README, "scheduler")} == set(Scheduler)
     assert f"all {len(Scheduler)} of the kernel" in README
+
+
+def test_every_set_is_explained_with_its_type_and_role() -> None:
+    explained = {code(row[0]): (row[1], row[3]) for row in rows(PACKET_FLOW, "set")}
+    assert explained == {
+        name: (str(spec.type.value), role_of(name).value)
+        for name, spec in set_specs([Family.IPV4], maxelem=65536).items()
+    }
+
+
+def test_every_role_has_its_time() -> None:
+    assert [row[0] for row in rows(PACKET_FLOW, "role")] == [role.value for role in Role]
+
+
+def test_every_chain_is_explained() -> None:
+    chains = ruleset(Family.IPV4, pods=LocalPods()).chains
+    explained = {tuple(row[0].split()) for row in rows(PACKET_FLOW, "chain")}
+    assert explained == {(chain.table, f"`{chain.name}`") for chain in chains}
 
 
 def test_every_command_is_explained() -> None:

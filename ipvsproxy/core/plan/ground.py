@@ -12,6 +12,7 @@ from dataclasses import replace
 
 from ipvsproxy.core.firewall import (
     differ_in_redirects_only,
+    redirect_match,
     redirect_rule,
     redirect_rules,
     redirect_target,
@@ -29,7 +30,15 @@ from ipvsproxy.core.plan.steps import Draft
 from ipvsproxy.core.predecessors import serves_without_ipvs
 from ipvsproxy.core.redirect import Redirect
 from ipvsproxy.core.sets import SPLIT, frontend_member, set_name
-from ipvsproxy.model import Family, Protocol, Rule, Ruleset, SetType, VirtualServerKey
+from ipvsproxy.model import (
+    Family,
+    IpPortMember,
+    Protocol,
+    Rule,
+    Ruleset,
+    SetType,
+    VirtualServerKey,
+)
 
 
 class Ground:
@@ -111,10 +120,34 @@ class Ground:
     def clear(self) -> None:
         """Plan the end of redirections, after that of their members."""
         draft = self._draft
-        for family in tuple(self._standing):
+        for family, standing in tuple(self._standing.items()):
             wanted = draft.target.foundation.rulesets[family]
+            if wanted == standing:
+                continue
+            held = self._held(family)
+            wanted = with_present_redirects(wanted, standing, led_elsewhere=False, only=held)
             needs = (*draft.chain_of(family), *draft.unlisted[family])
             self._replace_chains(family, wanted, needs)
+
+    def _held(self, family: Family) -> frozenset[Rule]:
+        """Give what is redirected for members that nobody asks for, and that stay for all that.
+
+        They may belong to a Service that could not be read: without their rule its clients inside
+        the cluster would meet what is meant for the outside.
+        """
+        draft, name = self._draft, set_name(SPLIT, family)
+        target = draft.target
+        held = (
+            VirtualServerKey(member.protocol, member.address, member.port)
+            for member in draft.state.members.get(name, ())
+            if isinstance(member, IpPortMember) and target.members.get((name, member), True)
+        )
+        return frozenset(
+            redirect_match(key.protocol, address, key.port)
+            for key in held
+            if target.redirections.target_of(key) is None
+            for address in (key.address, *((None,) if draft.is_own(key.address) else ()))
+        )
 
     def _lay_sets(self) -> None:
         draft = self._draft
