@@ -87,7 +87,7 @@ def code() -> list[str]:
 
 IN_RIG = ("-v", "--timeout=180", "-p", "no:cacheprovider")
 UNIT = ("unit", "properties", "scenarios", "complaints", "parity", "rig", "test_architecture.py")
-NATIVE = ("ipset", "iptables", "conntrack", "service_address")
+NATIVE = ("ipset", "iptables", "foreign", "conntrack", "service_address")
 """What needs no IPVS, so that it runs on most machines, with both backends of iptables."""
 
 LANES = (

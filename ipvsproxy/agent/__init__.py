@@ -7,8 +7,26 @@ of its API server) and in `cli` (the settings).
 
 from __future__ import annotations
 
-from ipvsproxy.agent.commands import cleanup, explain, plan, run_once, status
+from ipvsproxy.agent.commands import (
+    clean_up_after,
+    cleanup,
+    explain,
+    hand_over,
+    plan,
+    run_once,
+    status,
+)
 from ipvsproxy.agent.lock import AnotherAgentError
 from ipvsproxy.agent.running import run
 
-__all__ = ["AnotherAgentError", "cleanup", "explain", "plan", "run", "run_once", "status"]
+__all__ = [
+    "AnotherAgentError",
+    "clean_up_after",
+    "cleanup",
+    "explain",
+    "hand_over",
+    "plan",
+    "run",
+    "run_once",
+    "status",
+]

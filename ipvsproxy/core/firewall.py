@@ -378,11 +378,16 @@ def _jumps() -> tuple[Jump, ...]:
         _jump_from("filter", "INPUT", "kube-proxy firewall rules", PROXY_FIREWALL),
         _jump_from("filter", "INPUT", "kubernetes ipvs access filter", IPVS_FILTER),
         _jump_from("filter", "INPUT", "kubernetes health check rules", NODE_PORT_CHAIN),
-        _jump_from("mangle", "OUTPUT", "kubernetes ipvs access filter", OUT_FILTER),
+        out_filter_jump("mangle"),
         _jump_from("nat", "OUTPUT", "kubernetes service portals", SERVICES),
         _jump_from("nat", "POSTROUTING", "kubernetes postrouting rules", POSTROUTING),
         _jump_from("nat", "PREROUTING", "kubernetes service portals", SERVICES),
     )
+
+
+def out_filter_jump(table: str) -> Jump:
+    """Give the jump to the rules for the node's own packets; kube-proxy has them in `filter`."""
+    return _jump_from(table, "OUTPUT", "kubernetes ipvs access filter", OUT_FILTER)
 
 
 def _jump_from(table: str, chain: str, comment: str, target: str) -> Jump:
