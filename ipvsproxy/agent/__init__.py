@@ -18,6 +18,7 @@ from ipvsproxy.agent.commands import (
 )
 from ipvsproxy.agent.lock import AnotherAgentError
 from ipvsproxy.agent.running import run
+from ipvsproxy.agent.switching import readiness
 
 __all__ = [
     "AnotherAgentError",
@@ -26,6 +27,7 @@ __all__ = [
     "explain",
     "hand_over",
     "plan",
+    "readiness",
     "run",
     "run_once",
     "status",

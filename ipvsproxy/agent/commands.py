@@ -26,6 +26,7 @@ from ipvsproxy.core.operations import describe
 from ipvsproxy.core.plan import Batch
 from ipvsproxy.core.predecessors import Predecessor
 from ipvsproxy.core.question import Place, Who
+from ipvsproxy.core.take_over import lost_node_port_addresses
 from ipvsproxy.http import ask_agent
 from ipvsproxy.kernel.fake import DryRunDataplane
 from ipvsproxy.kernel.foreign import Foreign
@@ -65,6 +66,7 @@ async def run_once(settings: Settings) -> int:
 async def plan(settings: Settings) -> PlanReport:
     """Say what `run` would change, and change nothing."""
     async with _kernel(settings) as dataplane:
+        found = await dataplane.dump()
         dry = DryRunDataplane(dataplane)
         wiring = wire(settings, dry)
         await _synchronise(wiring, settings)
@@ -72,6 +74,9 @@ async def plan(settings: Settings) -> PlanReport:
         operations=tuple(describe(operation) for operation in dry.recorded),
         problems=tuple(f"{one.subject}: {one.message}" for one in wiring.conditions),
         whole=wiring.store.whole,
+        lost_node_port_addresses=tuple(
+            map(str, lost_node_port_addresses(settings, found, wiring.store.node))
+        ),
     )
 
 
