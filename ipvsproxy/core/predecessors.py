@@ -12,7 +12,15 @@ from collections.abc import Mapping
 from enum import StrEnum
 from typing import assert_never
 
-from ipvsproxy.core.firewall import OWN_CHAINS, SERVICES, SPLIT_CHAIN
+from ipvsproxy.core.firewall import (
+    FORWARD,
+    MARK_MASQ,
+    OWN_CHAINS,
+    POSTROUTING,
+    PROXY_FIREWALL,
+    SERVICES,
+    SPLIT_CHAIN,
+)
 from ipvsproxy.model import Family, Rule, Ruleset
 
 
@@ -46,6 +54,16 @@ KUBE_ROUTER_SETS = frozenset(
 
 _SERVING = ("KUBE-SVC-", "KUBE-SVL-", "KUBE-EXT-", "KUBE-FW-", "KUBE-XLB-", "KUBE-NODEPORTS")
 """How the names begin of the chains to which kube-proxy's iptables mode leads Services."""
+_SHARED_WITH_IPTABLES_MODE = frozenset(
+    {
+        ("nat", SERVICES),
+        ("nat", POSTROUTING),
+        ("nat", MARK_MASQ),
+        ("filter", FORWARD),
+        ("filter", PROXY_FIREWALL),
+    }
+)
+"""Tables and names of chains that kube-proxy's iptables mode has, and we have too."""
 _OF_IPTABLES_MODE = (*_SERVING, "KUBE-SEP-", "KUBE-EXTERNAL-SERVICES", "KUBE-PROXY-CANARY")
 _KUBE_ROUTER_CHAINS = {("filter", "KUBE-ROUTER-SERVICES"), ("nat", "KUBE-ROUTER-HAIRPIN")}
 _KUBE_ROUTER_MASQUERADE = ("--ipvs", "--vdir", "ORIGINAL", "--vmethod", "MASQ")
@@ -67,6 +85,25 @@ def serves_without_ipvs(found: Ruleset) -> bool:
         if chain[:2] == ("nat", SERVICES)
         for rule in chain.rules
         for word in rule
+    )
+
+
+def without_iptables_mode(found: Ruleset) -> Ruleset:
+    """Give what kube-proxy's iptables mode does not use: all of it where that does not serve.
+
+    What asks a set cannot be that mode's, whatever its name.
+    """
+    if not serves_without_ipvs(found):
+        return found
+    used = {
+        chain[:2]
+        for chain in found.chains
+        if chain[:2] in _SHARED_WITH_IPTABLES_MODE
+        and not any("--match-set" in rule for rule in chain.rules)
+    }
+    return Ruleset(
+        tuple(chain for chain in found.chains if chain[:2] not in used),
+        tuple(jump for jump in found.jumps if (jump.table, jump.rule[-1]) not in used),
     )
 
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 RECORDED = Path(__file__).parents[1] / "parity" / "cases" / "health-check-two-services"
 RECORDED_CIDR = "10.244.0.0/16"
+PODS = CLUSTER_CIDR.partition(",")[0]
 SOME = Exposure("LoadBalancer")
 LOCAL = Exposure("LoadBalancer", policy="Local")
 
@@ -92,7 +93,7 @@ def ways(cluster: Cluster, services: tuple[Service, ...]) -> dict[str, Way]:
 def kube_proxys_chains(namespace: str) -> None:
     """Put kube-proxy's chains, as recorded, in the place of those that were handed over."""
     text = (RECORDED / "iptables.txt").read_text().partition("# ip6tables")[0]
-    text = text.replace(RECORDED_CIDR, CLUSTER_CIDR).replace("# iptables ", "*")
+    text = text.replace(RECORDED_CIDR, PODS).replace("# iptables ", "*")
     standing = witness.rules(namespace)
     lines: list[str] = []
     for line in text.splitlines():
@@ -153,7 +154,7 @@ def iptables_mode(service: Service) -> str:
 -A KUBE-POSTROUTING -j MASQUERADE --random-fully
 -A KUBE-SERVICES -d {service.address(4)}/32 -p tcp -m tcp --dport 80 -j KUBE-SVC-AAAA
 -A KUBE-SERVICES -d {service.ingress_address(4)}/32 -p tcp -m tcp --dport 80 -j KUBE-SVC-AAAA
--A KUBE-SVC-AAAA ! -s {CLUSTER_CIDR} -j KUBE-MARK-MASQ
+-A KUBE-SVC-AAAA ! -s {PODS} -j KUBE-MARK-MASQ
 -A KUBE-SVC-AAAA -j KUBE-SEP-AAAA
 -A KUBE-SEP-AAAA -p tcp -m tcp -j DNAT --to-destination {pod}:8080
 COMMIT
@@ -199,9 +200,10 @@ def as_kube_router(namespace: str, bound: list[str], node: str) -> None:
     def run(*words: str) -> None:
         namespaces.run_inside(namespace, *words)
 
-    for table in ("nat", "filter"):
-        run(program, "-t", table, "-F")
-        run(program, "-t", table, "-X")
+    for each in (program, program.replace("iptables", "ip6tables")):
+        for table in ("nat", "filter"):
+            run(each, "-t", table, "-F")
+            run(each, "-t", table, "-X")
     run("ipset", "destroy")
     run("ipset", "create", "kube-router-svip-prt", "hash:ip,port", "timeout", "0")
     for line in witness.ipvs(namespace).splitlines():
@@ -215,7 +217,7 @@ def as_kube_router(namespace: str, bound: list[str], node: str) -> None:
         route = ("local", address, "dev", "kube-dummy-if", "table", "local", "src", node)
         run("ip", "route", "replace", *route)
     masquerade = ("-m", "ipvs", "--ipvs", "--vdir", "ORIGINAL", "--vmethod", "MASQ")
-    source = ("!", "-s", CLUSTER_CIDR, "-j", "SNAT", "--to-source", node)
+    source = ("!", "-s", PODS, "-j", "SNAT", "--to-source", node)
     run(program, "-t", "nat", "-A", "POSTROUTING", *masquerade, *source)
     run("ip", "link", "del", "kube-ipvs0")
 
