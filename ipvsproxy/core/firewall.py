@@ -171,8 +171,7 @@ def with_present_redirects(
 
     def bridged(rules: Iterable[Rule]) -> tuple[Rule, ...]:
         kept = (standing.get(_redirected(rule), rule) if led_elsewhere else rule for rule in rules)
-        # As in `_split`: those of one address stand before those of a NodePort's number.
-        return tuple(sorted((*kept, *extra), key=_is_of_any_address))
+        return _in_place(tuple(kept), extra, found) if extra else tuple(kept)
 
     return wanted._replace(
         chains=tuple(
@@ -402,9 +401,23 @@ def _is_split(chain: Chain) -> bool:
     return chain[:2] == ("nat", SPLIT_CHAIN)
 
 
-def _is_of_any_address(rule: Rule) -> bool:
-    """Whether a rule of KUBE-SPLIT redirects a NodePort's number."""
-    return rule[0] == "-p"
+def _in_place(rules: Sequence[Rule], extra: Sequence[Rule], found: Ruleset) -> tuple[Rule, ...]:
+    """Give the rules of KUBE-SPLIT with others among them, as in `_split`, else as they are found.
+
+    So nothing is written where all that is wanted is there already, and more.
+    """
+    places = {
+        _redirected(rule): place
+        for chain in found.chains
+        if _is_split(chain)
+        for place, rule in enumerate(chain.rules)
+    }
+
+    def rank(rule: Rule) -> tuple[bool, bool, int]:
+        of_any_address = rule[0] == "-p"
+        return "DNAT" in rule, of_any_address, places.get(_redirected(rule), len(places))
+
+    return tuple(sorted((*rules, *extra), key=rank))
 
 
 def _redirected(rule: Rule) -> Rule:

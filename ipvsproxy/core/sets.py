@@ -3,7 +3,7 @@
 Knows the sets as values; which rule asks which set is core.firewall's, what a Service puts into
 them core.members'. Names, types and the forms of members are those of kube-proxy's IPVS mode
 (pkg/proxy/ipvs/ipset.go of Kubernetes 1.30), because this replaces it in place and other tools look
-for them; three are ours.
+for them; four are ours.
 
 What a member does decides when it may come and go (`Role`): one that lets traffic in comes before
 its virtual server, one that sends traffic elsewhere after that is ready.

@@ -231,9 +231,12 @@ class Settlement:
     def _may_be_wanted(self, address: Address, holds: Holds) -> bool:
         """Whether what stands at an address may belong to what could not be read.
 
-        A Service that could be read and has the address says what is wanted there.
+        A Service that could be read says what is wanted at its ClusterIP; an external address may
+        be another's too.
         """
-        return holds.hold(address) and not self._desired.behind(address)
+        return holds.hold(address) and not any(
+            self._desired.held[key].kind is Kind.CLUSTER_IP for key in self._desired.behind(address)
+        )
 
     def _sets(self, state: State) -> Collection[str]:
         return needed_sets(self._settings, state.families).keys()

@@ -23,7 +23,7 @@ from ipvsproxy.core.foundation import foundation, shortcomings
 from ipvsproxy.core.health_check import HealthCheck
 from ipvsproxy.core.ledger import adopt
 from ipvsproxy.core.plan import Batch, Target, plan
-from ipvsproxy.core.settlement import Holds, Settlement
+from ipvsproxy.core.settlement import Settlement
 from ipvsproxy.core.surroundings import Surroundings, needs_own_node
 from ipvsproxy.dataplane import Dataplane, DataplaneError
 from ipvsproxy.model import Address, RealServerKey, State, VirtualServerKey
@@ -209,7 +209,7 @@ class Reconciler:
         if self._health_checks is not None:  # not before what is promised there stands
             self._health_checks.update(self._desired.health_checks, around.health_check_addresses)
         postponed = self._translation.lacking(written.unsupported)
-        self._schedule_polls(target.virtual_servers)
+        self._schedule_polls({*target.virtual_servers, *connections})
         self._conditions.kernel(self._writer.trouble)
         self._conditions.own_node(
             self._settings.node_name, needed_for=needs_own_node(self._settings)
@@ -270,21 +270,8 @@ class Reconciler:
         touched = Touched()
         for key in self._desired.foreign - state.virtual_servers.keys():
             touched.add(self._desired.clear_foreign(key))
-        touched.add(self._settlement.sweep(state, self._holds(state), self._clock()))
+        touched.add(self._settlement.sweep(state, self._translation.holds(state), self._clock()))
         return touched
-
-    def _holds(self, state: State) -> Holds:
-        """Say what may belong to something that could not be read.
-
-        A Service that could not may have NodePorts, so what stands at the node's own addresses is
-        among it; so it is while NodePorts wait for the own Node, to be at its addresses.
-        """
-        held = self._store.held_addresses()
-        addresses = (held or frozenset()) | self._translation.held_addresses
-        waiting = self._store.node is None and self._settings.node_port_addresses.primary
-        if addresses or waiting:
-            addresses |= state.network.addresses
-        return Holds(everything=held is None or not self._store.whole, addresses=addresses)
 
     async def _audit_if_due(self, report: CycleReport) -> None:
         if self._clock() >= self._audit_due:
@@ -393,7 +380,7 @@ class Reconciler:
         return {key: connections.get(key, {}) for key in keys}
 
     def _schedule_polls(self, keys: Iterable[VirtualServerKey]) -> None:
-        """Say when those that were settled are looked at next; a new one at once.
+        """Say when those that were settled, or looked at, are looked at next; a new one at once.
 
         One that was settled for another reason, and not looked at, is still due when it was: a
         Service that never rests would never be looked at.

@@ -2,7 +2,7 @@
 
 Knows the store, the translation and whose a virtual server is; knows nothing of batches. A Service
 that cannot be translated keeps its last fragment; one that has none (the agent has just started)
-keeps what the kernel may have of it, by `held_addresses`.
+keeps what the kernel may have of it, by `holds`.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections.abc import Set as AbstractSet
 from ipvsproxy.config import Settings, WatchNodes
 from ipvsproxy.core.desired import Desired, Touched
 from ipvsproxy.core.ledger import Ownership
+from ipvsproxy.core.settlement import Holds
 from ipvsproxy.core.surroundings import Surroundings
 from ipvsproxy.core.translate import Fragment, translate
 from ipvsproxy.model import Address, State
@@ -47,13 +48,23 @@ class Translation:
         self._clock = clock
         self._first_served = False
         self._untranslated: dict[ServiceName, frozenset[Address]] = {}
+        self._judged: dict[ServiceName, frozenset[Address]] = {}
+        """External addresses that are this node's and with which a Service was translated."""
         self.unavailable: set[str] = set()
         """Schedulers that this kernel has refused."""
 
-    @property
-    def held_addresses(self) -> frozenset[Address]:
-        """Addresses of Services that have no fragment because their translation failed."""
-        return frozenset[Address]().union(*self._untranslated.values())
+    def holds(self, state: State) -> Holds:
+        """Say what may belong to something that could not be read, or not be translated.
+
+        Such a Service may have NodePorts, so what stands at the node's own addresses is among it;
+        so it is while NodePorts wait for the own Node, to be at its addresses.
+        """
+        held = self._store.held_addresses()
+        addresses = (held or frozenset()).union(*self._untranslated.values())
+        waiting = self._store.node is None and self._settings.node_port_addresses.primary
+        if addresses or waiting:
+            addresses |= state.network.addresses
+        return Holds(everything=held is None or not self._store.whole, addresses=addresses)
 
     def take_names(self, state: State) -> list[ServiceName]:
         """Take the Services to be looked at.
@@ -82,10 +93,9 @@ class Translation:
 
     def needs_listeners(self, names: Iterable[ServiceName], state: State) -> bool:
         """Whether a Service is new at an address of this node, where somebody may listen."""
-        own = state.network.addresses
         return any(
-            not own.isdisjoint(self._store.external_addresses(name))
-            and name not in self._desired.fragments
+            state.network.addresses.intersection(self._store.external_addresses(name))
+            - self._judged.get(name, frozenset())
             for name in names
         )
 
@@ -124,6 +134,11 @@ class Translation:
 
     def _translate_one(self, name: ServiceName, around: Surroundings) -> Touched:
         inputs = self._store.inputs(name)
+        own = around.kernel.network.addresses.intersection(self._store.external_addresses(name))
+        if own:
+            self._judged[name] = own
+        else:
+            self._judged.pop(name, None)
         if inputs is None:
             self._untranslated.pop(name, None)
             return self._desired.drop(name, self._clock())

@@ -27,8 +27,9 @@ if TYPE_CHECKING:
     from testbed.layout import Host
     from testbed.traffic import Held
 
-SEEDS = range(1, 9) if os.environ.get("IPVSPROXY_TEST_FULL") == "1" else (1,)
-ROUNDS = 30
+FULL = os.environ.get("IPVSPROXY_TEST_FULL") == "1"
+SEEDS = range(1, 9) if FULL else (1,)
+ROUNDS = 30 if FULL else 10
 EDITS = 3
 """Services that change in a round."""
 HELD = 150

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from testbed.client import Reply
 
-SAMPLE = 1200
+SAMPLE = 1000
 """Cells that are asked when not all are."""
 SEED = 4
 AT_ONCE = 24

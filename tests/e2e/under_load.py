@@ -26,7 +26,7 @@ LONG = 60
 """Connections that stay open and talk, over all ways."""
 SHORT = 40
 """Workers that open one short connection after the other, over all ways."""
-PAUSE = 0.8
+PAUSE = 1.2
 """Seconds between two short connections of a worker: the agents share the one processor."""
 
 Way: TypeAlias = "tuple[Host, Target]"

@@ -36,7 +36,7 @@ def test_a_load_balancers_address_near_the_node_makes_all_nodes_needed(
     address: str, needed: bool, node_first: bool
 ) -> None:
     store = Store("node-a")
-    objects = [NODE, load_balancer(address)]
+    objects: list[Service | Node] = [NODE, load_balancer(address)]
     for one in objects if node_first else reversed(objects):
         store.apply(Put(one, "here"))
     assert store.needs_nodes is needed

@@ -1,327 +1,529 @@
-"""What the chains do with a packet, how the sets are named, and that the text is kube-proxy's."""
+"""What becomes of packets by our chains, followed by the tracer; and what the chains name."""
 
 from __future__ import annotations
 
-import shlex
-from collections.abc import Iterator, Mapping
-from typing import NamedTuple
+from collections.abc import Iterable
 
+import msgspec
 import pytest
 
-from ipvsproxy.core.firewall import OWN_CHAINS, ruleset
-from ipvsproxy.core.operations import member_text
-from ipvsproxy.core.sets import (
-    CLUSTER_IP,
-    IPVS_IPS,
-    LEDGER,
-    LOOP_BACK,
-    frontend_member,
-    loop_back_member,
-    set_name,
-    set_specs,
+from ipvsproxy.config import DetectLocalMode, NoLocalEndpoints, Settings
+from ipvsproxy.core.detect_local import local_pods
+from ipvsproxy.core.firewall import OWN_CHAINS, redirect_rule, ruleset, with_present_redirects
+from ipvsproxy.core.foundation import foundation
+from ipvsproxy.core.packet import (
+    Balanced,
+    Dropped,
+    Fate,
+    Forwarded,
+    Kept,
+    Local,
+    Masqueraded,
+    Packet,
+    Refused,
+    Sender,
+    SenderKind,
+    Stopped,
 )
+from ipvsproxy.core.redirect import Redirect
+from ipvsproxy.core.sets import LEDGER, set_specs
+from ipvsproxy.core.trace import trace
+from ipvsproxy.kernel.fake import fresh_state
 from ipvsproxy.model import (
     Address,
     Family,
+    IpMember,
+    IpPortIpMember,
+    IpPortMember,
+    IpPortNetMember,
+    Jump,
+    Listener,
+    Member,
     Network,
+    NodeNetwork,
+    PortMember,
     Protocol,
+    RealServer,
     RealServerKey,
     Rule,
     Ruleset,
-    SetSpec,
-    SetType,
+    VirtualServer,
     VirtualServerKey,
 )
+from ipvsproxy.objects import Node
 from tests.unit.builders import pods_in
 
+TCP, UDP, SCTP = Protocol.TCP, Protocol.UDP, Protocol.SCTP
+OWN, CLUSTER, EXTERNAL = map(Address.parse, ("192.0.2.10", "10.96.0.10", "203.0.113.5"))
+HERE, AWAY = (RealServerKey(Address.parse(text), 8080) for text in ("10.244.1.5", "10.244.2.5"))
+POD = Sender(SenderKind.POD, Address.parse("10.244.1.77"), "cbr0")
+PODS_BEHIND = Sender(SenderKind.POD, HERE.address, "cbr0")
+AFAR = Sender(SenderKind.POD, Address.parse("10.244.2.77"), "eth0")
+OUTSIDE = Sender(SenderKind.OUTSIDE, Address.parse("198.51.100.77"), "eth0")
+NODE = Sender(SenderKind.NODE)
+SENDERS = {"pod": POD, "afar": AFAR, "outside": OUTSIDE, "node": NODE}
+SETTINGS = Settings(node_name="n", cluster_cidrs=(Network.parse("10.244.0.0/16"),))
+UNKNOWN = Settings(node_name="n")
+"""Nothing is known of pods."""
+MASQUERADE_ALL = msgspec.structs.replace(SETTINGS, masquerade_all=True)
+NETWORK = NodeNetwork(
+    {"eth0": frozenset({OWN}), "cbr0": frozenset({Address.parse("10.244.1.1")})},
+    listeners=frozenset({Listener(TCP, Address(bytes(4)), 22)}),
+)
+NODE_OBJECT = Node("n", addresses=(OWN,))
 
-def rules_of(
-    family: Family, *local: str, masquerade_all: bool = False, masquerade_bit: int = 14
-) -> Ruleset:
-    return ruleset(
-        family,
-        pods=pods_in(family, *local),
-        masquerade_all=masquerade_all,
-        masquerade_bit=masquerade_bit,
+
+class Kernel:
+    """A kernel with our chains and sets; what Services put there is added one by one."""
+
+    def __init__(self, settings: Settings = SETTINGS, *redirects: Redirect) -> None:
+        self.state = fresh_state()
+        self.state.network = NETWORK
+        wanted = foundation(settings, self.state, NODE_OBJECT, redirects)
+        self.state.link = True
+        self.state.sets = dict(wanted.sets)
+        self.state.members = {name: set() for name in wanted.sets}
+        self.state.rulesets = dict(wanted.rulesets)
+
+    def serve(self, key: VirtualServerKey, *members: RealServerKey, bind: bool = True) -> None:
+        """Add a virtual server with real servers."""
+        self.state.virtual_servers[key] = VirtualServer("rr")
+        self.state.real_servers[key] = dict.fromkeys(members, RealServer(1))
+        if bind:
+            self.state.addresses.add(key.address)
+            self.put("KUBE-IPVS-IPS", IpMember(key.address))
+
+    def put(self, name: str, *members: Member) -> None:
+        """Add members to a set."""
+        self.state.members[name].update(members)
+
+    def fate(self, sender: Sender, key: VirtualServerKey) -> Fate:
+        """Follow a packet."""
+        return trace(self.state, Packet(sender, key.protocol, key.address, key.port)).fate
+
+    def seen(self, sender: Sender, key: VirtualServerKey) -> dict[RealServerKey, str]:
+        """Follow a packet that is served; give whom each real server sees."""
+        fate = self.fate(sender, key)
+        assert isinstance(fate, Balanced), fate
+        return {one.member: _seen(one.seen, sender) for one in fate.candidates}
+
+
+def _seen(seen: Kept | Masqueraded | Stopped, sender: Sender) -> str:
+    match seen:
+        case Masqueraded():
+            return "the node"
+        case Kept(address):
+            return "itself" if address == sender.address else str(address)
+        case Stopped():
+            return "nobody"
+
+
+def port(key: VirtualServerKey) -> IpPortMember:
+    return IpPortMember(key.address, key.protocol, key.port)
+
+
+def rules_of(family: Family, *local: str, **how: int) -> Ruleset:
+    return ruleset(family, pods=pods_in(family, *local), masquerade_bit=how.get("bit", 14))
+
+
+def names_of_sets(rules: Iterable[Rule]) -> set[str]:
+    return {rule[at + 1] for rule in rules for at, word in enumerate(rule) if word == "--match-set"}
+
+
+CLUSTER_KEY = VirtualServerKey(TCP, CLUSTER, 80)
+EXTERNAL_KEY = VirtualServerKey(TCP, EXTERNAL, 80)
+NODE_PORT_KEY = VirtualServerKey(TCP, OWN, 30080)
+
+
+def cluster_ip(kernel: Kernel, *members: RealServerKey) -> Kernel:
+    kernel.serve(CLUSTER_KEY, *members)
+    kernel.put("KUBE-CLUSTER-IP", port(CLUSTER_KEY))
+    return kernel
+
+
+class TestMasquerading:
+    """Who is masqueraded: all whose answers would otherwise not come back by this node."""
+
+    @pytest.mark.parametrize(
+        ("settings", "seen"),
+        [
+            (SETTINGS, {"pod": "itself", "afar": "itself", "outside": "the node"}),
+            (UNKNOWN, {"pod": "itself", "afar": "itself", "outside": "itself"}),
+            (MASQUERADE_ALL, {"pod": "the node", "afar": "the node", "outside": "the node"}),
+        ],
+        ids=["known pods", "unknown pods", "masqueradeAll"],
     )
+    def test_a_cluster_ip(self, settings: Settings, seen: dict[str, str]) -> None:
+        kernel = cluster_ip(Kernel(settings), HERE, AWAY)
+        for name, expected in {**seen, "node": "the node"}.items():
+            found = kernel.seen(SENDERS[name], CLUSTER_KEY)
+            assert found == {HERE: expected, AWAY: expected}, name
 
-
-class Packet(NamedTuple):
-    """What the rules ask of a packet: its addresses, its ports and its state."""
-
-    source: str
-    destination: str
-    port: int = 80
-    protocol: str = "tcp"
-    state: str = "NEW"
-    mark: int = 0
-
-
-def sets(family: Family) -> Mapping[str, set[tuple[object, ...]]]:
-    """One frontend at port 80 and one hairpin endpoint."""
-    frontend, pod = (
-        ("10.96.0.10", "10.244.1.5") if family is Family.IPV4 else ("fd00::a", "fd01::5")
+    @pytest.mark.parametrize(
+        ("local", "sender", "seen"),
+        [
+            (("10.244.0.0/16", "10.245.0.0/16"), POD, "itself"),
+            (("10.245.0.0/16", "10.244.0.0/16"), OUTSIDE, "the node"),
+            (("10.244.0.0/16", "0.0.0.0/0"), OUTSIDE, "itself"),
+            (("fd00:244::/56",), OUTSIDE, "itself"),
+        ],
     )
-    return {
-        set_name(CLUSTER_IP, family): {(frontend, 80)},
-        set_name(IPVS_IPS, family): {(frontend,)},
-        set_name(LOOP_BACK, family): {(pod, 80, pod)},
-    }
+    def test_pods_of_several_networks(
+        self, local: tuple[str, ...], sender: Sender, seen: str
+    ) -> None:
+        networks = tuple(map(Network.parse, local))
+        settings = msgspec.structs.replace(SETTINGS, cluster_cidrs=networks)
+        kernel = cluster_ip(Kernel(settings), AWAY)
+        assert kernel.seen(sender, CLUSTER_KEY) == {AWAY: seen}
 
-
-class Walk:
-    """Takes a packet through the chains as the kernel would, far enough for these rules."""
-
-    def __init__(self, rules: Ruleset, family: Family) -> None:
-        self._chains = {(chain.table, chain.name): chain.rules for chain in rules.chains}
-        self._jumps = rules.jumps
-        self._sets = sets(family)
-
-    def through(self, table: str, hook: str, packet: Packet) -> tuple[str, int]:
-        """Verdict and mark at the end of a built-in chain; its policy is CONTINUE."""
-        mark = packet.mark
-        for jump in self._jumps:
-            if (jump.table, jump.chain) == (table, hook):
-                verdict, mark = self._rules(table, (jump.rule,), packet._replace(mark=mark))
-                if verdict not in ("RETURN", "CONTINUE"):
-                    return verdict, mark
-        return "CONTINUE", mark
-
-    def _rules(self, table: str, rules: tuple[Rule, ...], packet: Packet) -> tuple[str, int]:
-        mark = packet.mark
-        for rule in rules:
-            if not self._matches(rule, packet._replace(mark=mark)):
-                continue
-            target = rule[rule.index("-j") + 1]
-            if target == "MARK":
-                value, mask = (int(part, 16) for part in rule[-1].split("/"))
-                mark = (mark & ~mask) ^ value
-            elif (table, target) in self._chains:
-                inner = self._chains[table, target]
-                verdict, mark = self._rules(table, inner, packet._replace(mark=mark))
-                if verdict not in ("RETURN", "CONTINUE"):
-                    return verdict, mark
-            else:
-                return target, mark
-        return "CONTINUE", mark
-
-    def _matches(self, rule: Rule, packet: Packet) -> bool:
-        return all(hit != negated for negated, hit in self._conditions(rule, packet))
-
-    def _conditions(self, rule: Rule, packet: Packet) -> Iterator[tuple[bool, bool]]:
-        words = rule[: rule.index("-j")]
-        for index, word in enumerate(words):
-            negated = index > 0 and words[index - 1] == "!"
-            match word:
-                case "-s":
-                    block = Network.parse(words[index + 1])
-                    yield negated, Address.parse(packet.source) in block
-                case "-p":
-                    yield negated, packet.protocol == words[index + 1]
-                case "--mark":
-                    value, mask = (int(part, 16) for part in words[index + 1].split("/"))
-                    yield negated, packet.mark & mask == value
-                case "--ctstate":
-                    yield negated, packet.state in words[index + 1].split(",")
-                case "--match-set":
-                    yield negated, self._in_set(words[index + 1], words[index + 2], packet)
-                case _:
-                    pass
-
-    def _in_set(self, name: str, directions: str, packet: Packet) -> bool:
-        values: list[object] = []
-        for position, direction in enumerate(directions.split(",")):
-            is_port = position == 1
-            address = packet.destination if direction == "dst" else packet.source
-            values.append(packet.port if is_port else address)
-        return tuple(values) in self._sets[name]
-
-
-POD, OUTSIDE, FRONTEND = "10.244.1.5", "203.0.113.9", "10.96.0.10"
-MARKED = 0x4000
-
-
-@pytest.mark.parametrize(
-    ("local", "source", "marked"),
-    [
-        ((), POD, False),
-        ((), OUTSIDE, False),
-        ((), FRONTEND, True),
-        (("10.244.0.0/16",), POD, False),
-        (("10.244.0.0/16",), OUTSIDE, True),
-        (("10.244.0.0/16",), FRONTEND, True),
-        (("10.244.0.0/16", "fd00:244::/56"), OUTSIDE, True),
-        (("fd00:244::/56",), OUTSIDE, False),
-        (("10.244.0.0/16", "10.245.0.0/16"), POD, False),
-        (("10.244.0.0/16", "10.245.0.0/16"), "10.245.1.1", False),
-        (("10.244.0.0/16", "10.245.0.0/16"), OUTSIDE, True),
-        (("10.244.0.0/16", "0.0.0.0/0"), OUTSIDE, False),
-        (("0.0.0.0/0",), FRONTEND, False),
-    ],
-)
-@pytest.mark.parametrize("hook", ["PREROUTING", "OUTPUT"])
-def test_who_is_masqueraded(local: tuple[str, ...], source: str, marked: bool, hook: str) -> None:
-    walk = Walk(rules_of(Family.IPV4, *local), Family.IPV4)
-    # The set holds address and port; source and destination address are one where the node
-    # itself has chosen the service address as its source.
-    packet = Packet(source, FRONTEND)
-    assert walk.through("nat", hook, packet) == ("ACCEPT", MARKED if marked else 0)
-
-
-def test_masquerade_all_marks_pods_too_but_not_loopback() -> None:
-    walk = Walk(rules_of(Family.IPV4, "10.244.0.0/16", masquerade_all=True), Family.IPV4)
-    assert walk.through("nat", "PREROUTING", Packet(POD, FRONTEND)) == ("ACCEPT", MARKED)
-    assert walk.through("nat", "OUTPUT", Packet("127.0.0.1", FRONTEND)) == ("CONTINUE", 0)
-
-
-def test_traffic_to_other_addresses_and_ports_goes_on_untouched() -> None:
-    walk = Walk(rules_of(Family.IPV4, "10.244.0.0/16"), Family.IPV4)
-    for packet in (Packet(OUTSIDE, FRONTEND, port=81), Packet(OUTSIDE, "10.0.0.5")):
-        assert walk.through("nat", "PREROUTING", packet) == ("CONTINUE", 0)
-
-
-@pytest.mark.parametrize(
-    ("packet", "expected"),
-    [
-        (Packet(OUTSIDE, POD, mark=MARKED), ("MASQUERADE", 0)),
-        (Packet(OUTSIDE, POD, mark=MARKED | 0xF), ("MASQUERADE", 0xF)),
-        (Packet(OUTSIDE, POD, mark=0xF), ("CONTINUE", 0xF)),
-        (Packet(POD, POD), ("MASQUERADE", 0)),
-        (Packet(POD, POD, port=81), ("CONTINUE", 0)),
-        (Packet("10.244.1.6", POD), ("CONTINUE", 0)),
-    ],
-)
-def test_what_is_marked_and_hairpins_are_masqueraded(
-    packet: Packet, expected: tuple[str, int]
-) -> None:
-    walk = Walk(rules_of(Family.IPV4), Family.IPV4)
-    assert walk.through("nat", "POSTROUTING", packet) == expected
-
-
-@pytest.mark.parametrize(
-    ("family", "frontend", "ping"),
-    [(Family.IPV4, "10.96.0.10", "icmp"), (Family.IPV6, "fd00::a", "ipv6-icmp")],
-)
-def test_a_service_address_answers_its_frontends_and_ping_and_refuses_the_rest(
-    family: Family, frontend: str, ping: str
-) -> None:
-    walk = Walk(rules_of(family), family)
-    source, other = ("10.0.0.1", "10.0.0.2") if family is Family.IPV4 else ("fd02::1", "fd02::2")
-
-    def verdict(packet: Packet) -> str:
-        return walk.through("filter", "INPUT", packet)[0]
-
-    assert verdict(Packet(source, frontend)) == "CONTINUE"
-    assert verdict(Packet(source, frontend, protocol=ping)) == "CONTINUE"
-    assert verdict(Packet(source, frontend, port=22)) == "REJECT"
-    assert verdict(Packet(source, frontend, port=22, state="ESTABLISHED")) == "CONTINUE"
-    assert verdict(Packet(source, other, port=22)) == "CONTINUE"
-
-
-@pytest.mark.parametrize(
-    ("packet", "verdict"),
-    [
-        (Packet(OUTSIDE, POD, mark=MARKED), "ACCEPT"),
-        (Packet(POD, OUTSIDE, state="ESTABLISHED"), "ACCEPT"),
-        (Packet(OUTSIDE, POD), "CONTINUE"),
-    ],
-)
-def test_marked_traffic_and_answers_pass_a_closed_forward_chain(
-    packet: Packet, verdict: str
-) -> None:
-    assert (
-        Walk(rules_of(Family.IPV4), Family.IPV4).through("filter", "FORWARD", packet)[0] == verdict
+    @pytest.mark.parametrize(
+        ("mode", "name"),
+        [
+            (DetectLocalMode.BRIDGE_INTERFACE, {"pod_bridge_interface": "cbr0"}),
+            (DetectLocalMode.INTERFACE_NAME_PREFIX, {"pod_interface_name_prefix": "cbr"}),
+        ],
     )
+    def test_pods_by_their_interface(self, mode: DetectLocalMode, name: dict[str, str]) -> None:
+        settings = msgspec.structs.replace(SETTINGS, detect_local_mode=mode, **name)
+        kernel = cluster_ip(Kernel(settings), AWAY)
+        assert kernel.seen(POD, CLUSTER_KEY) == {AWAY: "itself"}
+        assert kernel.seen(OUTSIDE, CLUSTER_KEY) == {AWAY: "the node"}
+        assert kernel.seen(AFAR, CLUSTER_KEY) == {AWAY: "the node"}
+
+    def test_a_pod_that_reaches_itself_and_no_other_hairpin(self) -> None:
+        kernel = cluster_ip(Kernel(), HERE, AWAY)
+        hairpin = IpPortIpMember(HERE.address, TCP, HERE.port, HERE.address)
+        kernel.put("KUBE-LOOP-BACK", hairpin)
+        assert kernel.seen(PODS_BEHIND, CLUSTER_KEY) == {HERE: "the node", AWAY: "itself"}
+
+    @pytest.mark.parametrize("sender", ["afar", "outside", "node"])
+    @pytest.mark.parametrize("base", ["KUBE-EXTERNAL-IP", "KUBE-LOAD-BALANCER"])
+    def test_external_addresses_of_policy_cluster(self, base: str, sender: str) -> None:
+        kernel = Kernel()
+        kernel.serve(EXTERNAL_KEY, AWAY)
+        kernel.put(base, port(EXTERNAL_KEY))
+        seen = "itself" if sender == "afar" else "the node"
+        assert kernel.seen(SENDERS[sender], EXTERNAL_KEY) == {AWAY: seen}
+        assert kernel.seen(POD, EXTERNAL_KEY) == {AWAY: "itself"}, "unlike with kube-proxy"
+
+    def test_an_external_address_of_the_node_itself_masquerades_pods_too(self) -> None:
+        """It is nobody's but this node's, so pods of others come to it too."""
+        kernel, key = Kernel(), EXTERNAL_KEY._replace(address=OWN)
+        kernel.serve(key, AWAY, bind=False)
+        kernel.put("KUBE-EXTERNAL-IP", port(key))
+        for sender in SENDERS.values():
+            assert kernel.seen(sender, key) == {AWAY: "the node"}
+
+    @pytest.mark.parametrize("base", ["KUBE-EXTERNAL-IP-LOCAL", "KUBE-LOAD-BALANCER-LOCAL"])
+    def test_policy_local_keeps_the_clients_address(self, base: str) -> None:
+        kernel = Kernel()
+        kernel.serve(EXTERNAL_KEY, HERE)
+        kernel.put(base, port(EXTERNAL_KEY))
+        if "BALANCER" in base:
+            kernel.put("KUBE-LOAD-BALANCER", port(EXTERNAL_KEY))
+        assert kernel.seen(OUTSIDE, EXTERNAL_KEY) == {HERE: "itself"}
+
+    @pytest.mark.parametrize("protocol", Protocol)
+    @pytest.mark.parametrize(("local", "seen"), [(False, "the node"), (True, "itself")])
+    def test_node_ports(self, protocol: Protocol, local: bool, seen: str) -> None:
+        kernel, key = Kernel(), NODE_PORT_KEY._replace(protocol=protocol)
+        kernel.serve(key, HERE, bind=False)
+        kernel.put("KUBE-NODE-IP", IpMember(OWN))
+        suffix = "SCTP-HASH" if protocol is SCTP else protocol.name
+        member = port(key) if protocol is SCTP else PortMember(key.port)
+        kernel.put(f"KUBE-NODE-PORT-{suffix}", member)
+        if local:
+            kernel.put(f"KUBE-NODE-PORT-LOCAL-{suffix}", member)
+        assert kernel.seen(OUTSIDE, key) == {HERE: seen}
+
+    def test_the_number_of_a_node_port_elsewhere_means_nothing(self) -> None:
+        """As of kube-proxy: it masquerades what comes to that port of any local address."""
+        kernel, key = Kernel(), CLUSTER_KEY._replace(port=30080)
+        kernel.serve(key, AWAY)
+        kernel.put("KUBE-CLUSTER-IP", port(key))
+        kernel.put("KUBE-NODE-IP", IpMember(OWN))
+        kernel.put("KUBE-NODE-PORT-TCP", PortMember(30080))
+        assert kernel.seen(POD, key) == {AWAY: "itself"}
+        other = key._replace(address=Address.parse("10.244.1.1"))
+        kernel.serve(other, AWAY, bind=False)
+        assert kernel.seen(OUTSIDE, other) == {AWAY: "itself"}
+
+    def test_the_mark_is_the_bit_that_was_asked_for(self) -> None:
+        words = {
+            word
+            for chain in rules_of(Family.IPV4, bit=31).chains
+            for rule in chain.rules
+            for word in rule
+        }
+        assert {"0x80000000/0x80000000", "0x80000000/0x0"} <= words
+        assert not any("0x4000" in word for word in words)
+
+    def test_other_bits_of_the_mark_stay(self) -> None:
+        (chain,) = [one for one in rules_of(Family.IPV4).chains if one.name == "KUBE-POSTROUTING"]
+        assert chain.rules[2] == ("-j", "MARK", "--set-xmark", "0x4000/0x0")
+        assert "--random-fully" in chain.rules[-1]
 
 
-def test_the_mark_is_the_bit_that_was_asked_for() -> None:
-    words = {
-        word
-        for chain in rules_of(Family.IPV4, masquerade_bit=31).chains
-        for rule in chain.rules
-        for word in rule
-    }
-    assert {"0x80000000/0x80000000", "0x80000000/0x0"} <= words
-    assert not any("0x4000" in word for word in words)
+class TestSplit:
+    """Clients inside are sent to the ClusterIP; those outside get what is here."""
+
+    def kernel(self, settings: Settings = SETTINGS, key: VirtualServerKey = EXTERNAL_KEY) -> Kernel:
+        target = CLUSTER_KEY._replace(protocol=key.protocol)
+        address = None if key.address == OWN else key.address
+        kernel = Kernel(settings, Redirect(key.protocol, address, key.port, target))
+        kernel.serve(target, HERE, AWAY)
+        kernel.put("KUBE-CLUSTER-IP", port(target))
+        kernel.serve(key, HERE, bind=key.address != OWN)
+        kernel.put("KUBE-SPLIT", port(key))
+        if key.address == OWN:
+            kernel.put("KUBE-NODE-IP", IpMember(OWN))
+            suffix = "SCTP-HASH" if key.protocol is SCTP else key.protocol.name
+            member = port(key) if key.protocol is SCTP else PortMember(key.port)
+            kernel.put(f"KUBE-NODE-PORT-{suffix}", member)
+            kernel.put(f"KUBE-NODE-PORT-LOCAL-{suffix}", member)
+        else:
+            kernel.put("KUBE-LOAD-BALANCER", port(key))
+            kernel.put("KUBE-LOAD-BALANCER-LOCAL", port(key))
+        return kernel
+
+    @pytest.mark.parametrize("protocol", Protocol)
+    @pytest.mark.parametrize("key", [EXTERNAL_KEY, NODE_PORT_KEY], ids=["address", "node port"])
+    def test_who_gets_what(self, key: VirtualServerKey, protocol: Protocol) -> None:
+        key = key._replace(protocol=protocol)
+        kernel = self.kernel(key=key)
+        assert kernel.seen(OUTSIDE, key) == {HERE: "itself"}
+        assert kernel.seen(POD, key) == {HERE: "itself", AWAY: "itself"}
+        assert kernel.seen(NODE, key) == {HERE: "the node", AWAY: "the node"}
+        assert kernel.seen(AFAR, key) == {HERE: "the node", AWAY: "the node"}, (
+            "a server elsewhere would answer another node's pod past this node"
+        )
+
+    def test_masquerade_all_holds_for_pods_that_are_redirected(self) -> None:
+        kernel = self.kernel(MASQUERADE_ALL)
+        assert kernel.seen(POD, EXTERNAL_KEY) == {HERE: "the node", AWAY: "the node"}
+
+    def test_only_the_node_is_redirected_where_pods_are_not_known(self) -> None:
+        kernel = self.kernel(UNKNOWN)
+        assert kernel.seen(POD, EXTERNAL_KEY) == {HERE: "itself"}
+        assert kernel.seen(NODE, EXTERNAL_KEY) == {HERE: "the node", AWAY: "the node"}
+
+    @pytest.mark.parametrize("key", [EXTERNAL_KEY, NODE_PORT_KEY], ids=["address", "node port"])
+    def test_without_a_server_here_the_outside_is_dropped_and_the_inside_served(
+        self, key: VirtualServerKey
+    ) -> None:
+        kernel = self.kernel(key=key)
+        kernel.put("KUBE-NO-LOCAL", port(key))
+        kernel.state.real_servers[key] = {}
+        fate = kernel.fate(OUTSIDE, key)
+        assert isinstance(fate, Dropped)
+        assert fate.by.chain == "KUBE-IPVS-FILTER"
+        assert kernel.seen(POD, key) == {HERE: "itself", AWAY: "itself"}
+        assert kernel.seen(NODE, key) == {HERE: "the node", AWAY: "the node"}
+
+    def test_reject_is_a_setting(self) -> None:
+        settings = msgspec.structs.replace(SETTINGS, no_local_endpoints=NoLocalEndpoints.REJECT)
+        kernel = self.kernel(settings)
+        kernel.put("KUBE-NO-LOCAL", port(EXTERNAL_KEY))
+        fate = kernel.fate(OUTSIDE, EXTERNAL_KEY)
+        assert isinstance(fate, Refused)
+        assert fate.by.chain == "KUBE-IPVS-FILTER"
+
+    def test_an_address_comes_before_a_node_port_of_the_same_number(self) -> None:
+        here = VirtualServerKey(TCP, OWN, 30080)
+        other = VirtualServerKey(TCP, Address.parse("10.96.0.11"), 80)
+        rules = Kernel(
+            SETTINGS,
+            Redirect(TCP, None, here.port, CLUSTER_KEY),
+            Redirect(TCP, OWN, here.port, other),
+        )
+        rules.serve(other, AWAY)
+        rules.serve(CLUSTER_KEY, HERE)
+        rules.put("KUBE-CLUSTER-IP", port(other), port(CLUSTER_KEY))
+        rules.put("KUBE-SPLIT", port(here))
+        fate = rules.fate(POD, here)
+        assert isinstance(fate, Balanced)
+        assert fate.key == other
+
+    def test_a_redirection_stays_in_the_chain_until_its_member_is_gone(self) -> None:
+        going = Redirect(TCP, EXTERNAL, 80, CLUSTER_KEY)
+        coming = Redirect(TCP, EXTERNAL, 81, CLUSTER_KEY)
+        pods = pods_in(Family.IPV4, "10.244.0.0/16")
+        found = ruleset(Family.IPV4, pods=pods, redirects=[going])
+        wanted = ruleset(Family.IPV4, pods=pods, redirects=[coming])
+        bridged = with_present_redirects(wanted, found, led_elsewhere=False)
+        split = next(chain.rules for chain in bridged.chains if chain.name == "KUBE-SPLIT")
+        assert set(split[1:]) == {redirect_rule(coming), redirect_rule(going)}
+        assert with_present_redirects(wanted, wanted, led_elsewhere=False) == wanted
+
+    def test_one_that_leads_elsewhere_stays_where_it_is_until_that_stands(self) -> None:
+        pods = pods_in(Family.IPV4, "10.244.0.0/16")
+        before = Redirect(TCP, EXTERNAL, 80, CLUSTER_KEY)
+        after = before._replace(target=CLUSTER_KEY._replace(port=81))
+        found = ruleset(Family.IPV4, pods=pods, redirects=[before])
+        wanted = ruleset(Family.IPV4, pods=pods, redirects=[after])
+        assert with_present_redirects(wanted, found, led_elsewhere=True) == found
+        assert with_present_redirects(wanted, found, led_elsewhere=False) == wanted
 
 
-KUBE_PROXY = """\
--A PREROUTING -m comment --comment "kubernetes service portals" -j KUBE-SERVICES
--A OUTPUT -m comment --comment "kubernetes service portals" -j KUBE-SERVICES
--A POSTROUTING -m comment --comment "kubernetes postrouting rules" -j KUBE-POSTROUTING
--A KUBE-MARK-MASQ -j MARK --set-xmark 0x4000/0x4000
--A KUBE-POSTROUTING -m comment --comment "Kubernetes endpoints dst ip:port, source ip for solving hairpin purpose" -m set --match-set KUBE-LOOP-BACK dst,dst,src -j MASQUERADE
--A KUBE-POSTROUTING -m mark ! --mark 0x4000/0x4000 -j RETURN
--A KUBE-POSTROUTING -j MARK --set-xmark 0x4000/0x0
--A KUBE-POSTROUTING -m comment --comment "kubernetes service traffic requiring SNAT" -j MASQUERADE --random-fully
--A KUBE-SERVICES -s 127.0.0.0/8 -j RETURN
--A KUBE-SERVICES ! -s 10.244.0.0/16 -m comment --comment "Kubernetes service cluster ip + port for masquerade purpose" -m set --match-set KUBE-CLUSTER-IP dst,dst -j KUBE-MARK-MASQ
--A KUBE-SERVICES -m set --match-set KUBE-CLUSTER-IP dst,dst -j ACCEPT
--A INPUT -m comment --comment "kubernetes ipvs access filter" -j KUBE-IPVS-FILTER
--A FORWARD -m comment --comment "kubernetes forwarding rules" -j KUBE-FORWARD
--A KUBE-FORWARD -m comment --comment "kubernetes forwarding rules" -m mark --mark 0x4000/0x4000 -j ACCEPT
--A KUBE-FORWARD -m comment --comment "kubernetes forwarding conntrack rule" -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
--A KUBE-IPVS-FILTER -m set --match-set KUBE-CLUSTER-IP dst,dst -j RETURN
--A KUBE-IPVS-FILTER -m conntrack --ctstate NEW -m set --match-set KUBE-IPVS-IPS dst -j REJECT --reject-with icmp-port-unreachable
-"""  # noqa: E501 - as iptables-save prints it
+class TestSourceRanges:
+    """Closed to all but the ranges: from outside, for pods, for the node, redirected or not."""
 
+    INSIDE, STRANGER = OUTSIDE, Sender(SenderKind.OUTSIDE, Address.parse("192.0.2.99"), "eth0")
 
-def test_every_rule_but_that_for_ping_is_kube_proxys() -> None:
-    """Recorded from kube-proxy 1.30 with one ClusterIP Service and a cluster CIDR."""
-    found = rules_of(Family.IPV4, "10.244.0.0/16")
-    ours = {(chain.name, *rule) for chain in found.chains for rule in chain.rules}
-    ours |= {(jump.chain, *jump.rule) for jump in found.jumps}
-    theirs = {tuple(shlex.split(line)[1:]) for line in KUBE_PROXY.splitlines()}
-    assert theirs - ours == set()
-    assert ours - theirs == {
-        ("KUBE-IPVS-FILTER", "-p", "icmp", "-m", "icmp", "--icmp-type", "8", "-j", "RETURN")
-    }
+    def kernel(self, *ranges: str, split: bool = False) -> Kernel:
+        redirects = [Redirect(TCP, EXTERNAL, 80, CLUSTER_KEY)] if split else []
+        kernel = cluster_ip(Kernel(SETTINGS, *redirects), HERE, AWAY)
+        kernel.serve(EXTERNAL_KEY, HERE)
+        itself = port(EXTERNAL_KEY)
+        kernel.put("KUBE-LOAD-BALANCER", itself)
+        kernel.put("KUBE-LOAD-BALANCER-FW", itself)
+        if split:
+            kernel.put("KUBE-SPLIT", itself)
+            kernel.put("KUBE-LOAD-BALANCER-LOCAL", itself)
+        for text in ranges:
+            member = IpPortNetMember(EXTERNAL, TCP, 80, Network.parse(text))
+            kernel.put("KUBE-LOAD-BALANCER-SOURCE-CIDR", member)
+        return kernel
+
+    @pytest.mark.parametrize("split", [False, True])
+    def test_who_is_in_them_is_served_and_who_is_not_is_dropped(self, split: bool) -> None:
+        kernel = self.kernel("198.51.100.0/24", split=split)
+        assert isinstance(kernel.fate(self.INSIDE, EXTERNAL_KEY), Balanced)
+        for sender in (self.STRANGER, POD, AFAR, NODE):
+            assert isinstance(kernel.fate(sender, EXTERNAL_KEY), Dropped), sender
+        for sender in (self.STRANGER, POD, NODE):
+            assert isinstance(kernel.fate(sender, CLUSTER_KEY), Balanced), "that has no ranges"
+
+    @pytest.mark.parametrize("split", [False, True])
+    def test_a_pod_in_them_is_served(self, split: bool) -> None:
+        kernel = self.kernel("10.244.1.0/24", split=split)
+        expected = {HERE, AWAY} if split else {HERE}
+        assert kernel.seen(POD, EXTERNAL_KEY).keys() == expected
+        assert isinstance(kernel.fate(AFAR, EXTERNAL_KEY), Dropped)
+
+    @pytest.mark.parametrize("split", [False, True])
+    def test_the_node_comes_with_the_frontends_own_address(self, split: bool) -> None:
+        kernel = self.kernel(split=split)
+        assert isinstance(kernel.fate(NODE, EXTERNAL_KEY), Dropped)
+        itself = IpPortIpMember(EXTERNAL, TCP, 80, EXTERNAL)
+        kernel.put("KUBE-LOAD-BALANCER-SOURCE-IP", itself)
+        assert set(kernel.seen(NODE, EXTERNAL_KEY).values()) == {"the node"}
+        assert isinstance(kernel.fate(self.STRANGER, EXTERNAL_KEY), Dropped)
+
+    def test_nobody_is_let_in_where_there_is_none(self) -> None:
+        kernel = self.kernel()
+        for sender in (*SENDERS.values(), self.STRANGER):
+            assert isinstance(kernel.fate(sender, EXTERNAL_KEY), Dropped)
 
 
 @pytest.mark.parametrize("family", Family)
-def test_only_sets_that_are_made_and_chains_that_are_ours_are_named(family: Family) -> None:
-    specs = set_specs([family], 65536)
-    for local in ((), ("10.244.0.0/16", "fd00:244::/56"), ("10.0.0.0/9", "10.128.0.0/9")):
-        found = rules_of(family, *local)
-        assert found.chains == tuple(sorted(found.chains))
-        assert found.jumps == tuple(sorted(found.jumps, key=lambda jump: jump[:2]))
-        for chain in found.chains:
-            assert chain.name in OWN_CHAINS[chain.table]
-            for rule in chain.rules:
-                if "--match-set" in rule:
-                    assert rule[rule.index("--match-set") + 1] in specs
+def test_a_service_address_answers_its_frontends_and_ping_and_refuses_the_rest(
+    family: Family,
+) -> None:
+    kernel = Kernel()
+    address, source = CLUSTER, OUTSIDE.address
+    if family is Family.IPV6:
+        address, source = Address.parse("fd00::a"), Address.parse("2001:db8::7")
+    sender = Sender(SenderKind.OUTSIDE, source, "eth0")
+    kernel.state.addresses.add(address)
+    kernel.put("KUBE-IPVS-IPS" if family is Family.IPV4 else "KUBE-6-IPVS-IPS", IpMember(address))
+    for sent_by in (sender, NODE):
+        fate = kernel.fate(sent_by, VirtualServerKey(TCP, address, 22))
+        assert isinstance(fate, Refused)
+        assert fate.by.chain == "KUBE-IPVS-FILTER"
+        assert trace(kernel.state, Packet(sent_by, None, address)).fate == Local()
+    name = "KUBE-CLUSTER-IP" if family is Family.IPV4 else "KUBE-6-CLUSTER-IP"
+    frontend = VirtualServerKey(TCP, address, 80)
+    kernel.put(name, port(frontend))
+    assert kernel.fate(sender, frontend) == Local(), "the filter lets it through to IPVS"
 
 
-def test_no_rule_names_the_ledger() -> None:
-    assert all(LEDGER not in str(rules_of(family)) for family in Family)
+def test_the_nodes_own_ports_and_what_passes_through_go_on_untouched() -> None:
+    kernel = cluster_ip(Kernel(), AWAY)
+    kernel.put("KUBE-NODE-IP", IpMember(OWN))
+    for key in (CLUSTER_KEY._replace(address=OWN), VirtualServerKey(TCP, OWN, 22)):
+        assert isinstance(kernel.fate(OUTSIDE, key), Local)
+    passing = VirtualServerKey(TCP, Address.parse("10.244.1.9"), 80)
+    assert kernel.fate(OUTSIDE, passing) == Forwarded(passing.address, 80)
+    assert isinstance(kernel.fate(OUTSIDE, CLUSTER_KEY._replace(port=81)), Refused)
+
+
+def test_a_health_check_port_is_let_in_at_every_address_of_the_node() -> None:
+    kernel = cluster_ip(Kernel(), AWAY)
+    key = CLUSTER_KEY._replace(port=32080)
+    assert isinstance(kernel.fate(OUTSIDE, key), Refused)
+    kernel.put("KUBE-HEALTH-CHECK-NODE-PORT", PortMember(32080))
+    for address in (CLUSTER, OWN):
+        assert isinstance(kernel.fate(OUTSIDE, key._replace(address=address)), Local)
+    assert isinstance(kernel.fate(OUTSIDE, key._replace(protocol=UDP)), Refused)
 
 
 @pytest.mark.parametrize(
-    ("base", "name"),
+    ("base", "key"),
     [
-        ("KUBE-CLUSTER-IP", "KUBE-6-CLUSTER-IP"),
-        ("KUBE-LOAD-BALANCER-SOURCE-CIDR", "KUBE-6-LOAD-BALANCER-SOURCE-CID"),
-        ("KUBE-NODE-PORT-LOCAL-SCTP-HASH", "KUBE-6-NODE-PORT-LOCAL-SCTP-HAS"),
-        ("IPVSPROXY-OWN", "IPVSPROXY-OWN-6"),
+        ("KUBE-CLUSTER-IP", CLUSTER_KEY),
+        ("KUBE-EXTERNAL-IP", EXTERNAL_KEY),
+        ("KUBE-EXTERNAL-IP-LOCAL", EXTERNAL_KEY),
+        ("KUBE-LOAD-BALANCER", EXTERNAL_KEY),
+        ("KUBE-NODE-PORT-TCP", NODE_PORT_KEY),
+        ("KUBE-NODE-PORT-LOCAL-TCP", NODE_PORT_KEY),
     ],
 )
-def test_ipv6_names_are_kube_proxys_and_fit_the_kernel(base: str, name: str) -> None:
-    assert set_name(base, Family.IPV6) == name
-    assert len(name) <= 31
-    assert set_name(base, Family.IPV4) == base
+@pytest.mark.parametrize("hook", ["PREROUTING", "OUTPUT"])
+def test_a_host_port_behind_our_rules_takes_no_service_traffic(
+    base: str, key: VirtualServerKey, hook: str
+) -> None:
+    """kubernetes/kubernetes#61938: CNI's portmap matches every local address."""
+    kernel = Kernel()
+    kernel.serve(key, HERE, bind=key.address != OWN)
+    kernel.put(base, PortMember(key.port) if "NODE" in base else port(key))
+    kernel.put("KUBE-NODE-IP", IpMember(OWN))
+    words = ("-p", "tcp", "-m", "tcp", "--dport", str(key.port))
+    local = ("-m", "addrtype", "--dst-type", "LOCAL")
+    host_port = (*words, *local, "-j", "DNAT", "--to-destination", "10.244.1.9:80")
+    found = kernel.state.rulesets[Family.IPV4]
+    kernel.state.rulesets[Family.IPV4] = found._replace(
+        jumps=(*found.jumps, Jump("nat", hook, host_port))
+    )
+    sender = OUTSIDE if hook == "PREROUTING" else NODE
+    assert kernel.seen(sender, key).keys() == {HERE}
+    free = key._replace(address=Address.parse("10.244.1.1"))
+    assert isinstance(kernel.fate(sender, free), Forwarded), "the host port itself works"
 
 
-def test_each_family_has_its_own_sets() -> None:
-    both = set_specs(Family, 1000)
-    assert both == set_specs([Family.IPV4], 1000) | set_specs([Family.IPV6], 1000)
-    assert len(both) == 8
-    assert both["KUBE-6-LOOP-BACK"] == SetSpec(SetType.HASH_IP_PORT_IP, Family.IPV6, 1000)
-    assert both["IPVSPROXY-OWN"] == SetSpec(SetType.HASH_IP_PORT, Family.IPV4, 1000)
+def test_marked_traffic_and_answers_pass_a_closed_forward_chain() -> None:
+    (chain,) = [one for one in rules_of(Family.IPV4).chains if one.name == "KUBE-FORWARD"]
+    asked = [(rule[rule.index("-m", 2) + 1], rule[-1]) for rule in chain.rules]
+    assert asked == [("mark", "ACCEPT"), ("conntrack", "ACCEPT")]
+    assert "RELATED,ESTABLISHED" in chain.rules[1]
 
 
-def test_members_are_written_as_kube_proxy_writes_them() -> None:
-    key = VirtualServerKey(Protocol.SCTP, Address.parse("10.96.0.10"), 80)
-    real = RealServerKey(Address.parse("10.244.1.5"), 8080)
-    assert member_text(frontend_member(key)) == "10.96.0.10,sctp:80"
-    member = loop_back_member(Protocol.TCP, real)
-    assert member_text(member) == "10.244.1.5,tcp:8080,10.244.1.5"
+class TestNames:
+    @pytest.mark.parametrize("family", Family)
+    @pytest.mark.parametrize("mode", DetectLocalMode)
+    def test_only_sets_that_are_made_and_chains_that_are_ours_are_named(
+        self, family: Family, mode: DetectLocalMode
+    ) -> None:
+        settings = msgspec.structs.replace(SETTINGS, detect_local_mode=mode)
+        pods = local_pods(family, settings, NODE_OBJECT, NETWORK)
+        found = ruleset(family, pods=pods)
+        assert found.chains == tuple(sorted(found.chains))
+        assert found.jumps == tuple(sorted(found.jumps, key=lambda jump: jump[:2]))
+        assert all(chain.name in OWN_CHAINS[chain.table] for chain in found.chains)
+        assert all(jump.rule[-1] in OWN_CHAINS[jump.table] for jump in found.jumps)
+        rules = [rule for chain in found.chains for rule in chain.rules]
+        assert names_of_sets(rules) == set_specs([family], 65536).keys() - {LEDGER, f"{LEDGER}-6"}
+
+    def test_no_rule_names_the_ledger(self) -> None:
+        assert all(LEDGER not in str(rules_of(family)) for family in Family)
+
+    def test_a_redirection_names_its_target_with_its_port(self) -> None:
+        target = VirtualServerKey(SCTP, Address.parse("fd00::a"), 80)
+        node_port = redirect_rule(Redirect(SCTP, None, 30080, target))
+        assert " ".join(node_port) == (
+            "-p sctp -m sctp --dport 30080 -j DNAT --to-destination [fd00::a]:80"
+        )
+        address = redirect_rule(Redirect(TCP, EXTERNAL, 80, CLUSTER_KEY))
+        assert " ".join(address) == (
+            "-d 203.0.113.5/32 -p tcp -m tcp --dport 80 -j DNAT --to-destination 10.96.0.10:80"
+        )

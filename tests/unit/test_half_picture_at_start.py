@@ -122,6 +122,26 @@ async def test_others_are_redirected_beside_what_is_held() -> None:
     assert redirects(fake.state) == held
 
 
+def sharing(name: str = "other") -> Service:
+    """Give a Service that has another port of the same load balancer's address."""
+    return msgspec.structs.replace(
+        balanced(),
+        name=named(name),
+        cluster_ips=(Address.parse("10.96.0.11"),),
+        ports=(ServicePort("", Protocol.TCP, 79, 30079),),
+    )
+
+
+@pytest.mark.parametrize("event", [NONSENSE, Unreadable("a.yaml", "not YAML")])
+async def test_who_shares_an_external_address_takes_nothing_from_it(event: Event) -> None:
+    fake = await a_kernel()
+    await started(fake, [balanced(), elsewhere(), sharing()])
+    before = copy_state(fake.state)
+    fake.applied.clear()
+    await started(fake, [elsewhere(), sharing()], [event])
+    assert (copy_state(fake.state), fake.applied) == (before, [])
+
+
 async def test_a_service_that_cannot_be_translated_keeps_its_node_port(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -45,6 +45,8 @@ class Members:
         self._draft = draft
         self._coming: defaultdict[Role, list[SetMember]] = defaultdict(list)
         self._going: defaultdict[Role, list[SetMember]] = defaultdict(list)
+        self._undirected: dict[VirtualServerKey, int] = {}
+        """Redirections that end."""
         for (name, member), wanted in draft.target.members.items():
             present = member in draft.state.members.get(name, ())
             if wanted != present:
@@ -97,6 +99,7 @@ class Members:
                 follows=self._draft.raised.get(key, ()),
             )
             self._draft.unlisted[key.family].append(step)
+            self._undirected[key] = step
             self._forget(key, step)
 
     def bare(self) -> None:
@@ -114,7 +117,14 @@ class Members:
         opened: dict[VirtualServerKey, int] = {}
         for name, member in self._going[Role.CLOSES]:
             key = _frontend(member)
-            opened[key] = self._draft.add(RemoveMember(name, member), needs=self._removed(key))
+            # First goes what it was closed for: servers that may be another Service's, and clients
+            # who are sent past the firewall.
+            undirected = (self._undirected[key],) if key in self._undirected else ()
+            opened[key] = self._draft.add(
+                RemoveMember(name, member),
+                needs=(*self._removed(key), *undirected),
+                follows=self._draft.shrunk.get(key, ()),
+            )
         at_address: defaultdict[Address, list[int]] = defaultdict(list)
         at_port: defaultdict[tuple[Protocol, int], list[int]] = defaultdict(list)
         for key, step in self._draft.removed.items():
@@ -164,7 +174,8 @@ class Members:
     def _redirect(self, name: str, key: VirtualServerKey, member: Member) -> None:
         draft = self._draft
         target = draft.target.redirections.target_of(key)
-        needs = list(draft.chain_of(key.family))
+        # Where the frontend is closed to some, they must be before they are sent past its firewall.
+        needs = [*draft.chain_of(key.family), *draft.admitted.get(key, ())]
         follows: list[int] = []
         if target is not None:
             needs += [draft.created[target]] if target in draft.created else []

@@ -1,0 +1,165 @@
+"""What becomes of packets while Services change: between any two operations, by the tracer.
+
+A kernel that serves one world is made to serve its neighbour, one operation at a time, in any order
+that the plan allows; after each of them packets of everybody to every frontend are followed.
+What must hold between is said of what was before and what will be, not of how it is done.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Callable, Iterator, Mapping
+from typing import NamedTuple, TypeAlias
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ipvsproxy.config import Settings
+from ipvsproxy.core.execution import Execution
+from ipvsproxy.core.operations import ForgetFlows, Operation, SetSysctl, describe
+from ipvsproxy.core.packet import Balanced, Kept, Local, NotUnderstood, Packet, Stopped
+from ipvsproxy.core.trace import trace
+from ipvsproxy.kernel.fake import ALL_SCHEDULERS, copy_state
+from ipvsproxy.kernel.rules import carry_out
+from ipvsproxy.model import Address, Family, Protocol, RealServerKey, State, VirtualServerKey
+from tests.properties.strategies_services import (
+    PLACES,
+    SETTINGS,
+    Follower,
+    Places,
+    World,
+    edited_world,
+    keys_of,
+    worlds,
+)
+
+EXAMPLES = 2000 if os.environ.get("IPVSPROXY_TEST_FULL") else 40
+often = settings(max_examples=EXAMPLES)
+seeds = st.integers(0, 2**32 - 1)
+configurations = st.sampled_from((SETTINGS[0], SETTINGS[0], *SETTINGS))
+SSH = 22
+"""A port that no Service has."""
+families = st.sampled_from((Family.IPV4, Family.IPV4, Family.IPV6))
+
+
+class Answered(NamedTuple):
+    """What a packet gets."""
+
+    servers: frozenset[RealServerKey]
+    """Those that may have it; none: it is not served."""
+    unanswerable: frozenset[RealServerKey] = frozenset()
+    """Those of them whose answer would not come back by this node, though it must."""
+    node_itself: bool = False
+    """It comes to a program of the node."""
+
+
+Answers: TypeAlias = Mapping[tuple[str, VirtualServerKey], Answered]
+
+
+class Change:
+    """One world after another on one kernel."""
+
+    def __init__(self, before: World, config: Settings, family: Family, seed: int) -> None:
+        self.follower = Follower(config, family)
+        self._source = random.Random(seed)
+        self.places = PLACES[family]
+        self.done: list[Operation] = []
+        for _ in self.operations(before):
+            pass
+        self._keys = keys_of(self.follower.desired)
+        self.done.clear()
+
+    def operations(
+        self, world: World, refuse: Callable[[Operation], bool] = lambda _: False
+    ) -> Iterator[Operation]:
+        """Carry out all that makes the kernel serve a world; give each operation after it."""
+        for batch in self.follower.batches(self.follower.tell(world)):
+            execution, sent = Execution(batch, lambda _: False), list[int]()
+            while sent := [*sent, *execution.ready()]:
+                position = sent.pop(self._source.randrange(len(sent)))
+                operation = execution.operation(position)
+                refused = refuse(operation)
+                if not refused:
+                    outcome = carry_out(self.follower.state, operation, ALL_SCHEDULERS)
+                    assert outcome.refusal is None, f"{describe(operation)}: {outcome.reason}"
+                    self.done.append(operation)
+                execution.answer(position, acknowledged=not refused)
+                if not refused and not isinstance(operation, ForgetFlows | SetSysctl):
+                    yield operation
+
+    def states(self, world: World) -> tuple[frozenset[VirtualServerKey], list[tuple[str, State]]]:
+        """Give the states from the one before to the last, each with what has led to it."""
+        found = [("before", copy_state(self.follower.state))]
+        found.extend(
+            (describe(operation), copy_state(self.follower.state))
+            for operation in self.operations(world)
+        )
+        keys = self._keys | keys_of(self.follower.desired)
+        return keys | {VirtualServerKey(Protocol.TCP, key.address, SSH) for key in keys}, found
+
+
+def answers(state: State, keys: frozenset[VirtualServerKey], places: Places) -> Answers:
+    """Follow a packet of everybody to every frontend."""
+    return {
+        (name, key): _answered(state, Packet(sender, key.protocol, key.address, key.port), places)
+        for name, sender in places.senders.items()
+        for key in sorted(keys)
+    }
+
+
+def _answered(state: State, packet: Packet, places: Places) -> Answered:
+    followed = trace(state, packet)
+    fate = followed.fate
+    assert not isinstance(fate, NotUnderstood), fate
+    if not isinstance(fate, Balanced):
+        return Answered(frozenset(), node_itself=isinstance(fate, Local))
+    served = [one for one in fate.candidates if not isinstance(one.seen, Stopped)]
+    away = (one for one in served if places.is_remote(one.member.address))
+    return Answered(
+        frozenset(one.member for one in served),
+        frozenset(
+            one.member
+            for one in away
+            if isinstance(one.seen, Kept) and not _answers_reach(one.seen.address, state, places)
+        ),
+    )
+
+
+def _answers_reach(source: Address, state: State, places: Places) -> bool:
+    """Whether the answer of a pod elsewhere to an address goes to where the packet came from.
+
+    To a pod it does; anybody outside would be answered past this node, with an address that he has
+    not asked, and a service address is at home on every node.
+    """
+    if source in state.addresses:
+        return False
+    return source in places.pods or source in state.network.addresses
+
+
+def changes(draw: st.DataObject, seed: int) -> tuple[Change, World]:
+    before = draw.draw(worlds())
+    after = draw.draw(edited_world(before))
+    config, family = draw.draw(configurations), draw.draw(families)
+    return Change(before, config, family, seed), after
+
+
+@often
+@given(draw=st.data(), seed=seeds)
+def test_nobody_fares_worse_between_than_before_and_after(draw: st.DataObject, seed: int) -> None:
+    change, after = changes(draw, seed)
+    keys, states = change.states(after)
+    first, last = (answers(states[index][1], keys, change.places) for index in (0, -1))
+    for operation, state in states[1:-1]:
+        for who, found in answers(state, keys, change.places).items():
+            old, new = first[who], last[who]
+            told = f"{who[0]} to {who[1]} after {operation}: {old} {found} {new}"
+            if old.servers and new.servers:
+                assert found.servers, told
+            assert found.servers >= old.servers & new.servers, told
+            if not old.servers and not new.servers:
+                assert not found.servers, told
+            if who[1].port == SSH:
+                assert found.node_itself <= (old.node_itself or new.node_itself), told
+            if not old.unanswerable and not new.unanswerable:
+                assert not found.unanswerable, told
