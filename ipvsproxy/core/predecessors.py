@@ -66,8 +66,9 @@ _SHARED_WITH_IPTABLES_MODE = frozenset(
 """Tables and names of chains that kube-proxy's iptables mode has, and we have too."""
 _OF_IPTABLES_MODE = (*_SERVING, "KUBE-SEP-", "KUBE-EXTERNAL-SERVICES", "KUBE-PROXY-CANARY")
 _KUBE_ROUTER_CHAINS = {("filter", "KUBE-ROUTER-SERVICES"), ("nat", "KUBE-ROUTER-HAIRPIN")}
-_KUBE_ROUTER_MASQUERADE = ("--ipvs", "--vdir", "ORIGINAL", "--vmethod", "MASQ")
-"""Words of the rules by which kube-router masquerades what IPVS has balanced."""
+_KUBE_ROUTER_MASQUERADE = ("--vdir", "ORIGINAL", "--vmethod", "MASQ")
+"""Words of the rules by which kube-router masquerades what IPVS has balanced, as iptables-save
+prints them: it leaves out the --ipvs that kube-router writes before."""
 
 
 def are_others(found: Ruleset) -> bool:

@@ -80,7 +80,7 @@ KUBE_ROUTER = """\
 COMMIT
 *nat
 :POSTROUTING ACCEPT [0:0]
--A POSTROUTING -m ipvs --ipvs --vdir ORIGINAL --vmethod MASQ ! -s 10.244.0.0/24 -j SNAT --to-source 192.168.50.11
+-A POSTROUTING ! -s 10.244.0.0/24 -m ipvs --vdir ORIGINAL --vmethod MASQ -j SNAT --to-source 192.168.50.11
 -A POSTROUTING -s 10.244.0.0/24 -j MASQUERADE
 COMMIT
 """  # noqa: E501 - as iptables-save prints it
