@@ -368,7 +368,8 @@ class NodeNetwork:
     """What there is of the node's own network: not ours to change, but Services must fit in."""
 
     interfaces: Mapping[str, frozenset[Address]] = field(default_factory=dict)
-    """The addresses of every interface but `DUMMY_INTERFACE`, by the interface's name."""
+    """The addresses of every interface but those for service addresses, `DUMMY_INTERFACE` and a
+    predecessor's, by the interface's name."""
     gateways: frozenset[Address] = frozenset()
     """Next hops of the node's routes."""
     listeners: frozenset[Listener] = frozenset()

@@ -90,7 +90,7 @@ UNIT = (
     *("unit", "properties", "scenarios", "complaints", "parity", "deployment", "rig"),
     "test_architecture.py",
 )
-NATIVE = ("ipset", "iptables", "conntrack", "service_address")
+NATIVE = ("ipset", "iptables", "foreign", "conntrack", "service_address")
 """What needs no IPVS, so that it runs on most machines, with both backends of iptables."""
 
 LANES = (

@@ -28,6 +28,7 @@ it, a line in `_jumps`.
 from __future__ import annotations
 
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from itertools import zip_longest
 
 from ipvsproxy.config import NoLocalEndpoints
 from ipvsproxy.core.detect_local import LocalPods
@@ -73,6 +74,8 @@ IPVS_FILTER = "KUBE-IPVS-FILTER"
 OUT_FILTER = "KUBE-IPVS-OUT-FILTER"
 PROXY_FIREWALL = "KUBE-PROXY-FIREWALL"
 SOURCE_RANGES = "KUBE-SOURCE-RANGES-FIREWALL"
+_OLD_SOURCE_RANGES = "KUBE-FIRE-WALL"
+"""The chain of source ranges of kube-proxy up to 1.24."""
 
 OWN_CHAINS: Mapping[str, frozenset[str]] = {
     "filter": frozenset(
@@ -80,11 +83,14 @@ OWN_CHAINS: Mapping[str, frozenset[str]] = {
     ),
     "mangle": frozenset({OUT_FILTER}),
     "nat": frozenset(
-        {SERVICES, SPLIT_CHAIN, LOAD_BALANCER_CHAIN, NODE_PORT_CHAIN, MARK_MASQ, POSTROUTING}
+        {
+            *(SERVICES, SPLIT_CHAIN, LOAD_BALANCER_CHAIN, NODE_PORT_CHAIN, MARK_MASQ, POSTROUTING),
+            _OLD_SOURCE_RANGES,
+        }
     ),
 }
 """Names of the chains that are ours, by table: those of kube-proxy's IPVS mode, used here or not,
-so that none of a predecessor is left behind. KUBE-FIREWALL is kubelet's."""
+so that none of a predecessor is left behind. KUBE-FIREWALL and KUBE-MARK-DROP are kubelet's."""
 
 _LOOPBACK = {Family.IPV4: "127.0.0.0/8", Family.IPV6: "::1/128"}
 _PING: Mapping[Family, Rule] = {
@@ -172,6 +178,14 @@ def with_present_redirects(
             chain._replace(rules=bridged(chain.rules)) if _is_split(chain) else chain
             for chain in wanted.chains
         )
+    )
+
+
+def differ_in_redirects_only(one: Ruleset, other: Ruleset) -> bool:
+    """Whether two rulesets are the same but for what is redirected."""
+    return one.jumps == other.jumps and all(
+        mine == theirs or (_is_split(mine) and _is_split(theirs))
+        for mine, theirs in zip_longest(one.chains, other.chains, fillvalue=Chain("", "", ()))
     )
 
 
@@ -363,11 +377,16 @@ def _jumps() -> tuple[Jump, ...]:
         _jump_from("filter", "INPUT", "kube-proxy firewall rules", PROXY_FIREWALL),
         _jump_from("filter", "INPUT", "kubernetes ipvs access filter", IPVS_FILTER),
         _jump_from("filter", "INPUT", "kubernetes health check rules", NODE_PORT_CHAIN),
-        _jump_from("mangle", "OUTPUT", "kubernetes ipvs access filter", OUT_FILTER),
+        out_filter_jump("mangle"),
         _jump_from("nat", "OUTPUT", "kubernetes service portals", SERVICES),
         _jump_from("nat", "POSTROUTING", "kubernetes postrouting rules", POSTROUTING),
         _jump_from("nat", "PREROUTING", "kubernetes service portals", SERVICES),
     )
+
+
+def out_filter_jump(table: str) -> Jump:
+    """Give the jump to the rules for the node's own packets; kube-proxy has them in `filter`."""
+    return _jump_from(table, "OUTPUT", "kubernetes ipvs access filter", OUT_FILTER)
 
 
 def _jump_from(table: str, chain: str, comment: str, target: str) -> Jump:

@@ -3,9 +3,9 @@
 A virtual server is ours when the ledger (an ipset of our own that no rule uses) names it, or when
 its address is on the dummy interface and the ledger knows nothing of that address: then somebody
 before us has bound it. (Where we have bound it ourselves, another port of it may be anybody's; see
-docs/adr/0008-ownership.md.) Whoever came before us - kube-proxy's IPVS mode, or an older
-version of us whose ledger was lost - left no ledger, so on a start without one it is filled from
-what the sets say; see DESIGN's rule "own only what is ours".
+docs/adr/0008-ownership.md.) Whoever came before us - kube-proxy's IPVS mode, kube-router's service
+proxy, or an older version of us whose ledger was lost - left no ledger, so on a start without one
+it is filled from what the sets say; see DESIGN's rule "own only what is ours".
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from functools import cached_property
 
 from ipvsproxy.core.members import SetMember
+from ipvsproxy.core.predecessors import KUBE_ROUTER_FRONTENDS
 from ipvsproxy.core.sets import FRONTEND_SETS, LEDGER, NODE_PORT, frontend_member, set_name
 from ipvsproxy.model import Address, Family, IpPortMember, PortMember, State, VirtualServerKey
 
@@ -60,8 +61,9 @@ def adopt(state: State) -> frozenset[SetMember]:
 
 def _named(key: VirtualServerKey, state: State) -> Iterator[bool]:
     member = frontend_member(key)
-    for base in FRONTEND_SETS:
-        yield member in state.members.get(set_name(base, key.family), ())
+    names = (set_name(base, key.family) for base in FRONTEND_SETS)
+    for name in (*names, *KUBE_ROUTER_FRONTENDS[key.family]):
+        yield member in state.members.get(name, ())
     if key.address in state.network.addresses:
         ports = state.members.get(set_name(NODE_PORT[key.protocol], key.family), ())
         yield PortMember(key.port) in ports

@@ -17,11 +17,12 @@ from typing import NamedTuple
 from ipvsproxy.config import Settings
 from ipvsproxy.core.desired import Desired, Touched
 from ipvsproxy.core.drain import Settled, Wanted, settle
-from ipvsproxy.core.foundation import foundation, needed_sets
+from ipvsproxy.core.foundation import Foundation, foundation, needed_sets
 from ipvsproxy.core.frontends import Kind
 from ipvsproxy.core.ledger import Ownership
 from ipvsproxy.core.members import SetMember
 from ipvsproxy.core.plan import Target
+from ipvsproxy.core.predecessors import are_others
 from ipvsproxy.core.sets import (
     IPVS_IPS,
     LOOP_BACK,
@@ -45,6 +46,7 @@ from ipvsproxy.model import (
     PortMember,
     Protocol,
     RealServerKey,
+    Ruleset,
     State,
     VirtualServerKey,
 )
@@ -85,6 +87,8 @@ class Settlement:
         self._draining: dict[VirtualServerKey, frozenset[RealServerKey]] = {}
         self._over: set[VirtualServerKey] = set()
         """Departures that have ended, whether or not the kernel has removed what departed."""
+        self._swept = False
+        """Whether all that is wanted was known at the last sweep."""
 
     @property
     def draining(self) -> Mapping[VirtualServerKey, frozenset[RealServerKey]]:
@@ -114,9 +118,7 @@ class Settlement:
                 self._over.add(key)
         addresses = touched.addresses | {key.address for key in wanted}
         return Target(
-            foundation=foundation(
-                self.settings, state, around.node, self._desired.redirections.all()
-            ),
+            foundation=self._foundation(around),
             virtual_servers=wanted,
             addresses={address: self._desired.binds(address) for address in addresses},
             members={member: self._desired.needs(member) for member in sorted(touched.members)},
@@ -125,6 +127,7 @@ class Settlement:
 
     def sweep(self, state: State, holds: Holds, now: float) -> Touched:
         """Touch everything: all that is wanted, and - where the picture allows - all leftovers."""
+        self._swept = not holds.everything
         ours = Ownership(state)
         removable = [
             key
@@ -149,6 +152,23 @@ class Settlement:
             if self._desired.binds(address) or not (holds.hold(address) or self._excluded(address))
         )
         return touched
+
+    def _foundation(self, around: Surroundings) -> Foundation:
+        """Give the foundation; while not all is known, without chains in the place of others'.
+
+        Theirs serve everything, and ours only those whose members are there.
+        """
+        state = around.kernel
+        needed = foundation(self.settings, state, around.node, self._desired.redirections.all())
+        if self._swept:
+            return needed
+        return needed._replace(
+            rulesets={
+                family: wanted
+                for family, wanted in needed.rulesets.items()
+                if not are_others(state.rulesets.get(family, Ruleset()))
+            }
+        )
 
     def _with_neighbours(self, touched: Touched, state: State) -> set[VirtualServerKey]:
         """Add what must be planned together: all that stands behind an address to be bound."""

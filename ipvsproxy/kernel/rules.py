@@ -275,15 +275,15 @@ def _replaced(present: Ruleset, operation: ReplaceChains) -> Ruleset:
     """Give what stands afterwards: what was not known to stand there stays as it is.
 
     A jump that was believed to stand is neither looked for nor inserted, one that was not known is
-    inserted a second time.
+    inserted a second time. Those that are wanted stand in their order, before all others.
     """
     wanted, found = operation.wanted, operation.found
     named = {chain[:2] for chain in (*wanted.chains, *found.chains)}
     chains = [*wanted.chains, *(chain for chain in present.chains if chain[:2] not in named)]
-    inserted = [jump for jump in wanted.jumps if jump not in found.jumps]
-    kept = [jump for jump in present.jumps if jump not in found.jumps or jump in wanted.jumps]
+    leading = [jump for jump in wanted.jumps if jump not in found.jumps or jump in present.jumps]
+    unknown = [jump for jump in present.jumps if jump not in found.jumps]
     return Ruleset(
-        tuple(sorted(chains)), tuple(sorted([*inserted, *kept], key=lambda jump: jump[:2]))
+        tuple(sorted(chains)), tuple(sorted([*leading, *unknown], key=lambda jump: jump[:2]))
     )
 
 

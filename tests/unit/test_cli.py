@@ -17,8 +17,10 @@ from click.testing import CliRunner, Result
 
 import ipvsproxy
 from ipvsproxy.cli import logs, main, render
+from ipvsproxy.cli.cleanup import PREDECESSORS
 from ipvsproxy.cli.kube_proxy_flags import SWITCHES, VALUES
 from ipvsproxy.config import LogFormat, Resolved, Settings, effective, load
+from ipvsproxy.core.predecessors import Predecessor
 from ipvsproxy.dataplane import DataplaneError
 from ipvsproxy.kernel import initial
 from ipvsproxy.sources.kubernetes.errors import Unavailable
@@ -82,6 +84,16 @@ class StandInAgent(types.ModuleType):
 
     async def cleanup(self, settings: Settings, *, dry_run: bool) -> CleanupReport:
         self._note(f"cleanup dry_run={dry_run}", settings)
+        return self.cleanup_report
+
+    async def hand_over(self, settings: Settings, *, dry_run: bool) -> CleanupReport:
+        self._note(f"hand_over dry_run={dry_run}", settings)
+        return self.cleanup_report
+
+    async def clean_up_after(
+        self, settings: Settings, predecessor: str, *, dry_run: bool
+    ) -> CleanupReport:
+        self._note(f"clean_up_after {predecessor} dry_run={dry_run}", settings)
         return self.cleanup_report
 
     async def status(self, settings: Settings) -> StatusTable:
@@ -473,6 +485,20 @@ class TestCleanup:
 
         assert result.exit_code == 1
         assert "refused: destroy set A: in use\n" in result.stdout
+
+    def test_it_hands_over_or_cleans_up_after_another(self, agent: StandInAgent) -> None:
+        assert call("cleanup", "--hand-over", "--dry-run").exit_code == 0
+        assert agent.called == "hand_over dry_run=True"
+        for predecessor in Predecessor:
+            assert call("cleanup", "--foreign", str(predecessor)).exit_code == 0
+            assert agent.called == f"clean_up_after {predecessor} dry_run=False"
+        assert set(PREDECESSORS) == set(Predecessor)
+
+    def test_one_or_the_other(self, agent: StandInAgent) -> None:
+        result = call("cleanup", "--hand-over", "--foreign", "kube-router")
+        assert result.exit_code == 2
+        assert "either --foreign or --hand-over" in result.stderr
+        assert agent.called == ""
 
     @pytest.mark.usefixtures("agent")
     def test_a_clean_node_is_said_to_be_one(self) -> None:
