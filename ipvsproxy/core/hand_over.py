@@ -18,19 +18,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from ipvsproxy.core.firewall import (
-    MARK_MASQ,
-    NODE_PORT_CHAIN,
-    OUT_FILTER,
+from ipvsproxy.core.firewall import MARK_MASQ, NODE_PORT_CHAIN, OUT_FILTER, out_filter_jump
+from ipvsproxy.core.operations import AddRealServer, DestroySet, ForgetFlows, ReplaceChains
+from ipvsproxy.core.plan import Batch, Step
+from ipvsproxy.core.predecessors import are_others
+from ipvsproxy.core.redirect_rules import (
     SPLIT_CHAIN,
-    out_filter_jump,
     redirect_match,
     redirect_rules,
     redirect_target,
 )
-from ipvsproxy.core.operations import AddRealServer, DestroySet, ForgetFlows, ReplaceChains
-from ipvsproxy.core.plan import Batch, Step
-from ipvsproxy.core.predecessors import are_others
 from ipvsproxy.core.sets import (
     EXTERNAL_IP_LOCAL,
     LEDGER,

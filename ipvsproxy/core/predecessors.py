@@ -19,8 +19,8 @@ from ipvsproxy.core.firewall import (
     POSTROUTING,
     PROXY_FIREWALL,
     SERVICES,
-    SPLIT_CHAIN,
 )
+from ipvsproxy.core.redirect_rules import SPLIT_CHAIN
 from ipvsproxy.model import Family, Rule, Ruleset
 
 

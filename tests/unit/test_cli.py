@@ -443,6 +443,7 @@ class TestPlan:
         result = call("plan", "--manifests", "/m", "--output", "json")
 
         assert json.loads(result.stdout) == {
+            "lost_node_port_addresses": [],
             "operations": ["a"],
             "problems": [],
             "whole": True,

@@ -10,14 +10,6 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
-from ipvsproxy.core.firewall import (
-    differ_in_redirects_only,
-    redirect_match,
-    redirect_rule,
-    redirect_rules,
-    redirect_target,
-    with_present_redirects,
-)
 from ipvsproxy.core.foundation import Foundation
 from ipvsproxy.core.operations import (
     CreateLink,
@@ -31,6 +23,14 @@ from ipvsproxy.core.operations import (
 from ipvsproxy.core.plan.steps import Draft
 from ipvsproxy.core.predecessors import serves_without_ipvs
 from ipvsproxy.core.redirect import Redirect
+from ipvsproxy.core.redirect_rules import (
+    differ_in_redirects_only,
+    redirect_match,
+    redirect_rule,
+    redirect_rules,
+    redirect_target,
+    with_present_redirects,
+)
 from ipvsproxy.core.sets import SPLIT, frontend_member, set_name
 from ipvsproxy.model import (
     Family,
