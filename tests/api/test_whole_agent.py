@@ -260,6 +260,11 @@ async def test_through_whatever_happens_to_the_api_server_nothing_served_is_miss
                 if cluster.random.random() < 0.2:
                     await kernel.until(lambda: kernel.table == cluster.wanted)
             await kernel.until(lambda: kernel.table == cluster.wanted)
+            # The cycle that brings one more has begun after all others had ended.
+            await cluster.server.put(service("last", address="10.0.2.1"))
+            await kernel.until(lambda: kernel.table == cluster.wanted)
+            async with asyncio.timeout(SECONDS):
+                await wiring.reconciler.wait_until_applied(wiring.store.revision)
         assert kernel.missing == []
         assert kernel.state.addresses == {virtual.address for virtual in kernel.state.real_servers}
         cluster.server.faults.clear()
