@@ -125,7 +125,8 @@ class Dataplane(Protocol):
     ) -> Mapping[VirtualServerKey, TrafficReading]:
         """Read what was counted of all virtual servers, and of the real servers of some.
 
-        Costs one listing, and one more for each key of `real_servers_of`; one that is not there is
+        The kernel brings them up to date every 2 s (net/netfilter/ipvs/ip_vs_est.c). Costs one
+        listing, and one more for each key of `real_servers_of`; one that is not there is
         left out. Raises DataplaneError as `dump` does, and on kernels before 4.1, which count
         packets in 32 bits only.
         """

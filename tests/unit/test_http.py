@@ -177,7 +177,7 @@ class TestMetricsPort:
             assert response.headers["Content-Type"].startswith("application/openmetrics-text")
             text = await response.text()
         assert text.endswith("# EOF\n")
-        families = {one.name for one in openmetrics_families(text)}
+        families = {one.name for one in openmetrics_families(text)}  # type: ignore[no-untyped-call]
         assert {"ipvsproxy_services", "ipvsproxy_service_bytes"} <= families
 
     @pytest.mark.parametrize(("path", "expected"), [("/proxyMode", "ipvs"), ("/healthz", "ok")])

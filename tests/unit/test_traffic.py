@@ -12,7 +12,12 @@ from prometheus_client import generate_latest
 from ipvsproxy.agent.traffic import FRESH_SECONDS
 from ipvsproxy.agent.wiring import Wiring, wire
 from ipvsproxy.config import Settings
-from ipvsproxy.core.operations import AddRealServer, AddVirtualServer, RemoveVirtualServer
+from ipvsproxy.core.operations import (
+    AddRealServer,
+    AddVirtualServer,
+    Operation,
+    RemoveVirtualServer,
+)
 from ipvsproxy.dataplane import Counters, DataplaneError, TrafficReading
 from ipvsproxy.kernel.fake import FakeDataplane
 from ipvsproxy.model import Address, Protocol, RealServer, VirtualServer, VirtualServerKey
@@ -41,8 +46,7 @@ def take(
     port: TrafficPort | None = PORT,
     services: Collection[ServiceName] = (named(),),
 ) -> None:
-    ports = dict.fromkeys(readings, port) if port is not None else {}
-    traffic.take(readings, {key: one for key, one in ports.items() if one}, services)
+    traffic.take(readings, dict.fromkeys(readings, port) if port is not None else {}, services)
 
 
 def value(traffic: Traffic, name: str, **labels: str) -> float | None:
@@ -244,7 +248,7 @@ class TestReading:
     async def test_a_virtual_server_that_is_made_again_loses_nothing(self, agent: Scraped) -> None:
         agent.kernel.connect(WEB, CLIENT)
         assert await agent.connections() == 1
-        again = [
+        again: list[Operation] = [
             RemoveVirtualServer(WEB),
             AddVirtualServer(WEB, VirtualServer("rr")),
             AddRealServer(WEB, POD, RealServer(1)),
