@@ -28,7 +28,6 @@ it, a line in `_jumps`.
 from __future__ import annotations
 
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
-from itertools import zip_longest
 
 from ipvsproxy.config import NoLocalEndpoints
 from ipvsproxy.core.detect_local import LocalPods
@@ -74,8 +73,6 @@ IPVS_FILTER = "KUBE-IPVS-FILTER"
 OUT_FILTER = "KUBE-IPVS-OUT-FILTER"
 PROXY_FIREWALL = "KUBE-PROXY-FIREWALL"
 SOURCE_RANGES = "KUBE-SOURCE-RANGES-FIREWALL"
-_OLD_SOURCE_RANGES = "KUBE-FIRE-WALL"
-"""The chain of source ranges of kube-proxy up to 1.24."""
 
 OWN_CHAINS: Mapping[str, frozenset[str]] = {
     "filter": frozenset(
@@ -85,7 +82,7 @@ OWN_CHAINS: Mapping[str, frozenset[str]] = {
     "nat": frozenset(
         {
             *(SERVICES, SPLIT_CHAIN, LOAD_BALANCER_CHAIN, NODE_PORT_CHAIN, MARK_MASQ, POSTROUTING),
-            _OLD_SOURCE_RANGES,
+            "KUBE-FIRE-WALL",  # kube-proxy's source ranges, up to 1.24
         }
     ),
 }
@@ -181,12 +178,9 @@ def with_present_redirects(
     )
 
 
-def differ_in_redirects_only(one: Ruleset, other: Ruleset) -> bool:
-    """Whether two rulesets are the same but for what is redirected."""
-    return one.jumps == other.jumps and all(
-        mine == theirs or (_is_split(mine) and _is_split(theirs))
-        for mine, theirs in zip_longest(one.chains, other.chains, fillvalue=Chain("", "", ()))
-    )
+def without_split(ruleset: Ruleset) -> Ruleset:
+    """Give a ruleset without the chain of the redirections."""
+    return ruleset._replace(chains=tuple(one for one in ruleset.chains if not _is_split(one)))
 
 
 def redirect_rules(ruleset: Ruleset) -> frozenset[Rule]:

@@ -343,6 +343,7 @@ class TestPlan:
             "operations": ["a"],
             "problems": [],
             "whole": True,
+            "lost_node_port_addresses": [],
         }
 
     @pytest.mark.parametrize("arguments", [(), ("--nonsense",), ("--manifests", "/m", "-v", "x")])

@@ -11,12 +11,12 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from ipvsproxy.core.firewall import (
-    differ_in_redirects_only,
     redirect_match,
     redirect_rule,
     redirect_rules,
     redirect_target,
     with_present_redirects,
+    without_split,
 )
 from ipvsproxy.core.operations import (
     CreateLink,
@@ -70,7 +70,7 @@ class Ground:
             found = state.rulesets.get(family)
             if found is not None and found != wanted:
                 self._standing[family] = found
-                if not found.chains or differ_in_redirects_only(wanted, found):
+                if not found.chains or without_split(wanted) == without_split(found):
                     self._lead_in(family)
 
     def lead_in(self) -> None:
