@@ -71,8 +71,6 @@ IPVS_FILTER = "KUBE-IPVS-FILTER"
 OUT_FILTER = "KUBE-IPVS-OUT-FILTER"
 PROXY_FIREWALL = "KUBE-PROXY-FIREWALL"
 SOURCE_RANGES = "KUBE-SOURCE-RANGES-FIREWALL"
-_OLD_SOURCE_RANGES = "KUBE-FIRE-WALL"
-"""The chain of source ranges of kube-proxy up to 1.24."""
 
 OWN_CHAINS: Mapping[str, frozenset[str]] = {
     "filter": frozenset(
@@ -82,7 +80,7 @@ OWN_CHAINS: Mapping[str, frozenset[str]] = {
     "nat": frozenset(
         {
             *(SERVICES, SPLIT_CHAIN, LOAD_BALANCER_CHAIN, NODE_PORT_CHAIN, MARK_MASQ, POSTROUTING),
-            _OLD_SOURCE_RANGES,
+            "KUBE-FIRE-WALL",  # kube-proxy's source ranges, up to 1.24
         }
     ),
 }

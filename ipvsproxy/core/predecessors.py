@@ -72,9 +72,16 @@ prints them: it leaves out the --ipvs that kube-router writes before."""
 
 
 def are_others(found: Ruleset) -> bool:
-    """Whether the chains of our names are another proxy's; none of them has one for the split."""
+    """Whether another proxy has written the chains of our names last.
+
+    None leads from KUBE-SERVICES to the chain of the split, though that may stand there since our
+    own time: a kube-proxy that came after us knows nothing of it.
+    """
     return bool(found.chains) and not any(
-        chain[:2] == ("nat", SPLIT_CHAIN) for chain in found.chains
+        SPLIT_CHAIN in rule
+        for chain in found.chains
+        if chain[:2] == ("nat", SERVICES)
+        for rule in chain.rules
     )
 
 

@@ -8,7 +8,6 @@ iptables-save prints them.
 from __future__ import annotations
 
 from collections.abc import Container, Iterable, Sequence
-from itertools import zip_longest
 
 from ipvsproxy.core.redirect import Redirect
 from ipvsproxy.model import (
@@ -64,12 +63,9 @@ def with_present_redirects(
     )
 
 
-def differ_in_redirects_only(one: Ruleset, other: Ruleset) -> bool:
-    """Whether two rulesets are the same but for what is redirected."""
-    return one.jumps == other.jumps and all(
-        mine == theirs or (_is_split(mine) and _is_split(theirs))
-        for mine, theirs in zip_longest(one.chains, other.chains, fillvalue=Chain("", "", ()))
-    )
+def without_split(ruleset: Ruleset) -> Ruleset:
+    """Give a ruleset without the chain of the redirections."""
+    return ruleset._replace(chains=tuple(one for one in ruleset.chains if not _is_split(one)))
 
 
 def redirect_rules(ruleset: Ruleset) -> frozenset[Rule]:

@@ -443,10 +443,10 @@ class TestPlan:
         result = call("plan", "--manifests", "/m", "--output", "json")
 
         assert json.loads(result.stdout) == {
-            "lost_node_port_addresses": [],
             "operations": ["a"],
             "problems": [],
             "whole": True,
+            "lost_node_port_addresses": [],
         }
 
     @pytest.mark.parametrize("arguments", [(), ("--nonsense",), ("--manifests", "/m", "-v", "x")])

@@ -24,12 +24,12 @@ from ipvsproxy.core.plan.steps import Draft
 from ipvsproxy.core.predecessors import serves_without_ipvs
 from ipvsproxy.core.redirect import Redirect
 from ipvsproxy.core.redirect_rules import (
-    differ_in_redirects_only,
     redirect_match,
     redirect_rule,
     redirect_rules,
     redirect_target,
     with_present_redirects,
+    without_split,
 )
 from ipvsproxy.core.sets import SPLIT, frontend_member, set_name
 from ipvsproxy.model import (
@@ -72,7 +72,7 @@ class Ground:
             found = state.rulesets.get(family)
             if found is not None and found != wanted:
                 self._standing[family] = found
-                if not found.chains or differ_in_redirects_only(wanted, found):
+                if not found.chains or without_split(wanted) == without_split(found):
                     self._lead_in(family)
 
     def lead_in(self) -> None:
