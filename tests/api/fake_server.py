@@ -319,11 +319,12 @@ class FakeApiServer:
             await self._send(request, response, {"type": "ERROR", "object": error}, fault)
         elif not fault.end:
             if version in ("", "0"):
+                # Sending takes time, in which more may change: that is sent after these.
+                since = self.objects.version
                 for found in [one for one in collection.objects.values() if selects(one)]:
                     added: Object = {"type": "ADDED", "object": found}
                     await self._send(request, response, added, fault)
                     fault = replace(fault, sound=fault.sound - 1)
-                since = self.objects.version
             if "sendInitialEvents" in request.query and self.streams is Streams.OFFERED:
                 end = _bookmark(kind.name, since, {"k8s.io/initial-events-end": "true"})
                 await self._send(request, response, end, fault)
