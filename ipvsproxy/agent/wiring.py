@@ -35,7 +35,6 @@ from ipvsproxy.telemetry import (
 class Wiring:
     """One agent's parts."""
 
-    settings: Settings
     store: Store
     conditions: Conditions
     metrics: Metrics
@@ -43,6 +42,16 @@ class Wiring:
     health_checks: HealthChecks
     observer: Observer
     reconciler: Reconciler
+
+    @property
+    def settings(self) -> Settings:
+        """The settings that count now."""
+        return self.reconciler.settings
+
+    def configure(self, settings: Settings) -> None:
+        """Go by other settings from the next cycle on."""
+        self.health.limit = 2 * settings.sync_period
+        self.reconciler.configure(settings)
 
     def take(self, event: Event) -> None:
         """Take in what a source says."""
@@ -143,4 +152,4 @@ def wire(
         health_checks=checks,
         tell=tell,
     )
-    return Wiring(settings, store, conditions, metrics, health, checks, observer, reconciler)
+    return Wiring(store, conditions, metrics, health, checks, observer, reconciler)

@@ -282,11 +282,13 @@ class Store:
         return True
 
     def _put_node(self, changed: Node) -> bool:
+        before = self.node
         addresses = self._neighbours.put(changed)
         if addresses is None:
             return False
         if self._neighbours.is_own(changed.name):
-            self.mark_dirty(self._services)
+            if before is None or _whereabouts(before) != _whereabouts(changed):
+                self.mark_dirty(self._services)
             for name in self._external:
                 self._note_doubt(name, self._services[name])
         else:
@@ -374,6 +376,11 @@ class Store:
             read = {part.family for part in self._slices.get(name, {}).values()}
             if any(address.family not in read for address in service.cluster_ips):
                 self.mark_dirty([name])
+
+
+def _whereabouts(node: Node) -> tuple[object, ...]:
+    """Give what of the own Node every Service's translation depends on; a taint is none of it."""
+    return node.zone, node.addresses
 
 
 def _may_own(name: ServiceName, refused: Refused) -> bool:

@@ -182,9 +182,23 @@ class Metrics:
             "ipvsproxy_health_check_node_ports",
             "Health check node ports of Services on which this node answers",
         )
+        self.config_reload_successful = self._gauge(
+            "ipvsproxy_config_last_reload_successful",
+            "Whether the configuration file was right when it was last read: 1, else 0",
+        )
+        self.config_reload_successful.set(1)
+        self.config_reload_success = self._gauge(
+            "ipvsproxy_config_last_reload_success_timestamp_seconds",
+            "When the configuration file was last taken, seconds since the epoch; 0: there is none",
+        )
         self.source_events = self._counter(
             "ipvsproxy_source_events_total", "What the sources reported, by kind of event", "event"
         )
+
+    def config_reloaded(self, now: float) -> None:
+        """Take note that the configuration was read and is right; seconds since the epoch."""
+        self.config_reload_successful.set(1)
+        self.config_reload_success.set(now)
 
     def _counter(self, name: str, meaning: str, *labels: str) -> Counter:
         return Counter(name, meaning, labels, registry=self.registry)

@@ -194,6 +194,26 @@ DIFFERENCES: tuple[Intended, ...] = (
         "most flags are ignored beside a file",
         "one can be tried without touching the file",
     ),
+    Intended(
+        _WAYS,
+        "a changed configuration file is taken by the running agent, a wrong one is told and "
+        "changes nothing",
+        "it ends, to be started anew; with a wrong file it does not start",
+        "a slip of the pen must not cost a node its proxy",
+    ),
+    Intended(
+        _WAYS,
+        "a key that is written twice in the configuration is an error",
+        "it is passed over with a warning",
+        "which one was meant is unknown",
+    ),
+    Intended(
+        _WAYS,
+        "conntrack's maximum is raised, never lowered, and when it cannot be written the agent "
+        "goes on and says so",
+        "kube-proxy ends when it cannot be written, but where /sys is read-only",
+        "the node may need more for others, and Services are served all the same",
+    ),
 )
 
 _HEAD = """# Differences from kube-proxy's IPVS mode

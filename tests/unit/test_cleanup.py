@@ -11,21 +11,25 @@ from ipvsproxy.core.foundation import foundation
 from ipvsproxy.core.operations import DestroySet, RemoveVirtualServer
 from ipvsproxy.core.sets import frontend_member, loop_back_member
 from ipvsproxy.kernel.fake import ALL_SCHEDULERS, fresh_state
+from ipvsproxy.kernel.iptables_text import parse_save
 from ipvsproxy.kernel.rules import carry_out
 from ipvsproxy.model import (
     Address,
+    Family,
     IpMember,
     Member,
     Network,
     Protocol,
     RealServer,
     RealServerKey,
+    Ruleset,
     SetSpec,
     SetType,
     State,
     VirtualServer,
     VirtualServerKey,
 )
+from tests.unit.test_foreign import IPTABLES_MODE
 
 BOUND = VirtualServerKey(Protocol.TCP, Address.parse("10.96.0.1"), 80)
 LISTED = VirtualServerKey(Protocol.TCP, Address.parse("192.0.2.1"), 80)
@@ -157,3 +161,20 @@ def test_a_predecessor_without_a_ledger_is_cleaned_up_too() -> None:
     assert removed == [LISTED]
     last = done[-1]
     assert isinstance(last, DestroySet)
+
+
+def test_chains_in_which_iptables_mode_serves_by_now_stay() -> None:
+    state = kernel()
+    ours = state.rulesets[Family.IPV4]
+    theirs = parse_save(IPTABLES_MODE)
+    named = {chain[:2] for chain in theirs.chains}
+    both = (*theirs.chains, *(chain for chain in ours.chains if chain[:2] not in named))
+    jumps = {*theirs.jumps, *ours.jumps}
+    state.rulesets[Family.IPV4] = Ruleset(
+        tuple(sorted(both)), tuple(sorted(jumps, key=lambda jump: jump[:2]))
+    )
+    cleaned(state)
+    left = state.rulesets[Family.IPV4]
+    assert {chain[:2] for chain in left.chains} == named
+    assert set(theirs.jumps) <= set(left.jumps)
+    assert "KUBE-CLUSTER-IP" not in state.sets

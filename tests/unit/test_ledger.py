@@ -7,7 +7,18 @@ import pytest
 from ipvsproxy.core.ledger import Ownership, adopt
 from ipvsproxy.core.sets import frontend_member
 from ipvsproxy.kernel.fake import fresh_state
-from ipvsproxy.model import Address, Family, Protocol, State, VirtualServer, VirtualServerKey
+from ipvsproxy.model import (
+    Address,
+    Chain,
+    Family,
+    NodeNetwork,
+    PortMember,
+    Protocol,
+    Ruleset,
+    State,
+    VirtualServer,
+    VirtualServerKey,
+)
 
 KEY = VirtualServerKey(Protocol.TCP, Address.parse("10.96.0.1"), 80)
 UDP = KEY._replace(protocol=Protocol.UDP)
@@ -75,3 +86,31 @@ def test_nothing_is_adopted_of_a_family_that_the_kernel_lacks() -> None:
     state = kernel(KEY6, bound=(KEY6,))
     state.families = frozenset({Family.IPV4})
     assert adopt(state) == frozenset()
+
+
+THEIR_CHAIN = Chain("nat", "KUBE-SERVICES", (("-j", "KUBE-MARK-MASQ"),))
+OUR_SPLIT = Chain("nat", "KUBE-SPLIT", (("-j", "RETURN"),))
+OUR_CHAIN = Chain("nat", "KUBE-SERVICES", (("-j", "KUBE-SPLIT"),))
+
+
+@pytest.mark.parametrize(
+    ("chains", "adopted"),
+    [
+        pytest.param((OUR_CHAIN, OUR_SPLIT), False, id="ours stand: what is not listed is foreign"),
+        pytest.param((THEIR_CHAIN, OUR_SPLIT), True, id="kube-proxy has come back since"),
+        pytest.param((), False, id="nobody's stand"),
+    ],
+)
+def test_what_a_kube_proxy_has_made_in_between_is_adopted(
+    chains: tuple[Chain, ...], adopted: bool
+) -> None:
+    node = Address.parse("192.168.50.11")
+    node_port = VirtualServerKey(Protocol.TCP, node, 30090)
+    stranger = VirtualServerKey(Protocol.TCP, node, 30091)
+    state = kernel(KEY, UDP, node_port, stranger, bound=(KEY,), IPVSPROXY_OWN=KEY)
+    state.network = NodeNetwork({"eth0": frozenset({node})})
+    state.members["KUBE-NODE-PORT-TCP"] = {PortMember(30090)}
+    state.rulesets[Family.IPV4] = Ruleset(chains)
+    assert adopt(state) == (
+        {("IPVSPROXY-OWN", frontend_member(node_port))} if adopted else frozenset()
+    )
