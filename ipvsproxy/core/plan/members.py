@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 
+from ipvsproxy.core.firewall import redirect_match, redirect_targets
 from ipvsproxy.core.members import SetMember
 from ipvsproxy.core.operations import AddMember, ForgetFlows, RemoveMember
 from ipvsproxy.core.plan.steps import Draft
@@ -25,6 +26,7 @@ from ipvsproxy.model import (
     PortMember,
     Protocol,
     RealServerKey,
+    Rule,
     VirtualServerKey,
 )
 
@@ -91,6 +93,7 @@ class Members:
             key = _frontend(member)
             raised = self._draft.raised.get(key, ())
             let_in[key] = self._draft.add(RemoveMember(name, member), follows=raised)
+        led = self._led() if self._going[Role.REDIRECTS] else {}
         for name, member in self._going[Role.REDIRECTS]:
             key = _frontend(member)
             step = self._draft.add(
@@ -100,7 +103,19 @@ class Members:
             )
             self._draft.unlisted[key.family].append(step)
             self._undirected[key] = step
+            for address in (key.address, None):
+                target = led.get((key.family, redirect_match(key.protocol, address, key.port)))
+                if target is not None:
+                    self._draft.led_no_more[target].append(step)
             self._forget(key, step)
+
+    def _led(self) -> dict[tuple[Family, Rule], VirtualServerKey]:
+        """Give where clients are sent now, by family and what is redirected."""
+        return {
+            (family, match): target
+            for family, found in self._draft.state.rulesets.items()
+            for match, target in redirect_targets(found).items()
+        }
 
     def bare(self) -> None:
         """Plan the end of masquerading where it had to wait."""

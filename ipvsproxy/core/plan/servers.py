@@ -175,7 +175,12 @@ class Servers:
             else:
                 continue
             needs = patiently if member in wanted.patient and found.weight else switched
-            step = draft.add(operation, needs=needs, needs_any=serving if found.weight else ())
+            step = draft.add(
+                operation,
+                needs=needs,
+                needs_any=serving if found.weight else (),
+                follows=draft.led_no_more.get(key, ()),
+            )
             yield step
             if real is None:
                 draft.left[member].append(step)
