@@ -48,6 +48,8 @@ class Translation:
         self._clock = clock
         self._first_served = False
         self._untranslated: dict[ServiceName, frozenset[Address]] = {}
+        self._judged: dict[ServiceName, frozenset[Address]] = {}
+        """External addresses that are this node's and with which a Service was translated."""
         self.unavailable: set[str] = set()
         """Schedulers that this kernel has refused."""
 
@@ -91,10 +93,9 @@ class Translation:
 
     def needs_listeners(self, names: Iterable[ServiceName], state: State) -> bool:
         """Whether a Service is new at an address of this node, where somebody may listen."""
-        own = state.network.addresses
         return any(
-            not own.isdisjoint(self._store.external_addresses(name))
-            and name not in self._desired.fragments
+            state.network.addresses.intersection(self._store.external_addresses(name))
+            - self._judged.get(name, frozenset())
             for name in names
         )
 
@@ -133,6 +134,11 @@ class Translation:
 
     def _translate_one(self, name: ServiceName, around: Surroundings) -> Touched:
         inputs = self._store.inputs(name)
+        own = around.kernel.network.addresses.intersection(self._store.external_addresses(name))
+        if own:
+            self._judged[name] = own
+        else:
+            self._judged.pop(name, None)
         if inputs is None:
             self._untranslated.pop(name, None)
             return self._desired.drop(name, self._clock())
