@@ -11,7 +11,6 @@ from ipvsproxy.core.sets import (
     CLUSTER_IP,
     FRONTEND_SETS,
     LEDGER,
-    LOAD_BALANCER,
     NODE_PORT,
     NODE_PORT_LOCAL,
     OWN_SET_PREFIXES,
@@ -92,7 +91,7 @@ def test_ipv6_names_are_kube_proxys(base: str, name: str) -> None:
     ("role", "bases"),
     [
         (Role.CLOSES, {"KUBE-LOAD-BALANCER-FW"}),
-        (Role.MASKS, {"KUBE-EXTERNAL-IP"}),
+        (Role.MASKS, {"KUBE-EXTERNAL-IP", "KUBE-LOAD-BALANCER"}),
         (Role.BARES, {"KUBE-LOAD-BALANCER-LOCAL", *NODE_PORT_LOCAL.values()}),
         (Role.REDIRECTS, {"KUBE-SPLIT"}),
         (Role.SHUTS_OUT, {"KUBE-NO-LOCAL"}),
@@ -106,7 +105,7 @@ def test_what_members_do_is_the_same_in_both_families(role: Role, bases: set[str
     }
 
 
-@pytest.mark.parametrize("base", [CLUSTER_IP, LOAD_BALANCER, LEDGER, *NODE_PORT.values()])
+@pytest.mark.parametrize("base", [CLUSTER_IP, LEDGER, *NODE_PORT.values()])
 def test_the_others_let_traffic_work(base: str) -> None:
     assert role_of(base) is Role.ADMITS
 

@@ -46,6 +46,7 @@ def plan(target: Target, state: State, seed: bytes = b"") -> Batch:
     members.admit()
     for key, one in wanted:
         servers.make(key, one)
+    servers.bind_targets()
     members.switch()
     servers.bind()
     ground.lead_elsewhere()

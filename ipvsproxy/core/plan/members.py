@@ -159,11 +159,11 @@ class Members:
                     needs = tuple(self._draft.left[RealServerKey(address, port)])
                 case IpPortMember() | IpPortIpMember() | IpPortNetMember():
                     key = _frontend(member)
+                    admitted = self._draft.admitted.get(key, ())
                     needs = (*self._removed(key), *((opened[key],) if key in opened else ()))
-                    follows = (
-                        *self._draft.admitted.get(key, ()),
-                        *self._draft.shrunk.get(key, ()),
-                    )
+                    if isinstance(member, IpPortMember):
+                        needs += tuple(admitted)  # the filter lets through what has one of them
+                    follows = (*admitted, *self._draft.shrunk.get(key, ()))
             self._draft.add(RemoveMember(name, member), needs=needs, follows=follows)
 
     def _add(self, name: str, member: Member, *needs: int, follows: list[int] | None = None) -> int:
@@ -194,6 +194,7 @@ class Members:
         follows: list[int] = []
         if target is not None:
             needs += [draft.created[target]] if target in draft.created else []
+            needs += [draft.bound[target.address]] if target.address in draft.bound else []
             follows += draft.raised.get(target, ())
         step = self._add(name, member, *needs, follows=follows)
         draft.switched[key].append(step)
