@@ -24,7 +24,7 @@ from ipvsproxy.dataplane import Change, Outcome, Reading
 from ipvsproxy.kernel.linux import LinuxDataplane
 from ipvsproxy.model import NodeNetwork, State, VirtualServerKey
 from ipvsproxy.objects import read_endpoint_slice, read_service
-from ipvsproxy.store import Listed, Put
+from ipvsproxy.store import KINDS, Listed, Put
 
 # No audit comes between: it is measured by itself.
 _SETTINGS = Settings(node_name=NODE, sync_period=86400.0)
@@ -219,7 +219,7 @@ def _list(wiring: Wiring, described: Objects) -> None:
         wiring.take(Put(read_service(text), "bench"))
     for text in described.slices:
         _put(wiring, text)
-    for kind in ("Service", "EndpointSlice"):
+    for kind in KINDS:
         wiring.take(Listed(kind))
 
 

@@ -22,6 +22,7 @@ from typing import NamedTuple, TypeAlias
 
 __all__ = [
     "DUMMY_INTERFACE",
+    "KERNEL_TIMEOUTS",
     "Address",
     "Chain",
     "Connections",
@@ -47,6 +48,7 @@ __all__ = [
     "SetSpec",
     "SetType",
     "State",
+    "Timeouts",
     "VirtualServer",
     "VirtualServerKey",
 ]
@@ -247,6 +249,18 @@ class Connections(NamedTuple):
     persistent: int = 0
 
 
+class Timeouts(NamedTuple):
+    """Seconds for which IPVS remembers a silent connection; 0: it balances no such protocol."""
+
+    tcp: int
+    tcp_fin: int
+    udp: int
+
+
+KERNEL_TIMEOUTS = Timeouts(15 * 60, 2 * 60, 5 * 60)
+"""What every network namespace starts with (net/netfilter/ipvs/ip_vs_proto_tcp.c, _udp.c)."""
+
+
 class SetType(StrEnum):
     """The kinds of ipset that are used, by ipset's names."""
 
@@ -354,7 +368,8 @@ class NodeNetwork:
     """What there is of the node's own network: not ours to change, but Services must fit in."""
 
     interfaces: Mapping[str, frozenset[Address]] = field(default_factory=dict)
-    """The addresses of every interface but `DUMMY_INTERFACE`, by the interface's name."""
+    """The addresses of every interface but those for service addresses, `DUMMY_INTERFACE` and a
+    predecessor's, by the interface's name."""
     gateways: frozenset[Address] = frozenset()
     """Next hops of the node's routes."""
     listeners: frozenset[Listener] = frozenset()
@@ -393,6 +408,10 @@ class State:
     rulesets: dict[Family, Ruleset] = field(default_factory=dict)
     sysctls: dict[str, str] = field(default_factory=dict)
     """By path below /proc/sys, as in `net/ipv4/vs/conntrack`."""
+    timeouts: Timeouts = KERNEL_TIMEOUTS
+    """Of the connections of this network namespace."""
+    processors: int = 1
+    """How many there are, as kube-proxy counts them for the size of conntrack's table."""
     lacks: dict[str, str] = field(default_factory=dict)
     """What of it all could not be read, with the reason: a family's chains, a set."""
 

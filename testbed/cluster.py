@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from testbed.layout import Layout, Node
     from testbed.manifests import Service
 
-APPLY_SECONDS = 60.0
+APPLY_SECONDS = 120.0
 """How long an agent in the rig may take, its start included, before the testbed gives up."""
 POLL_SECONDS = 0.15
 

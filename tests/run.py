@@ -86,8 +86,11 @@ def code() -> list[str]:
 
 
 IN_RIG = ("-v", "--timeout=180", "-p", "no:cacheprovider")
-UNIT = ("unit", "properties", "scenarios", "complaints", "parity", "rig", "test_architecture.py")
-NATIVE = ("ipset", "iptables", "conntrack", "service_address")
+UNIT = (
+    *("unit", "properties", "scenarios", "complaints", "parity", "deployment", "rig"),
+    "test_architecture.py",
+)
+NATIVE = ("ipset", "iptables", "foreign", "conntrack", "service_address")
 """What needs no IPVS, so that it runs on most machines, with both backends of iptables."""
 
 LANES = (

@@ -32,6 +32,7 @@ from ipvsproxy.core.operations import (
     ReplaceChains,
     SetRealServer,
     SetSysctl,
+    SetTimeouts,
     SetVirtualServer,
     UnbindAddress,
 )
@@ -59,6 +60,7 @@ from ipvsproxy.model import (
     SetSpec,
     SetType,
     State,
+    Timeouts,
     VirtualServer,
     VirtualServerKey,
 )
@@ -225,6 +227,9 @@ link_operations: SearchStrategy[Operation] = st.one_of(
 sysctl_operations: SearchStrategy[Operation] = st.builds(
     SetSysctl, st.sampled_from(SYSCTLS), st.sampled_from(("0", "1"))
 )
+timeout_operations: SearchStrategy[Operation] = st.builds(
+    SetTimeouts, st.builds(Timeouts, *[st.sampled_from((0, 1, 900, 1 << 31))] * 3)
+)
 chain_operations: SearchStrategy[Operation] = st.builds(
     ReplaceChains, st.just(Family.IPV4), st.sampled_from(RULESETS), st.sampled_from(RULESETS)
 )
@@ -237,6 +242,7 @@ operations: SearchStrategy[Operation] = st.one_of(
     link_operations,
     set_operations(),
     sysctl_operations,
+    timeout_operations,
     chain_operations,
     forget_operations,
 )

@@ -7,8 +7,30 @@ of its API server) and in `cli` (the settings).
 
 from __future__ import annotations
 
-from ipvsproxy.agent.commands import cleanup, explain, plan, run_once, status
+from ipvsproxy.agent.commands import (
+    clean_up_after,
+    cleanup,
+    explain,
+    hand_over,
+    plan,
+    run_once,
+    status,
+)
 from ipvsproxy.agent.lock import AnotherAgentError
+from ipvsproxy.agent.reload import ConfigFile
 from ipvsproxy.agent.running import run
+from ipvsproxy.agent.switching import readiness
 
-__all__ = ["AnotherAgentError", "cleanup", "explain", "plan", "run", "run_once", "status"]
+__all__ = [
+    "AnotherAgentError",
+    "ConfigFile",
+    "clean_up_after",
+    "cleanup",
+    "explain",
+    "hand_over",
+    "plan",
+    "readiness",
+    "run",
+    "run_once",
+    "status",
+]

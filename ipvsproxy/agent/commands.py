@@ -1,14 +1,15 @@
 """The commands that end by themselves: `run --once`, plan, cleanup, status, explain.
 
 Each opens the kernel, does its work with the parts that `run` uses too, and closes the kernel; what
-it returns is a value that `cli` prints. None but `run_once` and `cleanup` writes anything.
+it returns is a value that `cli` prints. Only `run_once` and the three that clean up write anything.
 """
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, closing
 
 import structlog
 
@@ -16,14 +17,22 @@ from ipvsproxy.agent.lock import only_agent, refuse_beside_kube_proxy
 from ipvsproxy.agent.sources import open_source
 from ipvsproxy.agent.wiring import Wiring, wire
 from ipvsproxy.config import Settings
-from ipvsproxy.core import cleanup as core_cleanup
+from ipvsproxy.core import foreign
+from ipvsproxy.core.cleanup import cleanup as core_cleanup
 from ipvsproxy.core.foundation import WATCHED_SYSCTLS
+from ipvsproxy.core.hand_over import hand_over as core_hand_over
 from ipvsproxy.core.ledger import Ownership
 from ipvsproxy.core.operations import describe
+from ipvsproxy.core.plan import Batch
+from ipvsproxy.core.predecessors import Predecessor
 from ipvsproxy.core.question import Place, Who
+from ipvsproxy.core.take_over import lost_node_port_addresses
 from ipvsproxy.http import ask_agent
 from ipvsproxy.kernel.fake import DryRunDataplane
+from ipvsproxy.kernel.foreign import Foreign
 from ipvsproxy.kernel.linux import LinuxDataplane
+from ipvsproxy.kernel.process import Processes
+from ipvsproxy.model import State
 from ipvsproxy.reconciler.writer import Writer
 from ipvsproxy.telemetry import (
     CleanupReport,
@@ -57,6 +66,7 @@ async def run_once(settings: Settings) -> int:
 async def plan(settings: Settings) -> PlanReport:
     """Say what `run` would change, and change nothing."""
     async with _kernel(settings) as dataplane:
+        found = await dataplane.dump()
         dry = DryRunDataplane(dataplane)
         wiring = wire(settings, dry)
         await _synchronise(wiring, settings)
@@ -64,6 +74,9 @@ async def plan(settings: Settings) -> PlanReport:
         operations=tuple(describe(operation) for operation in dry.recorded),
         problems=tuple(f"{one.subject}: {one.message}" for one in wiring.conditions),
         whole=wiring.store.whole,
+        lost_node_port_addresses=tuple(
+            map(str, lost_node_port_addresses(settings, found, wiring.store.node))
+        ),
     )
 
 
@@ -72,24 +85,44 @@ async def cleanup(settings: Settings, *, dry_run: bool = False) -> CleanupReport
 
     Raises AnotherAgentError beside a running agent or kube-proxy, whose work this would undo.
     """
+    return await _carry_out(
+        settings, lambda state: core_cleanup(state, settings.exclude_cidrs), dry_run=dry_run
+    )
+
+
+async def hand_over(settings: Settings, *, dry_run: bool = False) -> CleanupReport:
+    """Make what stands such that kube-proxy can be started; with `dry_run`, only say how.
+
+    Raises AnotherAgentError as `cleanup` does.
+    """
+    return await _carry_out(settings, core_hand_over, dry_run=dry_run)
+
+
+async def clean_up_after(
+    settings: Settings, predecessor: Predecessor, *, dry_run: bool = False
+) -> CleanupReport:
+    """Remove what another proxy left and is its own; with `dry_run`, only say what.
+
+    Meant for beside a running agent, or after `run --once`: where ours does not serve yet, nothing
+    is removed, and the report says why. Raises AnotherAgentError beside a live kube-proxy.
+    """
     async with _kernel(settings) as dataplane:
+        state = await dataplane.dump()
+    found = foreign.obstacle(predecessor, state)
+    if not found and not dry_run:
+        await refuse_beside_kube_proxy(settings)
+    with closing(Foreign(Processes(), settings.iptables_backend)) as traces:
+        removals = foreign.removals(predecessor, await asyncio.to_thread(traces.read))
+        if found and removals:
+            return CleanupReport(refused=(f"nothing of {predecessor} is removed: {found}",))
         if dry_run:
-            batch = core_cleanup.cleanup(await dataplane.dump(), settings.exclude_cidrs)
-            return CleanupReport(tuple(describe(step.operation) for step in batch.steps))
-        with only_agent():
-            await refuse_beside_kube_proxy(settings)
-            writer = Writer(dataplane, time.monotonic)
-            await writer.dump()
-            batch = core_cleanup.cleanup(writer.state, settings.exclude_cidrs)
-            written = await writer.carry_out(batch)
-    reasons = {refused.operation: refused.outcome.reason for refused in written.refused}
-    undone = dict.fromkeys(written.undone)
+            return CleanupReport(tuple(map(foreign.describe, removals)))
+        outcomes = [await asyncio.to_thread(traces.remove, removal) for removal in removals]
+    answers = list(zip(map(foreign.describe, removals), outcomes, strict=True))
     return CleanupReport(
-        operations=tuple(
-            describe(step.operation) for step in batch.steps if step.operation not in undone
-        ),
+        operations=tuple(text for text, outcome in answers if outcome.refusal is None),
         refused=tuple(
-            f"{describe(operation)}: {reasons.get(operation, _WAITS)}" for operation in undone
+            f"{text}: {outcome.reason}" for text, outcome in answers if outcome.refusal is not None
         ),
     )
 
@@ -116,6 +149,32 @@ async def explain(settings: Settings, who: Who | None, target: Place | str) -> E
         state = await dataplane.dump()
     agent = await ask_agent(settings.metrics_bind_address)
     return explain_report(state, settings, who, target, agent)
+
+
+async def _carry_out(
+    settings: Settings, decide: Callable[[State], Batch], *, dry_run: bool
+) -> CleanupReport:
+    """Carry out what is decided about the kernel as it is now, with nobody else at work."""
+    async with _kernel(settings) as dataplane:
+        if dry_run:
+            batch = decide(await dataplane.dump())
+            return CleanupReport(tuple(describe(step.operation) for step in batch.steps))
+        with only_agent():
+            await refuse_beside_kube_proxy(settings)
+            writer = Writer(dataplane, time.monotonic)
+            await writer.dump()
+            batch = decide(writer.state)
+            written = await writer.carry_out(batch)
+    reasons = {refused.operation: refused.outcome.reason for refused in written.refused}
+    undone = dict.fromkeys(written.undone)
+    return CleanupReport(
+        operations=tuple(
+            describe(step.operation) for step in batch.steps if step.operation not in undone
+        ),
+        refused=tuple(
+            f"{describe(operation)}: {reasons.get(operation, _WAITS)}" for operation in undone
+        ),
+    )
 
 
 async def _synchronise(wiring: Wiring, settings: Settings) -> None:

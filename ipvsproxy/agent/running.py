@@ -15,6 +15,7 @@ from collections.abc import Coroutine, Iterable
 import structlog
 
 from ipvsproxy.agent.lock import only_agent, refuse_beside_kube_proxy
+from ipvsproxy.agent.reload import ConfigFile, Reloader
 from ipvsproxy.agent.sources import open_source
 from ipvsproxy.agent.wiring import Wiring, wire
 from ipvsproxy.config import Settings
@@ -22,8 +23,9 @@ from ipvsproxy.core.foundation import WATCHED_SYSCTLS
 from ipvsproxy.dataplane import Dataplane
 from ipvsproxy.http import serve
 from ipvsproxy.kernel.linux import LinuxDataplane
+from ipvsproxy.kernel.oom import adjust
 from ipvsproxy.store import Source
-from ipvsproxy.telemetry import tell_nobody
+from ipvsproxy.telemetry import Conditions, Watches, tell_nobody
 
 log = structlog.get_logger(__name__)
 
@@ -31,28 +33,38 @@ _AFTER_CUT_OFF = 1.0
 """Seconds before news of the node's network are asked for again."""
 
 
-async def run(settings: Settings) -> int:
+async def run(settings: Settings, file: ConfigFile | None = None) -> int:
     """Keep the kernel equal to what the source says until SIGTERM or SIGINT; returns 0.
 
+    `file` is the configuration file that `settings` are from, to be followed; None: there is none.
     Raises AnotherAgentError, what a source raises that cannot be opened, or a group of what ended
     its tasks: DataplaneError when the kernel cannot be read at the start.
     """
     _allow_many_files()
+    _take_place(settings)
     with only_agent():
         await refuse_beside_kube_proxy(settings)
         dataplane = LinuxDataplane(WATCHED_SYSCTLS, settings.iptables_backend)
         try:
-            async with open_source(settings) as (source, events):
+            watches, conditions = Watches(), Conditions()
+            async with open_source(settings, watches=watches, conditions=conditions) as (
+                source,
+                events,
+            ):
                 wiring = wire(
                     settings,
                     dataplane,
                     clock=time.monotonic,
                     wall_clock=time.time,
                     tell=events.tell if events is not None else tell_nobody,
+                    conditions=conditions,
+                    watches=watches,
                 )
                 follow = [_feed(wiring, source), _follow_network(wiring, dataplane)]
                 if events is not None:
                     follow.append(events.run())
+                if file is not None:
+                    follow.append(Reloader(file, wiring, time.time).run())
                 await _until_stopped(wiring, follow)
         finally:
             await dataplane.close()
@@ -67,6 +79,12 @@ def _allow_many_files() -> None:
     """
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
+def _take_place(settings: Settings) -> None:
+    """Take the place that is set among victims; kube-proxy goes on too where it may not."""
+    if settings.oom_score_adj is not None and (reason := adjust(settings.oom_score_adj)):
+        log.info("oomScoreAdj is not taken", value=settings.oom_score_adj, reason=reason)
 
 
 async def _until_stopped(wiring: Wiring, others: Iterable[Coroutine[None, None, None]]) -> None:

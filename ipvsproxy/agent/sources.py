@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ipvsproxy.config import Settings
 from ipvsproxy.store import Source
+from ipvsproxy.telemetry import Conditions, Watches
 
 if TYPE_CHECKING:
     from ipvsproxy.sources.kubernetes.events import Events
@@ -30,8 +31,15 @@ class Opened(NamedTuple):
 
 
 @asynccontextmanager
-async def open_source(settings: Settings) -> AsyncIterator[Opened]:
+async def open_source(
+    settings: Settings,
+    *,
+    watches: Watches | None = None,
+    conditions: Conditions | None = None,
+) -> AsyncIterator[Opened]:
     """Open the folder of manifests where one is set, else the Kubernetes API.
+
+    That one says in `watches` and `conditions` how it is doing.
 
     Each is imported only where it is used: the Kubernetes client alone costs 0.4 s and 40 MiB.
     Raises what `sources.kubernetes` raises when no API server is known or its file is wrong.
@@ -44,6 +52,7 @@ async def open_source(settings: Settings) -> AsyncIterator[Opened]:
     from ipvsproxy.sources.kubernetes.access import choose  # noqa: PLC0415
     from ipvsproxy.sources.kubernetes.client import connect  # noqa: PLC0415
     from ipvsproxy.sources.kubernetes.events import Events  # noqa: PLC0415
+    from ipvsproxy.sources.kubernetes.health import SourceHealth  # noqa: PLC0415
     from ipvsproxy.sources.kubernetes.pace import Timing  # noqa: PLC0415
     from ipvsproxy.sources.kubernetes.source import KubernetesSource  # noqa: PLC0415
 
@@ -57,7 +66,11 @@ async def open_source(settings: Settings) -> AsyncIterator[Opened]:
         timing = Timing(time.monotonic, asyncio.sleep, random.random)
         yield Opened(
             KubernetesSource(
-                connection, settings.node_name, timing=timing, watch_nodes=settings.watch_nodes
+                connection,
+                settings.node_name,
+                timing=timing,
+                health=SourceHealth(watches=watches, conditions=conditions, wall_clock=time.time),
+                watch_nodes=settings.watch_nodes,
             ),
             Events(connection, settings.node_name, timing=timing, wall_clock=time.time),
         )

@@ -26,6 +26,7 @@ from ipvsproxy.telemetry import (
     Metrics,
     ServiceStatus,
     Teller,
+    Watches,
     tell_nobody,
 )
 
@@ -34,7 +35,6 @@ from ipvsproxy.telemetry import (
 class Wiring:
     """One agent's parts."""
 
-    settings: Settings
     store: Store
     conditions: Conditions
     metrics: Metrics
@@ -42,6 +42,16 @@ class Wiring:
     health_checks: HealthChecks
     observer: Observer
     reconciler: Reconciler
+
+    @property
+    def settings(self) -> Settings:
+        """The settings that count now."""
+        return self.reconciler.settings
+
+    def configure(self, settings: Settings) -> None:
+        """Go by other settings from the next cycle on."""
+        self.health.limit = 2 * settings.sync_period
+        self.reconciler.configure(settings)
 
     def take(self, event: Event) -> None:
         """Take in what a source says."""
@@ -106,11 +116,16 @@ def wire(
     clock: Callable[[], float] = time.monotonic,
     wall_clock: Callable[[], float] = time.time,
     tell: Teller = tell_nobody,
+    conditions: Conditions | None = None,
+    watches: Watches | None = None,
 ) -> Wiring:
-    """Put an agent together around a dataplane; the clocks and `tell` are as in `Reconciler`."""
+    """Put an agent together around a dataplane; the clocks and `tell` are as in `Reconciler`.
+
+    `conditions` and `watches` are those that the source writes into, if it does.
+    """
     store = Store(settings.node_name)
-    conditions = Conditions()
-    metrics = Metrics(conditions, version=__version__)
+    conditions = Conditions() if conditions is None else conditions
+    metrics = Metrics(conditions, version=__version__, watches=watches)
     health = Health(sync_period=settings.sync_period, now=clock())
     observer = Observer(
         store=store,
@@ -137,4 +152,4 @@ def wire(
         health_checks=checks,
         tell=tell,
     )
-    return Wiring(settings, store, conditions, metrics, health, checks, observer, reconciler)
+    return Wiring(store, conditions, metrics, health, checks, observer, reconciler)

@@ -12,6 +12,7 @@ import click
 
 from ipvsproxy import __version__
 from ipvsproxy.cli.cleanup import cleanup
+from ipvsproxy.cli.config import config
 from ipvsproxy.cli.explain import explain
 from ipvsproxy.cli.plan import plan
 from ipvsproxy.cli.preflight import preflight
@@ -51,5 +52,5 @@ def main() -> None:
     """  # noqa: D301 - \b keeps lines as they are
 
 
-for _command in (run, status, explain, plan, preflight, cleanup, version):
+for _command in (run, status, explain, plan, preflight, cleanup, config, version):
     main.add_command(_command)

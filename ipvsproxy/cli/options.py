@@ -46,7 +46,7 @@ def _option(*names: str, help: str, metavar: str = "TEXT") -> Decorator:  # noqa
     return click.option(*names, help=help, metavar=metavar, default=None)
 
 
-def _switch(*names: str, help: str) -> Decorator:  # noqa: A002 - click's word
+def switch(*names: str, help: str) -> Decorator:  # noqa: A002 - click's word
     """Make a flag of Go's form: `--name` and `--name=false` both work."""
     return click.option(
         *names, help=help, is_flag=False, flag_value="true", default=None, metavar="[true|false]"
@@ -68,7 +68,9 @@ _OPTIONS: Mapping[str, Decorator] = {
     ),
     "kubeconfig": _option("--kubeconfig", metavar="FILE", help="Kubeconfig of the API server."),
     "master": _option(
-        "--master", metavar="URL", help="URL of the API server; goes before the kubeconfig's."
+        "--master",
+        metavar="URL[,URL]",
+        help="URLs of the API servers, tried in turn; go before the kubeconfig's.",
     ),
     "node_name": _option(
         "--hostname-override",
@@ -111,6 +113,11 @@ _OPTIONS: Mapping[str, Decorator] = {
         metavar="primary|all|CIDR[,CIDR]",
         help="On which of the node's addresses NodePorts are served (default all).",
     ),
+    "bind_address": _option(
+        "--bind-address",
+        metavar="ADDRESS",
+        help="Takes the place of the Node's InternalIP of its family; nothing listens there.",
+    ),
     "no_local_endpoints": _option(
         "--no-local-endpoints",
         metavar="drop|reject",
@@ -129,13 +136,13 @@ _OPTIONS: Mapping[str, Decorator] = {
         help="Whether all Nodes are watched, to keep Services off their addresses (default auto: "
         "while a Service has externalIPs).",
     ),
-    "strict_arp": _switch(
+    "strict_arp": switch(
         "--strict-arp",
         "--ipvs-strict-arp",
         "strict_arp",
         help="Answer ARP for service addresses on no interface, as MetalLB needs it.",
     ),
-    "masquerade_all": _switch(
+    "masquerade_all": switch(
         "--masquerade-all", help="Masquerade the pods' own traffic to Services too."
     ),
     "masquerade_bit": _option(
@@ -152,7 +159,7 @@ _OPTIONS: Mapping[str, Decorator] = {
         metavar="CIDR[,CIDR]",
         help="Never touch virtual servers with addresses in these networks.",
     ),
-    "take_over": _switch(
+    "take_over": switch(
         "--take-over", help="Start, or clean up, although a kube-proxy answers on this node."
     ),
     "sync_period": _option(
@@ -199,6 +206,58 @@ _OPTIONS: Mapping[str, Decorator] = {
         metavar="auto|nft|legacy",
         help="Which iptables programs to use (default auto: the one that the node uses).",
     ),
+    "ipvs_tcp_timeout": _option(
+        "--ipvs-tcp-timeout",
+        metavar="DURATION",
+        help="When IPVS forgets an idle TCP connection (default 0: as the node has it).",
+    ),
+    "ipvs_tcp_fin_timeout": _option(
+        "--ipvs-tcpfin-timeout",
+        "ipvs_tcp_fin_timeout",
+        metavar="DURATION",
+        help="The same once it is being closed.",
+    ),
+    "ipvs_udp_timeout": _option("--ipvs-udp-timeout", metavar="DURATION", help="The same of UDP."),
+    "conntrack_max_per_core": _option(
+        "--conntrack-max-per-core",
+        metavar="NUMBER",
+        help="Flows that are tracked for each processor; only raised (default: as the node has "
+        "it).",
+    ),
+    "conntrack_min": _option(
+        "--conntrack-min", metavar="NUMBER", help="Flows that are tracked at least, then."
+    ),
+    "conntrack_tcp_established_timeout": _option(
+        "--conntrack-tcp-timeout-established",
+        "conntrack_tcp_established_timeout",
+        metavar="DURATION",
+        help="How long an idle TCP flow is tracked (default 0: as the node has it).",
+    ),
+    "conntrack_tcp_close_wait_timeout": _option(
+        "--conntrack-tcp-timeout-close-wait",
+        "conntrack_tcp_close_wait_timeout",
+        metavar="DURATION",
+        help="The same in CLOSE_WAIT.",
+    ),
+    "conntrack_tcp_be_liberal": switch(
+        "--conntrack-tcp-be-liberal", help="Track packets outside of the TCP window too."
+    ),
+    "conntrack_udp_timeout": _option(
+        "--conntrack-udp-timeout",
+        metavar="DURATION",
+        help="How long a UDP flow without an answer is tracked.",
+    ),
+    "conntrack_udp_stream_timeout": _option(
+        "--conntrack-udp-timeout-stream",
+        "conntrack_udp_stream_timeout",
+        metavar="DURATION",
+        help="The same with answers.",
+    ),
+    "oom_score_adj": _option(
+        "--oom-score-adj",
+        metavar="-1000-1000",
+        help="The agent's place in the choice of a victim when memory runs out.",
+    ),
     "healthz_bind_address": _option(
         "--healthz-bind-address",
         metavar="ADDRESS:PORT",
@@ -211,6 +270,8 @@ _OPTIONS: Mapping[str, Decorator] = {
     ),
     "log_format": _option(
         "--log-format",
+        "--logging-format",
+        "log_format",
         metavar="auto|json|console",
         help="How log lines look (default auto: console on a terminal, else JSON).",
     ),
@@ -242,15 +303,20 @@ def resolve(flags: Mapping[str, object]) -> Resolved:
 
     Raises WrongSettingError.
     """
+    try:
+        return read_settings(flags)
+    except ConfigurationError as error:
+        raise WrongSettingError(str(error)) from None
+
+
+def read_settings(flags: Mapping[str, object]) -> Resolved:
+    """Do as `resolve` does, but raise ConfigurationError."""
     from ipvsproxy.config import load  # noqa: PLC0415 - costs time that --help need not take
 
     given = dict(flags)
     config_file = given.pop("config_file", None)
-    try:
-        text = _read(Path(str(config_file))) if config_file is not None else None
-        return load(given, os.environ, text, host_name=socket.gethostname())
-    except ConfigurationError as error:
-        raise WrongSettingError(str(error)) from None
+    text = read_text(Path(str(config_file))) if config_file is not None else None
+    return load(given, os.environ, text, host_name=socket.gethostname())
 
 
 def follow(work: Coroutine[object, object, T]) -> T:
@@ -284,7 +350,8 @@ def _only(group: BaseExceptionGroup, known: tuple[type[Exception], ...]) -> Base
     return error
 
 
-def _read(path: Path) -> str:
+def read_text(path: Path) -> str:
+    """Read a configuration file. Raises ConfigurationError."""
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:

@@ -1,6 +1,7 @@
-"""`ipvsproxy preflight`: whether this node is able to run the agent.
+"""`ipvsproxy preflight`: whether this node is able to run the agent, and ready to be switched over.
 
-Knows how the checks are shown; `kernel.preflight` examines the node, and `http` finds neighbours.
+Knows how the checks are shown; `kernel.preflight` examines the node, `agent.switching` what a
+predecessor left there, and `http` finds neighbours.
 """
 
 from __future__ import annotations
@@ -30,10 +31,18 @@ exit status:
 @click.command(short_help="Check whether this node can run the agent.", epilog=EPILOG)
 @output_option
 @setting_options(
-    "config", "node_name", "default_scheduler", "iptables_backend", "metrics_bind_address"
+    "config",
+    "node_name",
+    "default_scheduler",
+    "iptables_backend",
+    "metrics_bind_address",
+    "node_port_addresses",
 )
 def preflight(*, output: str, **flags: object) -> None:
     """Check whether this node can run the agent: kernel, modules, schedulers, programs, rights.
+
+    And, where another proxy served, whether it can be switched over: who that was, what becomes of
+    it, and what stands in the way.
 
     Schedulers, ipsets, rules and the dummy interface are tried in a network namespace that is
     thrown away, so nothing of the node is changed, but that the kernel may load modules.
@@ -58,10 +67,10 @@ def preflight(*, output: str, **flags: object) -> None:
 
 
 async def _checks(settings: Settings) -> tuple[Check, ...]:
-    from ipvsproxy import http  # noqa: PLC0415
+    from ipvsproxy import agent, http  # noqa: PLC0415
     from ipvsproxy.kernel.preflight import check_node  # noqa: PLC0415
 
-    checks = check_node(settings)
+    checks = (*check_node(settings), *await agent.readiness(settings))
     neighbour = await http.find_neighbour(settings.metrics_bind_address)
     asked = http.neighbour_addresses(settings.metrics_bind_address)
     return (*checks, neighbour_check(neighbour, asked))

@@ -57,6 +57,10 @@ def report(value: R, output: str, text: Callable[[R], str]) -> None:
 def plan_text(plan: PlanReport) -> str:
     """Write a plan: a line for each operation, then what is wrong, then a sentence."""
     lines = [*plan.operations, *_problem_lines(plan.problems)]
+    lines += (
+        f"NodePorts would no longer be served on {address}"
+        for address in plan.lost_node_port_addresses
+    )
     lines.append(f"{_count(len(plan.operations), 'change')} would be made")
     return _text(lines)
 

@@ -7,11 +7,20 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
-from ipvsproxy.cli.options import WrongSettingError, follow, resolve, setting_options
+from ipvsproxy.cli.kube_proxy_flags import accept_kube_proxy_flags, without_effect
+from ipvsproxy.cli.options import (
+    WrongSettingError,
+    follow,
+    read_settings,
+    resolve,
+    setting_options,
+    switch,
+)
 
 if TYPE_CHECKING:
     from ipvsproxy.config import Resolved
@@ -23,7 +32,8 @@ a flag goes before the environment, the environment before the file.
 \b
 exit status:
   0  stopped by a signal; with --once: all is applied
-  1  with --once: something was refused or could not be read; else the agent could not go on
+  1  with --once: something was refused or could not be read; with --init-only: something that is
+     needed is missing; else the agent could not go on
   2  wrong usage
 The kernel's tables stay as they are when the agent ends, and traffic flows on.
 """
@@ -35,8 +45,19 @@ _WEAKER = ("flag", "environment", "file", "default")
 
 @click.command(short_help="Keep the kernel's tables as the Services ask for.", epilog=EPILOG)
 @click.option("--once", is_flag=True, help="One complete synchronisation, then exit.")
+@switch(
+    "--init-only",
+    help="Load kernel modules and write kernel settings, then exit: for an init container.",
+)
+@click.option(
+    "--write-config-to",
+    metavar="FILE",
+    default=None,
+    help="Write the settings into a configuration file of our own kind, then exit.",
+)
 @setting_options()
-def run(*, once: bool, **flags: object) -> None:
+@accept_kube_proxy_flags
+def run(*, once: bool, init_only: str | None, write_config_to: str | None, **flags: object) -> None:
     """Keep the kernel's tables as the Services ask for, until a signal comes.
 
     Services come from a folder of manifests or from the Kubernetes API; without --manifests,
@@ -48,8 +69,17 @@ def run(*, once: bool, **flags: object) -> None:
       ipvsproxy run --kubeconfig /etc/kubernetes/kubelet.conf --cluster-cidr 10.244.0.0/16
       ipvsproxy run --config /var/lib/kube-proxy/config.conf
       ipvsproxy run --manifests ./services --once
+
+    A command line of kube-proxy does as it is: flags of it that have no effect here are accepted,
+    and named in a warning. With --config the file is followed, and what can be changed live is.
     """  # noqa: D301 - \b keeps lines as they are
+    in_vain = without_effect(flags)
     resolved = resolve(flags)
+    if write_config_to is not None:
+        write_settings(resolved, Path(write_config_to))
+        return
+    if init_only is not None and init_only != "false":
+        prepare(resolved)
     require_source(resolved)
 
     import structlog  # noqa: PLC0415 - costs time that --help need not take
@@ -61,11 +91,45 @@ def run(*, once: bool, **flags: object) -> None:
     settings = resolved.settings
     logs.configure(settings.log_format, settings.verbosity, node=settings.node_name)
     log = structlog.get_logger("ipvsproxy.config")
-    for warning in resolved.warnings:
+    for warning in (*((in_vain,) if in_vain else ()), *resolved.warnings):
         log.warning("configuration", warning=warning)
     for name, value in effective(settings).items():
         log.debug("setting", setting=name, value=value, source=str(resolved.sources[name]))
-    sys.exit(follow(agent.run_once(settings) if once else agent.run(settings)))
+    if once:
+        sys.exit(follow(agent.run_once(settings)))
+    path = flags["config_file"]
+    file = None
+    if path is not None:
+        file = agent.ConfigFile(
+            Path(str(path)),
+            read=lambda: read_settings(flags),
+            took=lambda new: logs.configure(new.log_format, new.verbosity, node=new.node_name),
+        )
+    sys.exit(follow(agent.run(settings, file)))
+
+
+def prepare(resolved: Resolved) -> NoReturn:
+    """Do what takes more rights than the agent needs, say what was done, and exit."""
+    from ipvsproxy.cli import logs, render  # noqa: PLC0415 - costs time that --help need not take
+    from ipvsproxy.kernel import initial  # noqa: PLC0415
+    from ipvsproxy.telemetry import Verdict  # noqa: PLC0415
+
+    logs.quiet()
+    for warning in resolved.warnings:
+        click.echo(f"Warning: {warning}", err=True)
+    checks = initial.prepare(resolved.settings)
+    click.echo(render.checks_text(checks), nl=False)
+    sys.exit(1 if any(check.verdict is Verdict.FAIL for check in checks) else 0)
+
+
+def write_settings(resolved: Resolved, path: Path) -> None:
+    """Write all settings that are in force into a file. Raises ClickException."""
+    from ipvsproxy.config import own_file  # noqa: PLC0415 - as above
+
+    try:
+        path.write_text(own_file(resolved.settings), encoding="utf-8")
+    except OSError as error:
+        raise click.ClickException(f"{path} cannot be written: {error.strerror}") from None
 
 
 def require_source(resolved: Resolved) -> None:

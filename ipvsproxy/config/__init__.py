@@ -2,13 +2,18 @@
 
 Knows our flags, our environment variables, our own file and kube-proxy's `KubeProxyConfiguration`;
 reads neither environment nor disk: `load` is handed both. `settings` holds the values and their
-meaning, `values` reads one value from text, `files` reads the two kinds of file by the YAML of
-`yaml_text`, and `load` puts them together: flag before environment variable before file before
-default, each field by itself.
+meaning, `values` reads one value from text, `fields` says how each field is read and called.
+`files` reads the two kinds of file by the YAML of `yaml_text`, `kube_proxy` knows what kube-proxy's
+means. `load` puts them together: flag before environment variable before file before default, each
+field by itself. `writing` writes settings as a file, `changes` says what a running agent takes of
+new ones.
 """
 
 from __future__ import annotations
 
+from ipvsproxy.config.changes import Change, taken
+from ipvsproxy.config.fields import name_in_file
+from ipvsproxy.config.files import config_of_config_map
 from ipvsproxy.config.load import Resolved, Source, effective, load
 from ipvsproxy.config.settings import (
     DetectLocalMode,
@@ -20,8 +25,10 @@ from ipvsproxy.config.settings import (
     WatchNodes,
 )
 from ipvsproxy.config.values import ConfigurationError
+from ipvsproxy.config.writing import converted, own_file
 
 __all__ = [
+    "Change",
     "ConfigurationError",
     "DetectLocalMode",
     "IptablesBackend",
@@ -32,6 +39,11 @@ __all__ = [
     "Settings",
     "Source",
     "WatchNodes",
+    "config_of_config_map",
+    "converted",
     "effective",
     "load",
+    "name_in_file",
+    "own_file",
+    "taken",
 ]

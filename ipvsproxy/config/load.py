@@ -7,76 +7,31 @@ flags beside a file; a listed difference), and `Resolved.sources` says for each 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from enum import StrEnum
+from types import MappingProxyType
 from typing import NamedTuple
 
-from ipvsproxy.config import values
-from ipvsproxy.config.files import FileValue, read_file
-from ipvsproxy.config.settings import (
-    DetectLocalMode,
-    IptablesBackend,
-    LogFormat,
-    NodePortAddresses,
-    NoLocalEndpoints,
-    Settings,
-    WatchNodes,
-)
-from ipvsproxy.config.values import ConfigurationError, Reader
-from ipvsproxy.model import Network, Scheduler
+from ipvsproxy.config.contents import FileContents, FileValue
+from ipvsproxy.config.fields import READERS, flag
+from ipvsproxy.config.files import read_file
+from ipvsproxy.config.settings import DetectLocalMode, NodePortAddresses, Settings
+from ipvsproxy.config.values import ConfigurationError
+from ipvsproxy.model import Address, Network
 
 PREFIX = "IPVSPROXY_"
 """Of every environment variable: `IPVSPROXY_SYNC_PERIOD` sets `sync_period`."""
-
-_INTERFACE_CHARACTERS = 15
-"""IFNAMSIZ without its end; iptables wants one of them for the `+` behind a prefix."""
-
-READERS: Mapping[str, Reader] = {
-    "node_name": values.node_name,
-    "manifests": values.text,
-    "kubeconfig": values.text,
-    "master": values.url,
-    "default_scheduler": values.choice(Scheduler),
-    "cluster_cidrs": values.networks,
-    "detect_local_mode": values.choice(DetectLocalMode),
-    "pod_bridge_interface": values.interface(_INTERFACE_CHARACTERS),
-    "pod_interface_name_prefix": values.interface(_INTERFACE_CHARACTERS - 1),
-    "node_port_addresses": values.node_port_addresses,
-    "no_local_endpoints": values.choice(NoLocalEndpoints),
-    "protected_ports": values.ports,
-    "watch_nodes": values.choice(WatchNodes),
-    "strict_arp": values.boolean,
-    "masquerade_all": values.boolean,
-    "masquerade_bit": values.whole_number(0, 31),
-    "exclude_cidrs": values.networks,
-    "take_over": values.boolean,
-    "sync_period": values.seconds_above_zero,
-    "min_sync_period": values.seconds,
-    "drain_deadline": values.seconds,
-    "removed_service_drain": values.seconds,
-    "set_hash_size": values.whole_number(64, 1 << 20),
-    "set_capacity": values.whole_number(1024, 1 << 24),
-    "set_capacity_limit": values.whole_number(1024, 1 << 24),
-    "iptables_backend": values.choice(IptablesBackend),
-    "healthz_bind_address": values.bind_address(10256),
-    "metrics_bind_address": values.bind_address(10249),
-    "log_format": values.choice(LogFormat),
-    "verbosity": values.whole_number(0, 10),
-}
-"""How each field of `Settings` is read, in the order in which they are shown."""
-
-_FLAGS = {
-    "node_name": "--hostname-override",
-    "cluster_cidrs": "--cluster-cidr",
-    "node_port_addresses": "--nodeport-addresses",
-    "verbosity": "-v",
-}
-"""Flags that are not named as their field is."""
 
 _NEEDED_BY_MODE = {
     DetectLocalMode.BRIDGE_INTERFACE: "pod_bridge_interface",
     DetectLocalMode.INTERFACE_NAME_PREFIX: "pod_interface_name_prefix",
 }
+
+_NAMELESS = (
+    "the node's name is unknown: give --hostname-override NAME, or set NODE_NAME "
+    "(in a DaemonSet from fieldRef spec.nodeName)"
+)
+_ALONE = "conntrack-min is without effect: conntrack-max-per-core is not set"
 
 _EMPTY_MEANS_NONE = frozenset({"healthz_bind_address", "metrics_bind_address"})
 
@@ -98,6 +53,8 @@ class Resolved(NamedTuple):
     """By field, all of them."""
     warnings: tuple[str, ...] = ()
     """One line each."""
+    places: Mapping[str, str] = MappingProxyType({})
+    """By field, where exactly its value was given; not there: nowhere, it is the default."""
 
 
 class _Candidate(NamedTuple):
@@ -116,24 +73,42 @@ def load(
     """Decide every setting.
 
     `flags` is by field name, None where a flag was not given; `file_text` is None without a file;
-    `host_name` is the node's name when nothing else gives one. Raises ConfigurationError.
+    `host_name` is the node's name when nothing else gives one. Raises ConfigurationError, with all
+    that is wrong.
     """
     if unknown := flags.keys() - READERS.keys():
         raise TypeError(f"flags that are no settings: {sorted(unknown)}")
-    contents = read_file(file_text) if file_text is not None else None
-    from_file = contents.values if contents is not None else {}
+    contents = read_file(file_text) if file_text is not None else FileContents({})
+    winners = {
+        field: candidate
+        for field in READERS
+        if (candidate := _candidate(field, flags, environment, contents.values)) is not None
+    }
+    problems = [*contents.problems]
     decided: dict[str, object] = {}
-    sources: dict[str, Source] = {}
-    for field, read in READERS.items():
-        candidate = _candidate(field, flags, environment, from_file)
-        sources[field] = candidate.source if candidate is not None else Source.DEFAULT
-        if candidate is not None:
-            decided[field] = _read(read, candidate)
-    if not decided.get("node_name"):
-        decided["node_name"] = _host_name(host_name)
-    settings = _settings(decided)
-    warnings = contents.warnings if contents is not None else ()
-    return Resolved(settings, sources, (*warnings, *_without_effect(settings)))
+    for field, candidate in winners.items():
+        try:
+            decided[field] = READERS[field](candidate.value)
+        except ValueError as error:
+            problems.append(f"{candidate.place}: {candidate.value!r}: {error}")
+    if "node_name" not in winners:
+        if not host_name.strip():
+            problems.append(_NAMELESS)
+        decided["node_name"] = host_name.strip().lower()
+    if problems:
+        raise ConfigurationError(*problems)
+    settings = Settings(**decided)  # type: ignore[arg-type]  # each field's reader returns its type
+    if conflicts := tuple(_conflicts(settings)):
+        raise ConfigurationError(*conflicts)
+    sources = {
+        field: winners[field].source if field in winners else Source.DEFAULT for field in READERS
+    }
+    return Resolved(
+        settings,
+        sources,
+        (*contents.warnings, *_without_effect(settings)),
+        {field: candidate.place for field, candidate in winners.items()},
+    )
 
 
 def effective(settings: Settings) -> Mapping[str, object]:
@@ -147,9 +122,8 @@ def _candidate(
     environment: Mapping[str, str],
     from_file: Mapping[str, FileValue],
 ) -> _Candidate | None:
-    if (flag := flags.get(field)) is not None:
-        name = _FLAGS.get(field, f"--{field.replace('_', '-')}")
-        return _Candidate(Source.FLAG, f"flag {name}", flag)
+    if (given := flags.get(field)) is not None:
+        return _Candidate(Source.FLAG, f"flag {flag(field)}", given)
     names = [PREFIX + field.upper()]
     if field == "node_name":
         names.append("NODE_NAME")
@@ -162,50 +136,32 @@ def _candidate(
     return None
 
 
-def _read(read: Reader, candidate: _Candidate) -> object:
-    try:
-        return read(candidate.value)
-    except ValueError as error:
-        raise ConfigurationError(f"{candidate.place}: {candidate.value!r}: {error}") from None
-
-
-def _host_name(host_name: str) -> str:
-    if not host_name.strip():
-        raise ConfigurationError(
-            "the node's name is unknown: give --hostname-override NAME, or set NODE_NAME "
-            "(in a DaemonSet from fieldRef spec.nodeName)"
-        )
-    return values.node_name(host_name)
-
-
-def _settings(decided: Mapping[str, object]) -> Settings:
-    settings = Settings(**decided)  # type: ignore[arg-type]  # each field's reader returns its type
-    if (conflict := _conflict(settings)) is not None:
-        raise ConfigurationError(conflict)
-    return settings
-
-
-def _conflict(settings: Settings) -> str | None:
-    """Say which settings do not go together, each being right by itself; None: all do."""
+def _conflicts(settings: Settings) -> Iterator[str]:
+    """Say which settings do not go together, each being right by itself."""
     if settings.min_sync_period > settings.sync_period:
-        return (
+        yield (
             f"min-sync-period {settings.min_sync_period:g}s is longer than sync-period "
             f"{settings.sync_period:g}s: it must not be"
         )
     if settings.set_capacity > settings.set_capacity_limit:
-        return (
+        yield (
             f"set-capacity {settings.set_capacity} is more than set-capacity-limit "
             f"{settings.set_capacity_limit}: it must not be"
         )
     for mode, field in _NEEDED_BY_MODE.items():
         if settings.detect_local_mode is mode and getattr(settings, field) is None:
-            return f"detect-local-mode {mode} needs {field.replace('_', '-')}: set it"
-    return None
+            yield f"detect-local-mode {mode} needs {field.replace('_', '-')}: set it"
 
 
 def _without_effect(settings: Settings) -> tuple[str, ...]:
+    """Name what was set in vain: it belongs to something else that was not set."""
+    floor = settings.conntrack_min is not None and settings.conntrack_max_per_core is None
+    return (*_pod_interfaces_without_effect(settings), *((_ALONE,) if floor else ()))
+
+
+def _pod_interfaces_without_effect(settings: Settings) -> Iterator[str]:
     """Name what was set for another way of telling pods from others than the chosen one."""
-    return tuple(
+    return (
         f"{field.replace('_', '-')} is without effect: detect-local-mode is "
         f"{settings.detect_local_mode}, not {mode}"
         for mode, field in _NEEDED_BY_MODE.items()
@@ -216,7 +172,7 @@ def _without_effect(settings: Settings) -> tuple[str, ...]:
 def _plain(value: object) -> object:
     if isinstance(value, NodePortAddresses):
         return ["primary"] if value.primary else _plain(value.networks)
-    if isinstance(value, Network):
+    if isinstance(value, Network | Address):
         return str(value)
     if isinstance(value, tuple):
         return [_plain(item) for item in value]

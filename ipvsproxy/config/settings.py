@@ -1,7 +1,7 @@
 """The settings and what each means. Values only: how they are read is `load`'s affair.
 
-To add one: a field here with its docstring (unit, effect, range, what 0 means), a reader in `load`,
-a flag in `cli.options`, and its line in the README.
+To add one: a field here with its docstring (unit, effect, range, what 0 means), a reader in
+`fields`, a flag in `cli.options`, and its line in the README.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from enum import StrEnum
 
 import msgspec
 
-from ipvsproxy.model import Network, Scheduler
+from ipvsproxy.model import Address, Network, Scheduler
 
 HEALTHZ_BIND_ADDRESS = "0.0.0.0:10256"
 METRICS_BIND_ADDRESS = "127.0.0.1:10249"
@@ -92,7 +92,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ServiceAccount of the pod that the agent runs in."""
 
     master: str | None = None
-    """URL of the API server; goes before the one in the kubeconfig file. None: that one."""
+    """URL of the API server, or several with commas between them; goes before the one in the
+    kubeconfig file. None: that one."""
 
     default_scheduler: Scheduler = Scheduler.RR
     """The scheduler of a Service that does not name one."""
@@ -113,6 +114,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     node_port_addresses: NodePortAddresses = NodePortAddresses()
     """On which of the node's addresses NodePorts are served; unset: on all but loopback."""
+
+    bind_address: Address | None = None
+    """Takes the place of the Node's first InternalIP of its family: source ranges are held against
+    it, and it is what `primary` means. Nothing listens there. None: the Node's own."""
 
     no_local_endpoints: NoLocalEndpoints = NoLocalEndpoints.DROP
     """What becomes of new connections from outside to a Service of externalTrafficPolicy Local
@@ -172,6 +177,42 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     iptables_backend: IptablesBackend = IptablesBackend.AUTO
     """Which iptables programs are used; must be the one that the rest of the node uses."""
+
+    ipvs_tcp_timeout: int | None = None
+    """Seconds after which IPVS forgets an established TCP connection that is silent. None and 0:
+    as the node has it (900 by the kernel). It is per network namespace, as the two that follow."""
+
+    ipvs_tcp_fin_timeout: int | None = None
+    """The same once it is being closed. None and 0: as the node has it (120 by the kernel)."""
+
+    ipvs_udp_timeout: int | None = None
+    """The same of UDP. None and 0: as the node has it (300 by the kernel)."""
+
+    conntrack_max_per_core: int | None = None
+    """Flows that connection tracking may hold for each processor; what the node has is raised to
+    it, never lowered, and the hash table to a quarter. None and 0: as the node has it."""
+
+    conntrack_min: int | None = None
+    """Flows that it may hold at least, where `conntrack_max_per_core` is set."""
+
+    conntrack_tcp_established_timeout: int | None = None
+    """Seconds for which an idle established TCP flow is tracked. None and 0: as the node has it."""
+
+    conntrack_tcp_close_wait_timeout: int | None = None
+    """The same in CLOSE_WAIT."""
+
+    conntrack_tcp_be_liberal: bool = False
+    """Track packets outside of the TCP window too. False: as the node has it."""
+
+    conntrack_udp_timeout: int | None = None
+    """Seconds for which a UDP flow without an answer is tracked. None and 0: as the node has it."""
+
+    conntrack_udp_stream_timeout: int | None = None
+    """The same of a UDP flow with answers."""
+
+    oom_score_adj: int | None = None
+    """The agent's place in the choice of a victim when memory runs out, -1000 (never) to 1000.
+    None: as it was started."""
 
     healthz_bind_address: str = HEALTHZ_BIND_ADDRESS
     """ADDRESS:PORT of /healthz, /livez and /readyz. Empty: none."""

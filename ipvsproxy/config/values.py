@@ -12,8 +12,8 @@ from collections.abc import Callable
 from enum import StrEnum
 from typing import TypeVar
 
-from ipvsproxy.config.settings import NodePortAddresses
-from ipvsproxy.model import Network
+from ipvsproxy.config.settings import LogFormat, NodePortAddresses
+from ipvsproxy.model import Address, Network
 
 Reader = Callable[[object], object]
 
@@ -27,7 +27,12 @@ _HIGHEST_PORT = 65535
 
 
 class ConfigurationError(Exception):
-    """A setting is wrong; the text is one line: where, which field, its value, what is right."""
+    """Settings are wrong; a line for each: where, which field, its value, what is right."""
+
+    def __init__(self, *problems: str) -> None:
+        """Take one line for each thing that is wrong."""
+        super().__init__("\n".join(problems))
+        self.problems = problems
 
 
 def text(value: object) -> str:
@@ -42,12 +47,12 @@ def node_name(value: object) -> str:
     return text(value).lower()
 
 
-def url(value: object) -> str:
-    """Read the URL of an API server."""
-    read = text(value).rstrip("/")
-    if not re.fullmatch(r"https?://[^\s/]+.*", read):
-        raise ValueError("a URL such as https://192.0.2.1:6443 is needed")
-    return read
+def urls(value: object) -> str:
+    """Read the URLs of the API servers, one or several with commas between them."""
+    read = [one.strip().rstrip("/") for one in text(value).split(",")]
+    if not all(re.fullmatch(r"https?://[^\s/]+.*", one) for one in read):
+        raise ValueError("a URL such as https://192.0.2.1:6443 is needed, or several with commas")
+    return ",".join(read)
 
 
 def boolean(value: object) -> bool:
@@ -89,6 +94,31 @@ def seconds(value: object) -> float:
     if not parts or "".join(parts) != written:
         raise ValueError("a duration such as 30s, 1m30s or 0.5s is needed")
     return sum(map(_part_seconds, parts))
+
+
+def whole_seconds(longest: int) -> Reader:
+    """Read a duration for the kernel, which knows whole seconds; a fraction is cut off.
+
+    So does kube-proxy (realConntracker, and ConfigureTimeouts in pkg/proxy/ipvs/util).
+    """
+
+    def read(value: object) -> int:
+        whole = int(seconds(value))
+        if whole > longest:
+            raise ValueError(f"a duration of at most {longest}s is needed")
+        return whole
+
+    return read
+
+
+def address(value: object) -> Address | None:
+    """Read an address; an unspecified one (0.0.0.0, ::) is none."""
+    written = value.strip() if isinstance(value, str) else ""
+    try:
+        read = Address.parse(written)
+    except ValueError:
+        raise ValueError("an IP address such as 192.0.2.1 is needed") from None
+    return read if any(read) else None
 
 
 def seconds_above_zero(value: object) -> float:
@@ -141,7 +171,7 @@ def interface(longest: int) -> Reader:
     return read
 
 
-def choice(kind: type[_Choice]) -> Reader:
+def choice(kind: type[_Choice]) -> Callable[[object], _Choice]:
     """Read a member of an enumeration, by its value."""
 
     def read(value: object) -> _Choice:
@@ -151,6 +181,11 @@ def choice(kind: type[_Choice]) -> Reader:
             raise ValueError(f"one of {', '.join(kind)} is needed") from None
 
     return read
+
+
+def log_format(value: object) -> LogFormat:
+    """Read a form of log lines; kube-proxy's `text` is `auto`."""
+    return LogFormat.AUTO if value == "text" else choice(LogFormat)(value)
 
 
 def bind_address(default_port: int) -> Reader:

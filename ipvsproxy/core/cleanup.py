@@ -5,6 +5,8 @@ addresses with their interface, then the virtual servers, then the sets. What sa
 server is goes after it (the ledger, a set of a predecessor, or an address where the ledger is
 silent), so that a clean-up that was interrupted still knows what is ours.
 
+Where kube-proxy's iptables mode serves by now, the chains stay that it has under the same names.
+
 What an operator has excluded goes on serving: its virtual servers and addresses stay, its members
 of our sets, and the interface, the sets and the chains, without which it would not be served.
 """
@@ -25,6 +27,7 @@ from ipvsproxy.core.operations import (
     UnbindAddress,
 )
 from ipvsproxy.core.plan import Batch, Step
+from ipvsproxy.core.predecessors import without_iptables_mode
 from ipvsproxy.core.sets import (
     FRONTEND_SETS,
     LEDGER,
@@ -93,10 +96,11 @@ class _Removal:
         self._unbound: dict[Address, int] = {}
 
     def chains(self) -> None:
-        """Remove our chains and the jumps into them."""
+        """Remove our chains and the jumps into them, but what serves others now."""
         for family, found in self._state.rulesets.items():
-            if found != Ruleset():
-                self._rules.append(self._add(ReplaceChains(family, Ruleset(), found)))
+            going = without_iptables_mode(found)
+            if going != Ruleset():
+                self._rules.append(self._add(ReplaceChains(family, Ruleset(), going)))
 
     def virtual_servers(self, *, listed: bool) -> None:
         """Remove the virtual servers that the ledger names, or the others."""

@@ -27,11 +27,12 @@ it, a line in `_jumps`.
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from ipvsproxy.config import NoLocalEndpoints
 from ipvsproxy.core.detect_local import LocalPods
 from ipvsproxy.core.redirect import Redirect
+from ipvsproxy.core.redirect_rules import SPLIT_CHAIN, redirect_rule
 from ipvsproxy.core.sets import (
     CLUSTER_IP,
     EXTERNAL_IP,
@@ -52,18 +53,15 @@ from ipvsproxy.core.sets import (
     set_name,
 )
 from ipvsproxy.model import (
-    Address,
     Chain,
     Family,
     Jump,
     Protocol,
     Rule,
     Ruleset,
-    VirtualServerKey,
 )
 
 SERVICES = "KUBE-SERVICES"
-SPLIT_CHAIN = "KUBE-SPLIT"
 LOAD_BALANCER_CHAIN = "KUBE-LOAD-BALANCER"
 NODE_PORT_CHAIN = "KUBE-NODE-PORT"
 MARK_MASQ = "KUBE-MARK-MASQ"
@@ -80,11 +78,14 @@ OWN_CHAINS: Mapping[str, frozenset[str]] = {
     ),
     "mangle": frozenset({OUT_FILTER}),
     "nat": frozenset(
-        {SERVICES, SPLIT_CHAIN, LOAD_BALANCER_CHAIN, NODE_PORT_CHAIN, MARK_MASQ, POSTROUTING}
+        {
+            *(SERVICES, SPLIT_CHAIN, LOAD_BALANCER_CHAIN, NODE_PORT_CHAIN, MARK_MASQ, POSTROUTING),
+            "KUBE-FIRE-WALL",  # kube-proxy's source ranges, up to 1.24
+        }
     ),
 }
 """Names of the chains that are ours, by table: those of kube-proxy's IPVS mode, used here or not,
-so that none of a predecessor is left behind. KUBE-FIREWALL is kubelet's."""
+so that none of a predecessor is left behind. KUBE-FIREWALL and KUBE-MARK-DROP are kubelet's."""
 
 _LOOPBACK = {Family.IPV4: "127.0.0.0/8", Family.IPV6: "::1/128"}
 _PING: Mapping[Family, Rule] = {
@@ -134,71 +135,6 @@ def ruleset(
         Chain("nat", SPLIT_CHAIN, tuple(_split(sets, redirects))),
     )
     return Ruleset(tuple(sorted(chains, key=lambda chain: chain[:2])), _jumps())
-
-
-def redirect_target(rule: Rule) -> VirtualServerKey:
-    """Read where a rule that redirects leads to."""
-    host, _, port = rule[rule.index("--to-destination") + 1].rpartition(":")
-    protocol = Protocol[rule[rule.index("-p") + 1].upper()]
-    return VirtualServerKey(protocol, Address.parse(host.strip("[]")), int(port))
-
-
-def redirect_targets(ruleset: Ruleset) -> dict[Rule, VirtualServerKey]:
-    """Give where clients are sent, by what `redirect_match` gives."""
-    return {_redirected(rule): redirect_target(rule) for rule in redirect_rules(ruleset)}
-
-
-def with_present_redirects(
-    wanted: Ruleset,
-    found: Ruleset,
-    *,
-    led_elsewhere: bool,
-    only: Container[Rule] | None = None,
-) -> Ruleset:
-    """Give `wanted` with the redirections that stand in `found` and are not wanted.
-
-    A rule is only reached by members of SPLIT, so one that is there too long does no harm, but one
-    that goes before its member lets clients inside the cluster through to the outside's frontend.
-    With `led_elsewhere` those too stay as they are that are wanted with another target. `only` are
-    those that stay, by what `redirect_match` gives; None: all.
-    """
-    standing = {_redirected(rule): rule for rule in redirect_rules(found)}
-    new = {_redirected(rule) for rule in redirect_rules(wanted)}
-    extra = [
-        standing[match] for match in sorted(standing.keys() - new) if only is None or match in only
-    ]
-
-    def bridged(rules: Iterable[Rule]) -> tuple[Rule, ...]:
-        kept = (standing.get(_redirected(rule), rule) if led_elsewhere else rule for rule in rules)
-        return _in_place(tuple(kept), extra, found) if extra else tuple(kept)
-
-    return wanted._replace(
-        chains=tuple(
-            chain._replace(rules=bridged(chain.rules)) if _is_split(chain) else chain
-            for chain in wanted.chains
-        )
-    )
-
-
-def redirect_rules(ruleset: Ruleset) -> frozenset[Rule]:
-    """Give the rules of a ruleset that redirect."""
-    chains = (chain for chain in ruleset.chains if _is_split(chain))
-    return frozenset(rule for chain in chains for rule in chain.rules if "DNAT" in rule)
-
-
-def redirect_rule(redirect: Redirect) -> Rule:
-    """Write a redirection as a rule."""
-    target = redirect.target
-    match = redirect_match(redirect.protocol, redirect.address, redirect.port)
-    host = str(target.address) if target.family is Family.IPV4 else f"[{target.address}]"
-    return (*match, "-j", "DNAT", "--to-destination", f"{host}:{target.port}")
-
-
-def redirect_match(protocol: Protocol, address: Address | None, port: int) -> Rule:
-    """Write what a redirection matches; `address` None: a NodePort's number, at any address."""
-    name = protocol.name.lower()
-    where = () if address is None else ("-d", f"{address}/{address.family.host_prefix}")
-    return (*where, "-p", name, "-m", name, "--dport", str(port))
 
 
 class _Sets:
@@ -368,11 +304,16 @@ def _jumps() -> tuple[Jump, ...]:
         _jump_from("filter", "INPUT", "kube-proxy firewall rules", PROXY_FIREWALL),
         _jump_from("filter", "INPUT", "kubernetes ipvs access filter", IPVS_FILTER),
         _jump_from("filter", "INPUT", "kubernetes health check rules", NODE_PORT_CHAIN),
-        _jump_from("mangle", "OUTPUT", "kubernetes ipvs access filter", OUT_FILTER),
+        out_filter_jump("mangle"),
         _jump_from("nat", "OUTPUT", "kubernetes service portals", SERVICES),
         _jump_from("nat", "POSTROUTING", "kubernetes postrouting rules", POSTROUTING),
         _jump_from("nat", "PREROUTING", "kubernetes service portals", SERVICES),
     )
+
+
+def out_filter_jump(table: str) -> Jump:
+    """Give the jump to the rules for the node's own packets; kube-proxy has them in `filter`."""
+    return _jump_from(table, "OUTPUT", "kubernetes ipvs access filter", OUT_FILTER)
 
 
 def _jump_from(table: str, chain: str, comment: str, target: str) -> Jump:
@@ -381,31 +322,3 @@ def _jump_from(table: str, chain: str, comment: str, target: str) -> Jump:
 
 def _comment(text: str) -> Rule:
     return ("-m", "comment", "--comment", text)
-
-
-def _is_split(chain: Chain) -> bool:
-    return chain[:2] == ("nat", SPLIT_CHAIN)
-
-
-def _in_place(rules: Sequence[Rule], extra: Sequence[Rule], found: Ruleset) -> tuple[Rule, ...]:
-    """Give the rules of KUBE-SPLIT with others among them, as in `_split`, else as they are found.
-
-    So nothing is written where all that is wanted is there already, and more.
-    """
-    places = {
-        _redirected(rule): place
-        for chain in found.chains
-        if _is_split(chain)
-        for place, rule in enumerate(chain.rules)
-    }
-
-    def rank(rule: Rule) -> tuple[bool, bool, int]:
-        of_any_address = rule[0] == "-p"
-        return "DNAT" in rule, of_any_address, places.get(_redirected(rule), len(places))
-
-    return tuple(sorted((*rules, *extra), key=rank))
-
-
-def _redirected(rule: Rule) -> Rule:
-    """Give the words of a redirection that say what is redirected."""
-    return rule[: rule.index("-j")] if "-j" in rule else rule

@@ -14,9 +14,10 @@ from typing import NamedTuple
 from ipvsproxy.config import Settings
 from ipvsproxy.core.detect_local import LocalPods, local_pods
 from ipvsproxy.core.firewall import ruleset
+from ipvsproxy.core.node_settings import CONNTRACK_SYSCTLS, conntrack_sysctls, timeouts
 from ipvsproxy.core.redirect import Redirect
 from ipvsproxy.core.sets import set_specs
-from ipvsproxy.model import Family, Ruleset, SetSpec, State
+from ipvsproxy.model import KERNEL_TIMEOUTS, Family, Ruleset, SetSpec, State, Timeouts
 from ipvsproxy.objects import Node
 
 _KERNEL_RELEASE = "kernel/osrelease"
@@ -35,7 +36,7 @@ _STRICT_ARP = {
     "net/ipv4/conf/all/arp_ignore": "1",
     "net/ipv4/conf/all/arp_announce": "2",
 }
-WATCHED_SYSCTLS = (*_ALWAYS, *_STRICT_ARP, _REUSE_MODE, _KERNEL_RELEASE)
+WATCHED_SYSCTLS = (*_ALWAYS, *_STRICT_ARP, _REUSE_MODE, *CONNTRACK_SYSCTLS, _KERNEL_RELEASE)
 """What a dataplane has to report in `State.sysctls`, where the kernel has it."""
 
 
@@ -47,6 +48,8 @@ class Foundation(NamedTuple):
     sysctls: Mapping[str, str]
     capacity_limit: int
     """Most members that a set may grow to."""
+    timeouts: Timeouts = KERNEL_TIMEOUTS
+    """Of IPVS's connections; as they are where nothing is asked."""
 
 
 def foundation(
@@ -61,7 +64,11 @@ def foundation(
         for family in sorted(state.families)
     )
     release = state.sysctls.get(_KERNEL_RELEASE, "")
-    return _foundation(settings, pods, release, redirects)
+    fixed = _foundation(settings, pods, release, redirects)
+    return fixed._replace(
+        sysctls={**fixed.sysctls, **conntrack_sysctls(settings, state)},
+        timeouts=timeouts(settings, state),
+    )
 
 
 def needed_sets(settings: Settings, families: Iterable[Family]) -> dict[str, SetSpec]:
@@ -75,7 +82,8 @@ def shortcomings(settings: Settings, state: State) -> tuple[str, ...]:
     return (
         *(f"{what} cannot be read: {reason}" for what, reason in sorted(state.lacks.items())),
         *(
-            f"the kernel has no setting {name}; load the module ip_vs, or use a kernel with it"
+            f"the kernel has no setting {name}; load the module "
+            f"{'nf_conntrack' if name in CONNTRACK_SYSCTLS else 'ip_vs'}, or use a kernel with it"
             for name in absent
         ),
     )

@@ -9,8 +9,9 @@ An external address may be anything that somebody wrote into a Service. Where it
 - an address of this node, it is served without being bound (many bare-metal clusters live on it),
   but for ports that the node needs: some by setting, and those at which something listens when the
   Service first appears;
-- another node's address, a gateway's, or that of the API server: it is neither bound nor served,
-  for a bound address is lost to the node (kubernetes #66966, #75290, #93175);
+- another node's address, a gateway's, that of the API server, or one that is or may become
+  another Service's ClusterIP: it is neither bound nor served, for a bound address is lost to who
+  lives there (kubernetes #66966, #75290, #93175);
 - anything else, it is bound.
 """
 
@@ -124,7 +125,7 @@ class _Judge:
         if key.address in around.own_addresses:
             reason = self._why_not_own(key)
         else:
-            reason = around.taken.get(key.address)
+            reason = around.why_taken(key.address)
         if reason is not None:
             self._reserved[key] = reason
             return False

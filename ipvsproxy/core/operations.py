@@ -31,6 +31,7 @@ from ipvsproxy.model import (
     Ruleset,
     SetSpec,
     State,
+    Timeouts,
     VirtualServer,
     VirtualServerKey,
 )
@@ -155,6 +156,15 @@ class SetSysctl(msgspec.Struct, frozen=True):
     value: str
 
 
+class SetTimeouts(msgspec.Struct, frozen=True):
+    """Change how long IPVS remembers silent connections; counts from a connection's next packet.
+
+    One of 0 stays as it is (ip_vs_set_timeout in net/netfilter/ipvs/ip_vs_ctl.c).
+    """
+
+    timeouts: Timeouts
+
+
 class ForgetFlows(msgspec.Struct, frozen=True):
     """Delete the conntrack entries of a UDP frontend: those that lead to a real server, or all.
 
@@ -185,6 +195,7 @@ Operation: TypeAlias = (
     | RemoveMember
     | ReplaceChains
     | SetSysctl
+    | SetTimeouts
     | ForgetFlows
 )
 
@@ -229,6 +240,9 @@ def advance(state: State, operation: Operation) -> None:  # noqa: C901, PLR0912,
             state.rulesets[family] = wanted
         case SetSysctl(name, value):
             state.sysctls[name] = value
+        case SetTimeouts(timeouts):
+            kept = zip(timeouts, state.timeouts, strict=True)
+            state.timeouts = Timeouts(*(asked or present for asked, present in kept))
         case ForgetFlows():
             pass
         case _:
@@ -273,6 +287,9 @@ def describe(operation: Operation) -> str:  # noqa: C901, PLR0911, PLR0912 - one
             return f"{verb} the IPv{family} chains"
         case SetSysctl(name, value):
             return f"write {value} to sysctl {name}"
+        case SetTimeouts(timeouts):
+            tcp, tcp_fin, udp = timeouts
+            return f"set IPVS timeouts to TCP {tcp}s, TCP after FIN {tcp_fin}s, UDP {udp}s"
         case ForgetFlows(key, None):
             return f"forget the flows of {key}"
         case ForgetFlows(key, member):

@@ -29,6 +29,7 @@ from ipvsproxy.core.operations import (
     ReplaceChains,
     SetRealServer,
     SetSysctl,
+    SetTimeouts,
     SetVirtualServer,
     UnbindAddress,
 )
@@ -93,7 +94,7 @@ def scope(operation: Operation) -> Touched:
             return Touched(members={(name, member)})
         case CreateLink() | RemoveLink() | CreateSet() | DestroySet() | ReplaceChains():
             return Touched()
-        case GrowSet() | SetSysctl() | ForgetFlows():
+        case GrowSet() | SetSysctl() | SetTimeouts() | ForgetFlows():
             return Touched()
         case _:
             assert_never(operation)

@@ -17,11 +17,12 @@ from typing import NamedTuple
 from ipvsproxy.config import Settings
 from ipvsproxy.core.desired import Desired, Touched
 from ipvsproxy.core.drain import Settled, Wanted, settle
-from ipvsproxy.core.foundation import foundation, needed_sets
+from ipvsproxy.core.foundation import Foundation, foundation, needed_sets
 from ipvsproxy.core.frontends import Kind
 from ipvsproxy.core.ledger import Ownership
 from ipvsproxy.core.members import SetMember
 from ipvsproxy.core.plan import Target
+from ipvsproxy.core.predecessors import are_others
 from ipvsproxy.core.sets import (
     IPVS_IPS,
     LOOP_BACK,
@@ -45,6 +46,7 @@ from ipvsproxy.model import (
     PortMember,
     Protocol,
     RealServerKey,
+    Ruleset,
     State,
     VirtualServerKey,
 )
@@ -79,11 +81,14 @@ class Settlement:
 
     def __init__(self, desired: Desired, settings: Settings) -> None:
         self._desired = desired
-        self._settings = settings
+        self.settings = settings
+        """Of the cycle that is under way."""
         self._departed: dict[VirtualServerKey, Mapping[RealServerKey, float]] = {}
         self._draining: dict[VirtualServerKey, frozenset[RealServerKey]] = {}
         self._over: set[VirtualServerKey] = set()
         """Departures that have ended, whether or not the kernel has removed what departed."""
+        self._swept = False
+        """Whether all that is wanted was known at the last sweep."""
 
     @property
     def draining(self) -> Mapping[VirtualServerKey, frozenset[RealServerKey]]:
@@ -113,9 +118,7 @@ class Settlement:
                 self._over.add(key)
         addresses = touched.addresses | {key.address for key in wanted}
         return Target(
-            foundation=foundation(
-                self._settings, state, around.node, self._desired.redirections.all()
-            ),
+            foundation=self._foundation(around),
             virtual_servers=wanted,
             addresses={address: self._desired.binds(address) for address in addresses},
             members={member: self._desired.needs(member) for member in sorted(touched.members)},
@@ -124,6 +127,7 @@ class Settlement:
 
     def sweep(self, state: State, holds: Holds, now: float) -> Touched:
         """Touch everything: all that is wanted, and - where the picture allows - all leftovers."""
+        self._swept = not holds.everything
         ours = Ownership(state)
         removable = [
             key
@@ -148,6 +152,23 @@ class Settlement:
             if self._desired.binds(address) or not (holds.hold(address) or self._excluded(address))
         )
         return touched
+
+    def _foundation(self, around: Surroundings) -> Foundation:
+        """Give the foundation; while not all is known, without chains in the place of others'.
+
+        Theirs serve everything, and ours only those whose members are there.
+        """
+        state = around.kernel
+        needed = foundation(self.settings, state, around.node, self._desired.redirections.all())
+        if self._swept:
+            return needed
+        return needed._replace(
+            rulesets={
+                family: wanted
+                for family, wanted in needed.rulesets.items()
+                if not are_others(state.rulesets.get(family, Ruleset()))
+            }
+        )
 
     def _with_neighbours(self, touched: Touched, state: State) -> set[VirtualServerKey]:
         """Add what must be planned together: all that stands behind an address to be bound."""
@@ -176,7 +197,7 @@ class Settlement:
         if since is not None:
             departed = dict.fromkeys(state.real_servers.get(key, {}), since)
         deadline = (
-            self._settings.drain_deadline if since is None else self._settings.removed_service_drain
+            self.settings.drain_deadline if since is None else self.settings.removed_service_drain
         )
         settled = settle(
             frontend,
@@ -206,7 +227,7 @@ class Settlement:
 
     def _excluded(self, address: Address) -> bool:
         """Whether an operator has put what stands at an address out of bounds."""
-        return any(address in cidr for cidr in self._settings.exclude_cidrs)
+        return any(address in cidr for cidr in self.settings.exclude_cidrs)
 
     def _may_be_wanted(self, address: Address, holds: Holds) -> bool:
         """Whether what stands at an address may belong to what could not be read.
@@ -219,7 +240,7 @@ class Settlement:
         )
 
     def _sets(self, state: State) -> Collection[str]:
-        return needed_sets(self._settings, state.families).keys()
+        return needed_sets(self.settings, state.families).keys()
 
     def _stale_members(self, state: State, holds: Holds) -> Iterator[SetMember]:
         for name in self._sets(state):

@@ -35,6 +35,8 @@ class Surroundings:
     """The own Node object; None: not known."""
     taken: Mapping[Address, str] = field(default_factory=dict)
     """Addresses outside of this node that no Service may have, with what they are."""
+    service_networks: frozenset[Network] = frozenset()
+    """What ClusterIPs are taken from: an address in it is some Service's, or will be."""
     nodes_known: bool = True
     """Whether `taken` has the addresses of all other nodes."""
 
@@ -55,7 +57,11 @@ class Surroundings:
         network = self.kernel.network
         return {
             family: node_port_addresses(
-                self.settings.node_port_addresses, family, network, self.node
+                self.settings.node_port_addresses,
+                family,
+                network,
+                self.node,
+                bind_address=self.settings.bind_address,
             )
             for family in Family
         }
@@ -68,11 +74,24 @@ class Surroundings:
             return None
         return frozenset[Address]().union(*self.node_port_addresses.values())
 
+    def why_taken(self, address: Address) -> str | None:
+        """Say what makes an address that is not this node's one that no Service may have."""
+        reason = self.taken.get(address)
+        if reason is None:
+            networks = (str(one) for one in self.service_networks if address in one)
+            network = min(networks, default=None)
+            reason = f"within {network}, where ClusterIPs are taken from" if network else None
+        return reason
+
     def primary_addresses(self, family: Family) -> Collection[Address]:
         """Give the node's own addresses by which source ranges are held to let it in or not.
 
         The first InternalIP, as in kube-proxy (GetNodeIPs); without a Node any address of it.
+        `bind_address` goes before both (detectNodeIPs in cmd/kube-proxy/app/server.go).
         """
+        bound = self.settings.bind_address
+        if bound is not None and bound.family is family:
+            return [bound]
         if self.node is not None:
             own = [address for address in self.node.addresses if address.family is family]
             return own[:1]
@@ -99,17 +118,25 @@ def may_be_a_node(address: Address, node: Node | None) -> bool:
 
 
 def node_port_addresses(
-    wanted: NodePortAddresses, family: Family, network: NodeNetwork, node: Node | None
+    wanted: NodePortAddresses,
+    family: Family,
+    network: NodeNetwork,
+    node: Node | None,
+    *,
+    bind_address: Address | None = None,
 ) -> frozenset[Address]:
     """Give the node's addresses of a family on which NodePorts are served.
 
     kube-proxy's rules (pkg/proxy/util/nodeport_addresses.go), but that an address of the dummy
     interface is none of the node's, whatever networks are given. Loopback addresses never count:
-    IPVS cannot serve them (kubernetes #96879); nor do IPv6 link-local ones.
+    IPVS cannot serve them (kubernetes #96879); nor do IPv6 link-local ones. `bind_address`: what
+    `primary` means for its family.
     """
     own = frozenset(
         address for address in network.addresses if address.family is family and _usable(address)
     )
+    if wanted.primary and bind_address is not None and bind_address.family is family:
+        return own & {bind_address}
     if wanted.primary:
         return own & frozenset(node.addresses if node is not None else ())
     networks = [one for one in wanted.networks if one.family is family]

@@ -84,7 +84,6 @@ async def serve(agent: Agent, *, clock: Clock, wall_clock: Clock) -> None:
 
 def metrics_application(agent: Agent) -> web.Application:
     """Answer for /metrics, /status, /proxyMode, /configz and a plain /healthz."""
-    config = msgspec.json.encode({"ipvsproxy": effective(agent.settings)})
 
     async def show_metrics(request: web.Request) -> web.Response:
         agent.scrape()
@@ -101,6 +100,7 @@ def metrics_application(agent: Agent) -> web.Application:
         return web.Response(text=PROXY_MODE)
 
     async def configz(_: web.Request) -> web.Response:
+        config = msgspec.json.encode({"ipvsproxy": effective(agent.settings)})
         return web.Response(body=config, content_type="application/json")
 
     async def healthz(_: web.Request) -> web.Response:

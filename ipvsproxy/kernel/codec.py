@@ -37,6 +37,7 @@ from ipvsproxy.model import (
     Protocol,
     RealServer,
     RealServerKey,
+    Timeouts,
     VirtualServer,
     VirtualServerKey,
 )
@@ -50,16 +51,19 @@ __all__ = [
     "ReportedVirtualServer",
     "decode_family",
     "decode_real_server",
+    "decode_timeouts",
     "decode_virtual_server",
     "encode_add_real_server",
     "encode_add_virtual_server",
     "encode_family_request",
     "encode_list_real_servers",
     "encode_list_virtual_servers",
+    "encode_read_timeouts",
     "encode_read_virtual_server",
     "encode_remove_real_server",
     "encode_remove_virtual_server",
     "encode_set_real_server",
+    "encode_set_timeouts",
     "encode_set_virtual_server",
 ]
 
@@ -72,8 +76,10 @@ _FAMILY_ID, _FAMILY_NAME = 1, 2
 # IPVS_CMD_*
 _NEW_SERVICE, _SET_SERVICE, _DEL_SERVICE, _GET_SERVICE = 1, 2, 3, 4
 _NEW_DEST, _SET_DEST, _DEL_DEST, _GET_DEST = 5, 6, 7, 8
+_SET_CONFIG, _GET_CONFIG = 12, 13
 # IPVS_CMD_ATTR_*
 _SERVICE, _DEST = 1, 2
+_TIMEOUT_TCP, _TIMEOUT_TCP_FIN, _TIMEOUT_UDP = 4, 5, 6
 # IPVS_SVC_ATTR_*
 _AF, _PROTOCOL, _ADDRESS, _PORT, _FWMARK, _SCHEDULER, _FLAGS, _TIMEOUT, _NETMASK = range(1, 10)
 # IPVS_DEST_ATTR_*
@@ -105,8 +111,9 @@ _IDENTITY = struct.Struct("=HHH2x HHH2x HH16s HH2s2x")
 _REAL_IDENTITY = struct.Struct("=HH HH16s HH2s2x HHH2x")
 _REAL = struct.Struct(f"{_REAL_IDENTITY.format} HHI HHI HHI HHI")
 
-_HEADS = tuple(_GENERIC.pack(command, 1, 0) for command in range(_GET_DEST + 1))
+_HEADS = tuple(_GENERIC.pack(command, 1, 0) for command in range(_GET_CONFIG + 1))
 _LIST_SERVICES = _HEADS[_GET_SERVICE]
+_TIMEOUTS = (_TIMEOUT_TCP, _TIMEOUT_TCP_FIN, _TIMEOUT_UDP)
 _UNCODABLE = (struct.error, OverflowError, IndexError, KeyError, UnicodeError)
 
 
@@ -198,6 +205,37 @@ def encode_remove_real_server(key: VirtualServerKey, member: RealServerKey) -> b
 def encode_list_real_servers(key: VirtualServerKey) -> bytes:
     """Encode GET_DEST; for a dump, which is empty when the virtual server does not exist."""
     return _HEADS[_GET_DEST] + _service(key)
+
+
+def encode_read_timeouts() -> bytes:
+    """Encode GET_CONFIG; not for a dump."""
+    return _HEADS[_GET_CONFIG]
+
+
+def encode_set_timeouts(timeouts: Timeouts) -> bytes:
+    """Encode SET_CONFIG; one of 0 stays as it is. Raises CodecError for a value out of range.
+
+    The kernel wants all three (ip_vs_genl_set_config).
+    """
+    try:
+        return _HEADS[_SET_CONFIG] + b"".join(
+            attribute(kind, _U32.pack(seconds))
+            for kind, seconds in zip(_TIMEOUTS, timeouts, strict=True)
+        )
+    except _UNCODABLE as error:
+        raise CodecError(f"the timeouts {tuple(timeouts)} cannot be encoded: {error}") from error
+
+
+def decode_timeouts(payload: bytes) -> Timeouts:
+    """Read the answer to GET_CONFIG; a protocol that IPVS was built without has 0.
+
+    Raises CodecError.
+    """
+    try:
+        found = attributes(payload, _GENERIC.size)
+        return Timeouts(*(_U32.unpack(found.get(kind, bytes(4)))[0] for kind in _TIMEOUTS))
+    except _UNCODABLE as error:
+        raise CodecError(f"the timeouts cannot be read: {error!r}") from error
 
 
 def decode_virtual_server(payload: bytes) -> ReportedVirtualServer | None:

@@ -90,6 +90,8 @@ def copy_state(state: State) -> State:
         members={name: set(members) for name, members in state.members.items()},
         rulesets=dict(state.rulesets),
         sysctls=dict(state.sysctls),
+        timeouts=state.timeouts,
+        processors=state.processors,
         lacks=dict(state.lacks),
         network=state.network,
     )

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TypeAlias, assert_never
 
 from ipvsproxy.core.operations import AddMember, CreateSet, DestroySet, RemoveMember, member_text
+from ipvsproxy.core.predecessors import KUBE_ROUTER_FRONTENDS
 from ipvsproxy.core.sets import OWN_SET_PREFIXES
 from ipvsproxy.model import (
     Address,
@@ -38,6 +39,10 @@ _FAMILIES = {"inet": Family.IPV4, "inet6": Family.IPV6}
 _FAMILY_WORDS = {family: word for word, family in _FAMILIES.items()}
 _PLAIN_OPTIONS = frozenset({"family", "hashsize", "maxelem", "bucketsize", "initval"})
 """Options with a value that do not change what a set means; any other makes it not ours."""
+_NO_TIMEOUT = ["timeout", "0"]
+"""How kube-router makes its sets and their members: of a kind that could expire, and never does."""
+_OF_KUBE_ROUTER = frozenset[str]().union(*KUBE_ROUTER_FRONTENDS.values())
+_LOOKED_AT = (*OWN_SET_PREFIXES, *_OF_KUBE_ROUTER)
 _DEFAULT_MAXELEM = "65536"
 """IPSET_DEFAULT_MAXELEM in net/netfilter/ipset/ip_set_hash_gen.h."""
 
@@ -90,9 +95,11 @@ def parse_save(text: str) -> tuple[dict[str, SetSpec], dict[str, set[Member]], d
     ignored: dict[str, str] = {}
     for row in text.splitlines():
         words = row.split()
-        if len(words) < 3 or not words[1].startswith(OWN_SET_PREFIXES):  # noqa: PLR2004 - verb, name, rest
+        if len(words) < 3 or not words[1].startswith(_LOOKED_AT):  # noqa: PLR2004 - verb, name, rest
             continue
         name = words[1]
+        if name in _OF_KUBE_ROUTER:
+            words = _without_timeout(words)
         if words[0] == "create":
             spec = _parse_spec(name, words[2:])
             if spec is None:
@@ -138,6 +145,13 @@ def _parse_spec(name: str, words: Sequence[str]) -> SetSpec | None:
         return None
     maxelem = options.get("maxelem", _DEFAULT_MAXELEM)
     return SetSpec(SetType(words[0]), _FAMILIES[options.get("family", "inet")], int(maxelem))
+
+
+def _without_timeout(words: list[str]) -> list[str]:
+    for start in range(len(words) - 1):
+        if words[start : start + 2] == _NO_TIMEOUT:
+            return words[:start] + words[start + 2 :]
+    return words
 
 
 def _parse_member(set_type: SetType, element: str) -> Member | None:

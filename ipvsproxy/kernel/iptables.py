@@ -1,12 +1,10 @@
 """Our iptables chains: read with one `iptables-save`, written with one `iptables-restore`.
 
-Knows the language of the two programs, in both of their backends (nft and legacy), and their error
-texts; does not know which rules there ought to be, only which chains are ours.
-
-What is read is brought into one form, so that it can be compared with what is wanted whichever
-version wrote it. What is written touches nothing else: `--noflush` leaves other chains alone,
-declaring a chain of ours empties it, and jumps are inserted and deleted one by one, so that one
-which stands where it should keeps its place. A table changes as a whole or not at all.
+Knows the two programs, in both of their backends (nft and legacy), and their error texts; their
+language is `iptables_text`'s. Does not know which rules there ought to be, only which chains are
+ours. What is written touches nothing else: `--noflush` leaves other chains alone, declaring a chain
+of ours empties it, and jumps are inserted and deleted one by one, so that one which stands where it
+should keeps its place. A table changes as a whole or not at all.
 
 A chain that is no longer wanted is emptied with its table and deleted afterwards, in a transaction
 of its own, as a rule of somebody else may still lead into it (portmap's externalSetMarkChain). Then
@@ -21,19 +19,23 @@ somebody else belongs to that chain's owner.
 from __future__ import annotations
 
 import re
-import shlex
-from collections.abc import Iterable, Iterator, Sequence
 from enum import StrEnum
 
 import structlog
 
-from ipvsproxy.core.firewall import OWN_CHAINS
 from ipvsproxy.core.operations import ReplaceChains
 from ipvsproxy.dataplane import DONE, Outcome, Refusal
+from ipvsproxy.kernel.iptables_text import (
+    DELETION_LINES,
+    SavedTable,
+    deletion_text,
+    parse_save,
+    parse_tables,
+    restore_text,
+)
 from ipvsproxy.kernel.process import Completed, ProcessError, Processes
-from ipvsproxy.model import Chain, Family, Jump, Network, Rule, Ruleset
+from ipvsproxy.model import Family, Ruleset
 
-BUILT_IN_CHAINS = frozenset({"PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"})
 HINTS = (":KUBE-IPTABLES-HINT ", ":KUBE-KUBELET-CANARY ")
 """Chains by which kubelet and the node's own iptables show which backend the node uses
 (KEP-3178, and kubernetes-sigs/iptables-wrappers)."""
@@ -53,18 +55,6 @@ class Backend(StrEnum):
 
 
 _PROGRAMS = {Family.IPV4: "iptables", Family.IPV6: "ip6tables"}
-_PROTOCOLS = {
-    "1": "icmp",
-    "6": "tcp",
-    "17": "udp",
-    "132": "sctp",
-    "58": "ipv6-icmp",
-    "icmpv6": "ipv6-icmp",
-    "ipv6-icmpv6": "ipv6-icmp",
-}
-"""Names of protocols in one form: it depends on the version and on /etc/protocols."""
-
-_DELETION_LINES = 3
 _ERROR_LINE = re.compile(r"line:? (\d+)")
 _NO_SUCH_RULE = "does a matching rule exist"
 _NO_NF_TABLES = re.compile(
@@ -178,7 +168,7 @@ class Iptables:
             if line is None:
                 left += surplus
                 break
-            position = line // _DELETION_LINES
+            position = line // DELETION_LINES
             left.append(surplus[position])
             surplus = surplus[position + 1 :]
         if left:
@@ -191,16 +181,10 @@ class Iptables:
         self.leftovers[family] = left
 
     def _restore(self, family: Family, text: str) -> Completed:
-        program = _program(self.backend, family, "restore")
-        return self._processes.run((program, "--noflush", "-w", LOCK_SECONDS), text)
+        return _run_restore(self._processes, self.backend, family, text)
 
     def _save(self, backend: Backend, family: Family) -> Completed | str:
-        """Run iptables-save, without `-t`, which would load and create a legacy table."""
-        try:
-            done = self._processes.run((_program(backend, family, "save"),))
-        except ProcessError as error:
-            return str(error)
-        return done if done.returncode == 0 else done.complaint
+        return _run_save(self._processes, backend, family)
 
     def _choose(self) -> Backend:
         texts: dict[Backend, str] = {}
@@ -217,133 +201,33 @@ class Iptables:
         return next(iter(texts), Backend.PLAIN)
 
 
-def restore_text(operation: ReplaceChains) -> str:
-    """Write the input of `iptables-restore --noflush` that makes `found` what is wanted.
-
-    Chains that are not wanted it leaves empty. Without anything wanted or found there is no text.
-    """
-    wanted, found = operation.wanted, operation.found
-    chains = {(chain.table, chain.name): chain for chain in wanted.chains}
-    surplus = [chain for chain in found.chains if chain[:2] not in chains]
-    lines: list[str] = []
-    tables = {chain.table for chain in (*wanted.chains, *surplus)}
-    tables |= {jump.table for jump in (*wanted.jumps, *found.jumps)}
-    for table in sorted(tables):
-        declared = [chain for chain in chains.values() if chain.table == table]
-        emptied = [chain for chain in surplus if chain.table == table]
-        lines.append(f"*{table}")
-        lines += (f":{chain.name} - [0:0]" for chain in (*declared, *emptied))
-        lines += (f"-A {chain.name} {_text(rule)}" for chain in declared for rule in chain.rules)
-        lines += _jump_lines(table, wanted.jumps, found.jumps)
-        lines.append("COMMIT")
-    return "".join(f"{line}\n" for line in lines)
+def read_tables(processes: Processes, backend: Backend, family: Family) -> list[SavedTable]:
+    """Read all tables of a backend, whosever they are; none where it does not work here."""
+    done = _run_save(processes, backend, family)
+    return [] if isinstance(done, str) else parse_tables(done.stdout)
 
 
-def deletion_text(chains: Iterable[tuple[str, str]]) -> str:
-    """Write the input of `iptables-restore --noflush` that deletes chains, given table and name.
-
-    Each in a transaction of its own, of `_DELETION_LINES` lines.
-    """
-    return "".join(f"*{table}\n-X {name}\nCOMMIT\n" for table, name in chains)
-
-
-def parse_save(text: str) -> Ruleset:
-    """Read what iptables-save prints: our chains, and the jumps into them from built-in chains.
-
-    Chains without rules are among them.
-    """
-    table = ""
-    own: frozenset[str] = frozenset()
-    rules: dict[tuple[str, str], list[Rule]] = {}
-    jumps: list[Jump] = []
-    for line in text.splitlines():
-        if line.startswith("*"):
-            table = line[1:].strip()
-            own = OWN_CHAINS.get(table, frozenset())
-        elif line.startswith(":"):
-            name = line[1:].split(" ", 1)[0]
-            if name in own:
-                rules[table, name] = []
-        elif line.startswith("-A ") and own:
-            chain = line.split(" ", 2)[1]
-            if chain in own:
-                rules[table, chain].append(_rule(line))
-            elif chain in BUILT_IN_CHAINS and "KUBE-" in line:
-                rule = _rule(line)
-                if _target(rule) in own:
-                    jumps.append(Jump(table, chain, rule))
-    chains = (Chain(table, name, tuple(found)) for (table, name), found in sorted(rules.items()))
-    return Ruleset(tuple(chains), tuple(sorted(jumps, key=lambda jump: jump[:2])))
-
-
-def _jump_lines(table: str, wanted: Iterable[Jump], found: Iterable[Jump]) -> Iterator[str]:
-    """Delete and insert jumps so that those wanted stand in their order, before all else.
-
-    Each is inserted at position 1, so the last one wanted is inserted first. Those that stand
-    already are kept as long as only others before them are missing. kube-proxy does the same on a
-    fresh node, and keeps whatever order it finds later.
-    """
-    there = [jump for jump in found if jump.table == table]
-    meant = [jump for jump in wanted if jump.table == table]
-    for chain in dict.fromkeys(jump.chain for jump in (*there, *meant)):
-        present = [jump.rule for jump in there if jump.chain == chain]
-        needed = [jump.rule for jump in meant if jump.chain == chain]
-        kept = _kept(present, needed)
-        yield from (f"-D {chain} {_text(rule)}" for rule in present if rule not in kept)
-        missing = needed[: len(needed) - len(kept)]
-        yield from (f"-I {chain} {_text(rule)}" for rule in reversed(missing))
-
-
-def _kept(present: Sequence[Rule], needed: Sequence[Rule]) -> Sequence[Rule]:
-    """Return the longest end of `needed` whose rules stand in that order.
-
-    None is kept where a rule stands twice: deleting by its text takes the first of them, which
-    may be the one that stands right.
-    """
-    if len(set(present)) < len(present):
-        return ()
-    for start in range(len(needed)):
-        end = needed[start:]
-        if [rule for rule in present if rule in end] == list(end):
-            return end
-    return ()
-
-
-def _rule(line: str) -> Rule:
-    """Split `-A CHAIN words` into words, in the one form in which rules are compared."""
-    words = shlex.split(line)[2:]
-    for index in range(1, len(words)):
-        if words[index - 1] in ("-s", "-d"):
-            words[index] = _network(words[index])
-        elif words[index - 1] == "-p":
-            words[index] = _PROTOCOLS.get(words[index], words[index])
-    return tuple(words)
-
-
-def _network(text: str) -> str:
+def restore(processes: Processes, backend: Backend, family: Family, text: str) -> Outcome:
+    """Carry out a text of one transaction."""
     try:
-        return str(Network.parse(text))
-    except ValueError:
-        return text
+        done = _run_restore(processes, backend, family, text)
+    except ProcessError as error:
+        return error.outcome
+    return _refused(done, text) if done.returncode else DONE
 
 
-def _target(rule: Rule) -> str:
-    for option in ("-j", "-g"):
-        if option in rule[:-1]:
-            return rule[rule.index(option) + 1]
-    return ""
+def _run_restore(processes: Processes, backend: Backend, family: Family, text: str) -> Completed:
+    program = _program(backend, family, "restore")
+    return processes.run((program, "--noflush", "-w", LOCK_SECONDS), text)
 
 
-def _text(rule: Rule) -> str:
-    """Join words as iptables-restore reads them: quotes around what has a space."""
-    return " ".join(_quoted(word) for word in rule)
-
-
-def _quoted(word: str) -> str:
-    if re.fullmatch(r"[\w.,:/!+@%=-]+", word):
-        return word
-    escaped = re.sub(r'(["\\])', r"\\\1", word)
-    return f'"{escaped}"'
+def _run_save(processes: Processes, backend: Backend, family: Family) -> Completed | str:
+    """Run iptables-save, without `-t`, which would load and create a legacy table."""
+    try:
+        done = processes.run((_program(backend, family, "save"),))
+    except ProcessError as error:
+        return str(error)
+    return done if done.returncode == 0 else done.complaint
 
 
 def _program(backend: Backend, family: Family, verb: str) -> str:

@@ -22,6 +22,7 @@ from ipvsproxy.core.operations import (
     RemoveRealServer,
     RemoveVirtualServer,
     SetRealServer,
+    SetTimeouts,
     SetVirtualServer,
 )
 from ipvsproxy.dataplane import (
@@ -40,7 +41,7 @@ from ipvsproxy.kernel.refusals import UNANSWERED, refused
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
-    from ipvsproxy.model import RealServerKey, VirtualServer, VirtualServerKey
+    from ipvsproxy.model import RealServerKey, Timeouts, VirtualServer, VirtualServerKey
 
 __all__ = ["Ipvs", "IpvsOperation", "outcome"]
 
@@ -51,6 +52,7 @@ IpvsOperation: TypeAlias = (
     | AddRealServer
     | SetRealServer
     | RemoveRealServer
+    | SetTimeouts
 )
 
 _NETLINK_GENERIC = 16  # the protocol; the socket module has no name for it
@@ -104,6 +106,15 @@ class Ipvs:
         except CodecError as error:
             raise DataplaneError(f"the IPVS table cannot be read: {error}") from error
         return {one.key: one.server for one in reported if one is not None}
+
+    def timeouts(self) -> Timeouts:
+        """Read the timeouts of connections. Raises DataplaneError."""
+        (answer,) = self._netlink.exchange([Request(self._number(), codec.encode_read_timeouts())])
+        try:
+            return codec.decode_timeouts(answer.payloads[0])
+        except (CodecError, IndexError) as error:
+            reason = _said(answer.error) if answer.error else str(error)
+            raise DataplaneError(f"the timeouts of IPVS cannot be read: {reason}") from error
 
     def list_real_servers(self, key: VirtualServerKey) -> dict[RealServerKey, RealServerReading]:
         """List the real servers of one virtual server; none if it does not exist.
@@ -204,7 +215,7 @@ def outcome(operation: IpvsOperation, number: int) -> Outcome:
     return refused(number)
 
 
-def _encode(operation: IpvsOperation) -> bytes:
+def _encode(operation: IpvsOperation) -> bytes:  # noqa: PLR0911 - one case for each operation
     match operation:
         case AddVirtualServer(key, server):
             return codec.encode_add_virtual_server(key, server)
@@ -218,6 +229,8 @@ def _encode(operation: IpvsOperation) -> bytes:
             return codec.encode_set_real_server(key, member, real)
         case RemoveRealServer(key, member):
             return codec.encode_remove_real_server(key, member)
+        case SetTimeouts(timeouts):
+            return codec.encode_set_timeouts(timeouts)
         case _:
             assert_never(operation)
 

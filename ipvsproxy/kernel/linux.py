@@ -11,6 +11,7 @@ carried out to its end, and the next one, `close` included, waits for it.
 from __future__ import annotations
 
 import asyncio
+import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, TypeVar, assert_never
@@ -33,6 +34,7 @@ from ipvsproxy.core.operations import (
     ReplaceChains,
     SetRealServer,
     SetSysctl,
+    SetTimeouts,
     SetVirtualServer,
     UnbindAddress,
 )
@@ -147,6 +149,8 @@ class LinuxDataplane:
                 family: ruleset for family, ruleset in rulesets.items() if ruleset is not None
             },
             sysctls=sysctl.read(self._sysctls),
+            timeouts=self._ipvs.timeouts(),
+            processors=os.cpu_count() or 1,
             lacks=self._lacks(),
         )
 
@@ -206,6 +210,8 @@ class _Partition:
                 self.set[index] = operation
             case ReplaceChains():
                 self.chain[index] = operation
+            case SetTimeouts():
+                self.ipvs[index] = operation
             case SetSysctl():
                 self.sysctl[index] = operation
             case ForgetFlows():

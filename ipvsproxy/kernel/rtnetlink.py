@@ -59,6 +59,11 @@ def dummy_index() -> int | None:
         return None
 
 
+def link_payload(index: int) -> bytes:
+    """Write which interface is meant."""
+    return _LINK_MESSAGE.pack(socket.AF_UNSPEC, 0, index, 0, 0)
+
+
 def address_payload(address: Address, *, index: int, flags: int) -> bytes:
     """Write a host address of the interface `index`, with flags as in IFA_F_NODAD."""
     family = address.family

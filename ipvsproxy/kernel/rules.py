@@ -33,6 +33,7 @@ from ipvsproxy.core.operations import (
     ReplaceChains,
     SetRealServer,
     SetSysctl,
+    SetTimeouts,
     SetVirtualServer,
     UnbindAddress,
     advance,
@@ -65,6 +66,7 @@ __all__ = ["carry_out", "judge", "reported", "sets_of"]
 _WEIGHT_END = 1 << 31  # the kernel keeps a signed int; ipvsadm's 65535 is ipvsadm's
 _NUMBER_END = 1 << 32
 _PORT_END = 1 << 16
+_LONGEST_TIMEOUT = ((1 << 31) - 1) // 1000  # INT_MAX / HZ, of the kernel with the fastest clock
 _SET_NAME_LENGTH = 31  # IPSET_MAXNAMELEN - 1
 _MEMBER_TYPES: Final = {
     SetType.HASH_IP: IpMember,
@@ -123,6 +125,9 @@ def _objections(  # noqa: C901, PLR0912 - one case for each operation
             yield from _unfit(name, state.sets[name], member)
         case ReplaceChains():
             yield from _chains(state, operation)
+        case SetTimeouts(timeouts):
+            if not all(0 <= seconds <= _LONGEST_TIMEOUT for seconds in timeouts):
+                yield _invalid(f"the timeouts {tuple(timeouts)} are not all in the kernel's range")
         case SetSysctl(name):
             yield from _setting(state, name)
         case CreateLink() | RemoveLink() | UnbindAddress() | RemoveMember() | ForgetFlows():
@@ -270,15 +275,15 @@ def _replaced(present: Ruleset, operation: ReplaceChains) -> Ruleset:
     """Give what stands afterwards: what was not known to stand there stays as it is.
 
     A jump that was believed to stand is neither looked for nor inserted, one that was not known is
-    inserted a second time.
+    inserted a second time. Those that are wanted stand in their order, before all others.
     """
     wanted, found = operation.wanted, operation.found
     named = {chain[:2] for chain in (*wanted.chains, *found.chains)}
     chains = [*wanted.chains, *(chain for chain in present.chains if chain[:2] not in named)]
-    inserted = [jump for jump in wanted.jumps if jump not in found.jumps]
-    kept = [jump for jump in present.jumps if jump not in found.jumps or jump in wanted.jumps]
+    leading = [jump for jump in wanted.jumps if jump not in found.jumps or jump in present.jumps]
+    unknown = [jump for jump in present.jumps if jump not in found.jumps]
     return Ruleset(
-        tuple(sorted(chains)), tuple(sorted([*inserted, *kept], key=lambda jump: jump[:2]))
+        tuple(sorted(chains)), tuple(sorted([*leading, *unknown], key=lambda jump: jump[:2]))
     )
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import struct
 from typing import TYPE_CHECKING, NamedTuple
 
+from ipvsproxy.core.predecessors import KUBE_ROUTER_INTERFACE
 from ipvsproxy.dataplane import DataplaneError
 from ipvsproxy.kernel import rtnetlink
 from ipvsproxy.kernel.listeners import listeners
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
     from ipvsproxy.kernel.netlink import NetlinkSocket
 
+_OF_SERVICES = frozenset({DUMMY_INTERFACE, KUBE_ROUTER_INTERFACE})
+"""Interfaces whose addresses are Services', and none of the node's own."""
 _LINK_LOCAL = bytes.fromhex("fe80")
 
 
@@ -62,7 +65,7 @@ def _network(netlink: NetlinkSocket, listed: Mapping[str, Iterable[bytes]]) -> N
         interfaces={
             name: frozenset(_addresses(packed))
             for name, packed in listed.items()
-            if name != DUMMY_INTERFACE
+            if name not in _OF_SERVICES
         },
         gateways=gateways,
         listeners=listeners(),

@@ -6,6 +6,7 @@ the wanted value already is not written: some are counted, logged or take effect
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -49,6 +50,10 @@ def apply(operation: SetSysctl, *, root: Path = _ROOT) -> Outcome:
         return Outcome(Refusal.FORBIDDEN, f"{path} cannot be written: run privileged")
     except OSError as error:
         refusal, reason = refused(error.errno or 0)
+        if error.errno == errno.EROFS:  # as in a container without privileges
+            reason = (
+                "read-only here; set it on the host, or start the pod anew (its init container may)"
+            )
         return Outcome(refusal, f"{path} cannot be written: {reason}")
     return DONE
 

@@ -1,17 +1,18 @@
-"""The few fields of Service, EndpointSlice and Node that are read, and how to read them.
+"""The few fields of Service, EndpointSlice, Node and ServiceCIDR that are read, and how.
 
 Knows Kubernetes' objects and how to read one from JSON or from a parsed manifest; knows nothing of
 where objects come from nor of what is made of them. An object is taken whole or refused with a
 reason that names the field (`InvalidObject`): what passes here is known to be sound, so no later
 module checks an address, a port or a protocol again.
 
-    JSON bytes ──┐                                    ┌─▶ Service, EndpointSlice, Node   (values)
-                 ├─▶ structs of the wire ─▶ reading ──┤
+    JSON bytes ──┐                                    ┌─▶ Service, EndpointSlice, Node,  (values)
+                 ├─▶ structs of the wire ─▶ reading ──┤   ServiceCIDR
     a mapping ───┘        (wire)                      └─▶ InvalidObject, with what is known of it
         ▲                                                                              (refusal)
         └── documents: by kind, lists taken apart
 
-References: Kubernetes API core/v1 Service and Node, discovery.k8s.io/v1 EndpointSlice.
+References: Kubernetes API core/v1 Service and Node, discovery.k8s.io/v1 EndpointSlice,
+networking.k8s.io/v1 ServiceCIDR.
 """
 
 from ipvsproxy.objects.documents import Contents, Unnamed, read_document
@@ -22,6 +23,7 @@ from ipvsproxy.objects.reading import (
     read_endpoint_slice,
     read_node,
     read_service,
+    read_service_cidr,
 )
 from ipvsproxy.objects.refusal import InvalidObject
 from ipvsproxy.objects.values import (
@@ -35,6 +37,7 @@ from ipvsproxy.objects.values import (
     Node,
     ObjectReference,
     Service,
+    ServiceCIDR,
     ServiceName,
     ServicePort,
     SlicePort,
@@ -56,6 +59,7 @@ __all__ = [
     "Node",
     "ObjectReference",
     "Service",
+    "ServiceCIDR",
     "ServiceName",
     "ServicePort",
     "SlicePort",
@@ -64,4 +68,5 @@ __all__ = [
     "read_endpoint_slice",
     "read_node",
     "read_service",
+    "read_service_cidr",
 ]

@@ -1,4 +1,4 @@
-"""What makes a Service, an EndpointSlice or a Node sound, and the reading of each.
+"""What makes a Service, EndpointSlice, Node or ServiceCIDR sound, and the reading of each.
 
 Knows the API's rules as far as breaking them would hurt this node; rules that only matter to the
 control plane are not repeated. Each reader takes JSON bytes or a parsed mapping, and returns a
@@ -28,6 +28,7 @@ from ipvsproxy.objects.values import (
     EndpointSlice,
     Node,
     Service,
+    ServiceCIDR,
     ServiceName,
     ServicePort,
     SlicePort,
@@ -66,6 +67,11 @@ def read_endpoint_slice(raw: wire.Raw) -> EndpointSlice | None:
 def read_node(raw: wire.Raw) -> Node:
     """Read a core/v1 Node. Raises InvalidObject."""
     return _guarded(wire.NODE, raw, _node)
+
+
+def read_service_cidr(raw: wire.Raw) -> ServiceCIDR:
+    """Read a networking.k8s.io ServiceCIDR, v1 or v1beta1. Raises InvalidObject."""
+    return _guarded(wire.SERVICE_CIDR, raw, _service_cidr)
 
 
 def _guarded(
@@ -362,4 +368,14 @@ def _node(written: wire.Node) -> Node:
             if item.type == "InternalIP"
         ),
         leaving=bool(metadata.deletion_timestamp) or _LEAVING_TAINT in taints,
+    )
+
+
+def _service_cidr(written: wire.ServiceCIDR) -> ServiceCIDR:
+    spec = written.spec or wire.ServiceCIDRSpec()
+    return ServiceCIDR(
+        name=_name(written.metadata or wire.Metadata()),
+        networks=tuple(
+            fields.network(f"spec.cidrs[{i}]", text) for i, text in enumerate(spec.cidrs or ())
+        ),
     )

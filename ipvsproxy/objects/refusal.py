@@ -16,6 +16,7 @@ from ipvsproxy.objects.values import SERVICE_LABEL, ObjectReference, ServiceName
 from ipvsproxy.objects.wire import Raw, loosely
 
 DEFAULT_NAMESPACE = "default"
+_WITHOUT_NAMESPACE = ("Node", "ServiceCIDR")
 _NO_ADDRESS = (None, "", "None")
 
 
@@ -50,7 +51,9 @@ def describe(kind: str, raw: Raw, reason: str, *, internal: bool = False) -> Inv
     metadata = _get(data, "metadata")
     name = _text(metadata, "name")
     # Only text is taken for a namespace; an absent one is the default one, as when it is read.
-    namespace = "" if kind == "Node" else _text(metadata, "namespace") or DEFAULT_NAMESPACE
+    namespace = _text(metadata, "namespace") or DEFAULT_NAMESPACE
+    if kind in _WITHOUT_NAMESPACE:
+        namespace = ""
     return InvalidObject(
         reason,
         reference=ObjectReference(kind, namespace, name) if name else None,

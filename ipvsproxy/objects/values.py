@@ -1,4 +1,4 @@
-"""The few fields of Service, EndpointSlice and Node that are read, as frozen values.
+"""The few fields of Service, EndpointSlice, Node and ServiceCIDR that are read, as frozen values.
 
 Knows what an object is to us and nothing of how it is written, read or used. Whatever has one of
 these types went through `ipvsproxy.objects.reading` and is sound: no later module checks an
@@ -33,7 +33,7 @@ class ServiceName(NamedTuple):
 
 
 class ObjectReference(NamedTuple):
-    """What names an object for the operator; `namespace` is empty for a Node."""
+    """What names an object for the operator; `namespace` is empty where the kind has none."""
 
     kind: str
     namespace: str
@@ -147,4 +147,11 @@ class Node(msgspec.Struct, frozen=True):
     """It is being deleted, or the cluster autoscaler has marked it for deletion."""
 
 
-KubernetesObject: TypeAlias = Service | EndpointSlice | Node
+class ServiceCIDR(msgspec.Struct, frozen=True):
+    """Networks from which the API server takes the ClusterIPs (KEP-1880)."""
+
+    name: str
+    networks: tuple[Network, ...] = ()
+
+
+KubernetesObject: TypeAlias = Service | EndpointSlice | Node | ServiceCIDR

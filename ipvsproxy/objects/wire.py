@@ -179,6 +179,19 @@ class Node(msgspec.Struct):
     status: NodeStatus | None = None
 
 
+class ServiceCIDRSpec(msgspec.Struct):
+    """networking.k8s.io/v1 ServiceCIDRSpec."""
+
+    cidrs: list[str] | None = None
+
+
+class ServiceCIDR(msgspec.Struct):
+    """networking.k8s.io/v1 ServiceCIDR."""
+
+    metadata: Metadata | None = None
+    spec: ServiceCIDRSpec | None = None
+
+
 WireObject = TypeVar("WireObject", bound=msgspec.Struct)
 
 
@@ -200,6 +213,7 @@ class Kind(Generic[WireObject]):
 SERVICE = Kind("Service", Service)
 ENDPOINT_SLICE = Kind("EndpointSlice", EndpointSlice)
 NODE = Kind("Node", Node)
+SERVICE_CIDR = Kind("ServiceCIDR", ServiceCIDR)
 
 
 _MISMATCH = re.compile(r"Expected `(?P<wanted>\w+)(?: \| null)?`(?:, got `(?P<got>\w+)`)?")

@@ -12,23 +12,23 @@ returns a report, logged as one sentence. Time comes from the clock that is hand
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Iterable, Mapping
-from typing import Protocol, TypeAlias
+from collections.abc import Callable, Iterable, Mapping
+from typing import TypeAlias
 
 import structlog
 
 from ipvsproxy.config import Settings
 from ipvsproxy.core.desired import Desired, Touched
 from ipvsproxy.core.foundation import foundation, shortcomings
-from ipvsproxy.core.health_check import HealthCheck
 from ipvsproxy.core.ledger import adopt
 from ipvsproxy.core.plan import Batch, Target, plan
 from ipvsproxy.core.settlement import Settlement
 from ipvsproxy.core.surroundings import Surroundings, needs_own_node
 from ipvsproxy.dataplane import Dataplane, DataplaneError
-from ipvsproxy.model import Address, RealServerKey, State, VirtualServerKey
+from ipvsproxy.model import RealServerKey, State, VirtualServerKey
 from ipvsproxy.reconciler.conditions import ConditionWriter, Stage
 from ipvsproxy.reconciler.network import NetworkFollower
+from ipvsproxy.reconciler.observers import CycleObserver, HealthCheckPorts
 from ipvsproxy.reconciler.report import CycleReport
 from ipvsproxy.reconciler.translation import Translation
 from ipvsproxy.reconciler.writer import Writer, Written
@@ -44,28 +44,6 @@ _LONGEST_POLL = 5.0
 """Seconds between two looks at the connections of a draining real server, doubling."""
 _RECONSIDER_SCHEDULERS = 300.0
 """Seconds after which a scheduler that this kernel lacked is tried again."""
-
-
-class CycleObserver(Protocol):
-    """Who wants to know of cycles."""
-
-    def cycle_started(self) -> None:
-        """Take note that a cycle begins."""
-        ...
-
-    def cycle_finished(self, report: CycleReport) -> None:
-        """Take note of what a cycle did."""
-        ...
-
-
-class HealthCheckPorts(Protocol):
-    """Who answers on the health check node ports of Services."""
-
-    def update(
-        self, checks: Iterable[HealthCheck], addresses: Collection[Address] | None = None
-    ) -> None:
-        """Answer these, on these addresses of the node only; None: on all."""
-        ...
 
 
 class Reconciler:
@@ -91,6 +69,7 @@ class Reconciler:
         """
         self._store = store
         self._settings = settings
+        self._coming: Settings | None = None
         self._clock = clock
         self._wall_clock = wall_clock
         self._observer = observer
@@ -117,6 +96,11 @@ class Reconciler:
         self._applied = asyncio.Condition()
         self.applied_revision = -1
         """The store's revision up to which everything has been carried out or refused."""
+
+    @property
+    def settings(self) -> Settings:
+        """The settings that count from the next cycle on."""
+        return self._coming or self._settings
 
     @property
     def desired(self) -> Desired:
@@ -149,6 +133,11 @@ class Reconciler:
         return self._store.listed and (
             self._store.dirty > 0 or self._woken.is_set() or self._next_due() <= now
         )
+
+    def configure(self, settings: Settings) -> None:
+        """Go by other settings from the next cycle on."""
+        self._coming = settings
+        self._woken.set()
 
     def wake(self) -> None:
         """Have the loop look at the store."""
@@ -186,6 +175,7 @@ class Reconciler:
         them from it is told.
         """
         self._woken.clear()
+        self._take_settings()
         report = CycleReport(started=self._clock())
         if not self._store.listed:
             self._conditions.update((), (), ())
@@ -223,6 +213,18 @@ class Reconciler:
         if not self._store.dirty:
             await self._announce(revision)
         return report
+
+    def _take_settings(self) -> None:
+        """Take new settings and have everything looked at: each may concern every Service."""
+        if (settings := self._coming) is None:
+            return
+        self._coming = None
+        self._settings = settings
+        for part in (self._network, self._settlement, self._translation):
+            part.settings = settings
+        self._audit_due = min(self._audit_due, self._clock() + settings.sync_period)
+        self._sweep_due = True
+        self._store.mark_dirty(self._store.names)
 
     async def _rest(self) -> None:
         """Wait until something is due or somebody wakes us."""

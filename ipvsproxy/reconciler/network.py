@@ -27,7 +27,8 @@ class NetworkFollower:
     ) -> None:
         self._store = store
         self._writer = writer
-        self._settings = settings
+        self.settings = settings
+        """Of the cycle that is under way."""
         self._clock = clock
         self.due: float | None = None
         """When the network is to be read; None: nothing is known to have changed."""
@@ -58,5 +59,9 @@ class NetworkFollower:
             self._store.mark_dirty(list(concerned))
 
     def _node_port_addresses(self, network: NodeNetwork) -> list[frozenset[Address]]:
-        wanted, node = self._settings.node_port_addresses, self._store.node
-        return [node_port_addresses(wanted, family, network, node) for family in Family]
+        wanted, node = self.settings.node_port_addresses, self._store.node
+        bound = self.settings.bind_address
+        return [
+            node_port_addresses(wanted, family, network, node, bind_address=bound)
+            for family in Family
+        ]

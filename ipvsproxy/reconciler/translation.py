@@ -43,7 +43,8 @@ class Translation:
     ) -> None:
         self._store = store
         self._desired = desired
-        self._settings = settings
+        self.settings = settings
+        """Of the cycle that is under way."""
         self._conditions = conditions
         self._clock = clock
         self._first_served = False
@@ -61,7 +62,7 @@ class Translation:
         """
         held = self._store.held_addresses()
         addresses = (held or frozenset()).union(*self._untranslated.values())
-        waiting = self._store.node is None and self._settings.node_port_addresses.primary
+        waiting = self._store.node is None and self.settings.node_port_addresses.primary
         if addresses or waiting:
             addresses |= state.network.addresses
         return Holds(everything=held is None or not self._store.whole, addresses=addresses)
@@ -81,14 +82,13 @@ class Translation:
         """Say what every Service's translation depends on now."""
         gateways = dict.fromkeys(state.network.gateways, "the address of a gateway of this node")
         return Surroundings(
-            self._settings,
+            self.settings,
             state,
             frozenset(self.unavailable),
             node=self._store.node,
             taken={**gateways, **self._store.taken},
-            nodes_known=(
-                self._store.nodes_listed or self._settings.watch_nodes is WatchNodes.NEVER
-            ),
+            service_networks=self._store.service_networks,
+            nodes_known=(self._store.nodes_listed or self.settings.watch_nodes is WatchNodes.NEVER),
         )
 
     def needs_listeners(self, names: Iterable[ServiceName], state: State) -> bool:

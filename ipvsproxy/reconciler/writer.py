@@ -279,6 +279,7 @@ def drift(before: State, after: State) -> Counter[str]:
         sets=_differing(before.members, after.members),
         chains=_differing(before.rulesets, after.rulesets),
         sysctls=_differing(before.sysctls, after.sysctls),
+        timeouts=int(before.timeouts != after.timeouts),
     )
     return +counted
 

@@ -15,6 +15,7 @@ from ipvsproxy.objects import (
     Node,
     ObjectReference,
     Service,
+    ServiceCIDR,
     ServiceName,
 )
 
@@ -69,7 +70,8 @@ class Listed(NamedTuple):
     """The initial list of a kind has been sent, whole as far as it could be read."""
 
     kind: str
-    """`Node` is the own one; `Nodes`: all of them are known (`Source.need_nodes`)."""
+    """`Node` is the own one; `Nodes`: all of them are known (`Source.need_nodes`). `ServiceCIDR`
+    is also listed where the source has none and never will: an older API server, a folder."""
 
 
 Event: TypeAlias = Put | Gone | Refused | Unreadable | Readable | Listed
@@ -104,5 +106,7 @@ def reference_of(value: KubernetesObject) -> ObjectReference:
             return ObjectReference("EndpointSlice", namespace, slice_name)
         case Node(name=node_name):
             return ObjectReference("Node", "", node_name)
+        case ServiceCIDR(name=cidr_name):
+            return ObjectReference("ServiceCIDR", "", cidr_name)
         case _:
             assert_never(value)

@@ -12,13 +12,14 @@ from typing import assert_never
 
 from ipvsproxy.core.surroundings import may_be_a_node
 from ipvsproxy.core.translate import Inputs
-from ipvsproxy.model import Address, VirtualServerKey
+from ipvsproxy.model import Address, Network, VirtualServerKey
 from ipvsproxy.objects import (
     EndpointSlice,
     KubernetesObject,
     Node,
     ObjectReference,
     Service,
+    ServiceCIDR,
     ServiceName,
 )
 from ipvsproxy.store.events import (
@@ -33,7 +34,7 @@ from ipvsproxy.store.events import (
 )
 from ipvsproxy.store.neighbours import API_SERVER, Neighbours
 
-KINDS = frozenset({"Service", "EndpointSlice", "Node"})
+KINDS = frozenset({"Service", "EndpointSlice", "Node", "ServiceCIDR"})
 """The kinds whose initial lists are waited for."""
 
 
@@ -86,6 +87,11 @@ class Store:
         The same object until one changes.
         """
         return self._neighbours.taken
+
+    @property
+    def service_networks(self) -> frozenset[Network]:
+        """The networks that ClusterIPs are taken from: no external address may be in one."""
+        return self._neighbours.service_networks
 
     @property
     def listed(self) -> bool:
@@ -249,28 +255,44 @@ class Store:
                 self._services[name] = changed
                 self._dirty[name] = None
                 self._note_external(name, changed)
-            case EndpointSlice(namespace=namespace, name=slice_name, service=owner):
-                before = self._slice_owner.get((namespace, slice_name))
-                if before == owner and self._slices[owner].get(slice_name) == changed:
+            case EndpointSlice():
+                return self._put_slice(changed)
+            case Node():
+                return self._put_node(changed)
+            case ServiceCIDR():
+                networks = self._neighbours.put_service_cidr(changed)
+                if networks is None:
                     return False
-                if before is not None and before != owner:
-                    self._remove_slice(namespace, slice_name)
-                self._slice_owner[namespace, slice_name] = owner
-                self._slices.setdefault(owner, {})[slice_name] = changed
-                self._dirty[owner] = None
-                self._note_endpoints(owner)
-            case Node(name=node_name):
-                addresses = self._neighbours.put(changed)
-                if addresses is None:
-                    return False
-                if self._neighbours.is_own(node_name):
-                    self.mark_dirty(self._services)
-                    for name in self._external:
-                        self._note_doubt(name, self._services[name])
-                else:
-                    self._note_taken(addresses)
+                self._note_networks(networks)
             case _:
                 assert_never(changed)
+        return True
+
+    def _put_slice(self, changed: EndpointSlice) -> bool:
+        namespace, name, owner = changed.namespace, changed.name, changed.service
+        before = self._slice_owner.get((namespace, name))
+        if before == owner and self._slices[owner].get(name) == changed:
+            return False
+        if before is not None and before != owner:
+            self._remove_slice(namespace, name)
+        self._slice_owner[namespace, name] = owner
+        self._slices.setdefault(owner, {})[name] = changed
+        self._dirty[owner] = None
+        self._note_endpoints(owner)
+        return True
+
+    def _put_node(self, changed: Node) -> bool:
+        before = self.node
+        addresses = self._neighbours.put(changed)
+        if addresses is None:
+            return False
+        if self._neighbours.is_own(changed.name):
+            if before is None or _whereabouts(before) != _whereabouts(changed):
+                self.mark_dirty(self._services)
+            for name in self._external:
+                self._note_doubt(name, self._services[name])
+        else:
+            self._note_taken(addresses)
         return True
 
     def _remove(self, reference: ObjectReference) -> bool:
@@ -288,6 +310,10 @@ class Store:
                 addresses = self._neighbours.remove(name)
                 self._note_taken(addresses or frozenset())
                 return addresses is not None
+            case ObjectReference("ServiceCIDR", _, name):
+                networks = self._neighbours.remove_service_cidr(name)
+                self._note_networks(networks or frozenset())
+                return networks is not None
             case _:
                 return False
 
@@ -328,6 +354,13 @@ class Store:
             if not addresses.isdisjoint((*service.external_ips, *service.ingress_ips)):
                 self._dirty[name] = None
 
+    def _note_networks(self, networks: AbstractSet[Network]) -> None:
+        for name in self._external if networks else ():
+            service = self._services[name]
+            addresses = (*service.external_ips, *service.ingress_ips)
+            if any(address in network for address in addresses for network in networks):
+                self._dirty[name] = None
+
     def _sound(self, name: ServiceName) -> bool:
         """Whether no slice of a Service is nonsense without a good state that stands for it."""
         return not any(
@@ -343,6 +376,11 @@ class Store:
             read = {part.family for part in self._slices.get(name, {}).values()}
             if any(address.family not in read for address in service.cluster_ips):
                 self.mark_dirty([name])
+
+
+def _whereabouts(node: Node) -> tuple[object, ...]:
+    """Give what of the own Node every Service's translation depends on; a taint is none of it."""
+    return node.zone, node.addresses
 
 
 def _may_own(name: ServiceName, refused: Refused) -> bool:

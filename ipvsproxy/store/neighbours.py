@@ -1,6 +1,7 @@
-"""The Nodes, and the addresses that no Service may have: other nodes', the API servers'.
+"""The Nodes, and the addresses that no Service may have as an external one.
 
-Knows Nodes and the endpoints of the API server's Service; which Services want such an address is
+These are other nodes', the API servers', and all that ClusterIPs are taken from. Knows Nodes,
+ServiceCIDRs and the endpoints of the API server's Service; which Services want such an address is
 the store's to find. The own Node, once told, stays known: nothing on it may fall back to what an
 unnamed node would do while its Node object is made anew.
 """
@@ -10,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from collections.abc import Set as AbstractSet
 
-from ipvsproxy.model import Address
-from ipvsproxy.objects import EndpointSlice, Node, ServiceName
+from ipvsproxy.model import Address, Network
+from ipvsproxy.objects import EndpointSlice, Node, ServiceCIDR, ServiceName
 
 API_SERVER = ServiceName("default", "kubernetes")
 """The Service whose endpoints are the API servers."""
@@ -25,6 +26,7 @@ class Neighbours:
         self._nodes: dict[str, Node] = {}
         self._api_servers: frozenset[Address] = frozenset()
         self._taken: Mapping[Address, str] | None = None
+        self._service_cidrs: dict[str, ServiceCIDR] = {}
 
     @property
     def own(self) -> Node | None:
@@ -48,6 +50,13 @@ class Neighbours:
                 **dict.fromkeys(self._api_servers, "the address of an API server"),
             }
         return self._taken
+
+    @property
+    def service_networks(self) -> frozenset[Network]:
+        """The networks that ClusterIPs are taken from, as far as they are known."""
+        return frozenset(
+            network for one in self._service_cidrs.values() for network in one.networks
+        )
 
     def is_own(self, name: str) -> bool:
         """Whether this is the own Node's name."""
@@ -76,3 +85,19 @@ class Neighbours:
         self._api_servers = found
         self._taken = None
         return changed
+
+    def put_service_cidr(self, found: ServiceCIDR) -> AbstractSet[Network] | None:
+        """Take in a ServiceCIDR; give the networks that came or went, None where nothing is new."""
+        before = self._service_cidrs.get(found.name)
+        if before == found:
+            return None
+        known = self.service_networks
+        self._service_cidrs[found.name] = found
+        return known ^ self.service_networks
+
+    def remove_service_cidr(self, name: str) -> AbstractSet[Network] | None:
+        """Forget a ServiceCIDR; give the networks that went, None where it is not known."""
+        known = self.service_networks
+        if self._service_cidrs.pop(name, None) is None:
+            return None
+        return known ^ self.service_networks

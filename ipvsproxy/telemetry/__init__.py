@@ -2,8 +2,8 @@
 
 Plain objects: they are told what happened and answer when asked; nothing here logs, waits, reads a
 clock or knows how it is shown. `conditions` holds what is wrong now, `metrics` the numbers,
-`health` whether the agent does its work, `reports` and `explanations` the values that commands
-print.
+`health` whether the agent does its work, `watches` how the source's watches do, `reports` and
+`explanations` the values that commands print.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ from ipvsproxy.telemetry.reports import (
     Verdict,
     status_table,
 )
+from ipvsproxy.telemetry.watches import Watches, WatchHealth
 
 __all__ = [
     "CLUSTER_IP",
@@ -63,6 +64,8 @@ __all__ = [
     "StepRow",
     "Teller",
     "Verdict",
+    "WatchHealth",
+    "Watches",
     "explain_report",
     "status_table",
     "tell_nobody",

@@ -49,8 +49,12 @@ class ConditionType(StrEnum):
     """A program, module or setting of the node is missing; the message says what goes without."""
     SET_FULL = "SetFull"
     """An ipset holds as many members as it may; members of Services wait."""
+    INVALID_CONFIGURATION = "InvalidConfiguration"
+    """The configuration file has become wrong; the settings stay as they were."""
     NODES_UNKNOWN = "NodesUnknown"
     """Node objects that are needed are not known yet; what depends on them waits."""
+    API_UNREACHABLE = "ApiUnreachable"
+    """Objects cannot be watched: the API server is away, or refuses; what was known stays."""
 
 
 class Condition(msgspec.Struct, frozen=True, kw_only=True):

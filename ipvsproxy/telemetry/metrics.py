@@ -2,8 +2,8 @@
 
 Whoever does something calls the method or the metric named after it; nothing here measures. The
 names under `kubeproxy_` are those of pkg/proxy/metrics/metrics.go, so that existing dashboards and
-alerts go on working. Conditions are counted when they are scraped, so they cannot disagree with
-`status`.
+alerts go on working. Conditions and watches are counted when they are scraped, so they cannot
+disagree with `status`.
 """
 
 from __future__ import annotations
@@ -18,13 +18,14 @@ from prometheus_client import (
     Info,
     disable_created_metrics,
 )
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.gc_collector import GCCollector
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
 from ipvsproxy.telemetry.conditions import Conditions, ConditionType
+from ipvsproxy.telemetry.watches import Watches
 
 # One series more for each counter, which kube-proxy's dashboards do not know, and nobody reads.
 disable_created_metrics()  # type: ignore[no-untyped-call]
@@ -57,13 +58,52 @@ class _ConditionsCollector(Collector):
         )
 
 
+class _WatchesCollector(Collector):
+    """Says how the watches are doing, at the moment of the scrape; each family is always there."""
+
+    def __init__(self, watches: Watches) -> None:
+        self._watches = watches
+
+    def collect(self) -> Iterator[Metric]:
+        connected = _of_watches("connected", "1 while the API server keeps the watch open, else 0")
+        objects = _of_watches("objects", "Objects that the watch has told of and that are there")
+        heard = _of_watches(
+            "heard_timestamp_seconds",
+            "When the latest list, event or bookmark came, seconds since the epoch",
+        )
+        lists = CounterMetricFamily(
+            "ipvsproxy_watch_lists", "Complete lists, the first one included", labels=["watch"]
+        )
+        errors = CounterMetricFamily(
+            "ipvsproxy_watch_errors",
+            "Requests and watches that failed, by reason",
+            labels=["watch", "reason"],
+        )
+        for name, watch in self._watches:
+            connected.add_metric([name], watch.connected)
+            objects.add_metric([name], watch.objects)
+            heard.add_metric([name], watch.heard_at or 0.0)
+            lists.add_metric([name], watch.lists)
+            for reason, count in sorted(watch.errors.items()):
+                errors.add_metric([name, reason], count)
+        yield from (connected, objects, heard, lists, errors)
+
+
+def _of_watches(name: str, meaning: str) -> GaugeMetricFamily:
+    return GaugeMetricFamily(f"ipvsproxy_watch_{name}", meaning, labels=["watch"])
+
+
 class Metrics:
     """Every metric of the agent, as an attribute; `registry` is what is scraped."""
 
-    def __init__(self, conditions: Conditions, *, version: str) -> None:
+    def __init__(
+        self, conditions: Conditions, *, version: str, watches: Watches | None = None
+    ) -> None:
+        """Count these conditions and watches; None: there are none, as from a folder."""
         self.registry = CollectorRegistry(auto_describe=False)
         _register_process(self.registry)
         self.registry.register(_ConditionsCollector(conditions))
+        self.registry.register(_WatchesCollector(Watches() if watches is None else watches))
         Info("ipvsproxy_build", "Version of the agent", registry=self.registry).info(
             {"version": version}
         )
@@ -142,9 +182,23 @@ class Metrics:
             "ipvsproxy_health_check_node_ports",
             "Health check node ports of Services on which this node answers",
         )
+        self.config_reload_successful = self._gauge(
+            "ipvsproxy_config_last_reload_successful",
+            "Whether the configuration file was right when it was last read: 1, else 0",
+        )
+        self.config_reload_successful.set(1)
+        self.config_reload_success = self._gauge(
+            "ipvsproxy_config_last_reload_success_timestamp_seconds",
+            "When the configuration file was last taken, seconds since the epoch; 0: there is none",
+        )
         self.source_events = self._counter(
             "ipvsproxy_source_events_total", "What the sources reported, by kind of event", "event"
         )
+
+    def config_reloaded(self, now: float) -> None:
+        """Take note that the configuration was read and is right; seconds since the epoch."""
+        self.config_reload_successful.set(1)
+        self.config_reload_success.set(now)
 
     def _counter(self, name: str, meaning: str, *labels: str) -> Counter:
         return Counter(name, meaning, labels, registry=self.registry)

@@ -58,6 +58,8 @@ class PlanReport(msgspec.Struct, frozen=True):
     """One line each: what is wrong, where, what to do."""
     whole: bool = True
     """Whether all of the source could be read; if not, more may change once it can."""
+    lost_node_port_addresses: tuple[str, ...] = ()
+    """The node's addresses on which a predecessor serves NodePorts, and `run` would not."""
 
 
 class CleanupReport(msgspec.Struct, frozen=True):

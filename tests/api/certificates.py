@@ -43,6 +43,19 @@ def server_context(folder: Path, signer: Authority) -> ssl.SSLContext:
     return context
 
 
+def client_certificate(folder: Path, signer: Authority) -> Authority:
+    """Make a certificate by which a client names itself, with its key, signed by an authority."""
+    made, request = Authority(folder / "client.crt", folder / "client.key"), folder / "client.csr"
+    _openssl(
+        "req", *_NEW_KEY, "-keyout", str(made.key), "-out", str(request), "-subj", "/CN=node-1",
+    )  # fmt: skip
+    _openssl(
+        "x509", "-req", "-in", str(request), "-out", str(made.certificate), "-days", "2",
+        "-CA", str(signer.certificate), "-CAkey", str(signer.key), "-CAcreateserial",
+    )  # fmt: skip
+    return made
+
+
 _NEW_KEY = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
 
 

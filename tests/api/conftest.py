@@ -20,7 +20,7 @@ async def server() -> AsyncIterator[FakeApiServer]:
 
 @pytest.fixture
 async def connection(server: FakeApiServer) -> AsyncIterator[ApiConnection]:
-    made = await connect(Server(server.url))
+    made = await connect(Server((server.url,)))
     yield made
     await made.close()
 

@@ -1,9 +1,10 @@
 """A small API server with the protocol's real semantics, and faults on demand.
 
-It lists (pages, resourceVersion "", "0" and N), watches (bookmarks, timeoutSeconds, 410 in both
-forms), checks tokens, and misbehaves as told: `faults` are taken by the next request that fits.
-Objects are kept by `fake_objects`. Nothing waits in real time except watches that nobody ends;
-`second` is how long a second of `timeoutSeconds` and of the bookmark interval really takes.
+It lists (pages, resourceVersion "", "0" and N; as a stream, KEP-3157), watches (bookmarks,
+timeoutSeconds, 410 in both forms), checks tokens, and misbehaves as told: `faults` are taken by
+the next request that fits. Objects are kept by `fake_objects`. Nothing waits in real time except
+watches that nobody ends; `second` is how long a second of `timeoutSeconds` and of the bookmark
+interval really takes.
 
 Alone: `python -m tests.api.fake_server FOLDER` serves the manifests of a folder; objects are
 changed with `curl -X PUT --data @object.json URL/api/v1/namespaces/NAMESPACE/services/NAME`.
@@ -17,7 +18,8 @@ import json
 import ssl
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from enum import Enum
 from pathlib import Path
 from typing import NamedTuple, Self
 
@@ -34,7 +36,7 @@ class Request(NamedTuple):
     """A request that was received."""
 
     verb: str
-    """list, watch or create."""
+    """list, stream (a list as a watch), watch or create."""
     kind: str
     parameters: dict[str, str]
 
@@ -51,7 +53,9 @@ class Fault:
     """Answer with this instead, if it is not empty."""
     headers: dict[str, str] = field(default_factory=dict)
     cut_after: int | None = None
-    """Reset the connection after so many bytes of the body."""
+    """Reset the connection after so many bytes of the body, or of an event."""
+    sound: int = 0
+    """So many events of a watch are sent well before one is cut."""
     end: bool = False
     """End a watch in good order before its first event."""
     error_event: int = 0
@@ -60,6 +64,16 @@ class Fault:
     """Answer only when this is set."""
     keep: bool = False
     """Stay for the requests after it."""
+
+
+class Streams(Enum):
+    """What the server does when a list is asked for as a stream."""
+
+    REFUSED = "refused"
+    """As servers do that do not offer it, since 1.19."""
+    OFFERED = "offered"
+    ENDLESS = "endless"
+    """All objects come, and the bookmark does not that says so."""
 
 
 class FakeApiServer:
@@ -71,8 +85,11 @@ class FakeApiServer:
         second: float = 1.0,
         tokens: set[str] | None = None,
         tls: ssl.SSLContext | None = None,
+        objects: Objects | None = None,
     ) -> None:
-        self.objects = Objects()
+        """Serve these objects, that another server may serve too, or some of its own."""
+        self.objects = Objects() if objects is None else objects
+        self.streams = Streams.REFUSED
         self.events = Events()
         self.faults: list[Fault] = []
         self.requests: list[Request] = []
@@ -86,7 +103,7 @@ class FakeApiServer:
         """Watches that are open now."""
         self.port = 0
         self._second = second
-        self._tls = tls
+        self.tls = tls
         self._changed = asyncio.Condition()
         self._epoch = 0
         """Raised to end the open watches."""
@@ -97,7 +114,7 @@ class FakeApiServer:
 
     @property
     def url(self) -> str:
-        return f"{'https' if self._tls else 'http'}://127.0.0.1:{self.port}"
+        return f"{'https' if self.tls else 'http'}://127.0.0.1:{self.port}"
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -113,7 +130,7 @@ class FakeApiServer:
         self._runner = web.AppRunner(application, shutdown_timeout=1.0)
         await self._runner.setup()
         site = web.TCPSite(
-            self._runner, "127.0.0.1", self.port, ssl_context=self._tls, reuse_address=True
+            self._runner, "127.0.0.1", self.port, ssl_context=self.tls, reuse_address=True
         )
         await site.start()
         self.port = self._runner.addresses[0][1]
@@ -212,6 +229,8 @@ class FakeApiServer:
     async def _read(self, request: web.Request, collection: Collection) -> web.StreamResponse:
         parameters = dict(request.query)
         verb = "watch" if parameters.get("watch") in ("1", "true") else "list"
+        if verb == "watch" and "sendInitialEvents" in parameters:
+            verb = "stream"
         fault = await self._admit(request, verb, collection.kind.name)
         if isinstance(fault, web.Response):
             return fault
@@ -223,6 +242,12 @@ class FakeApiServer:
             return _status(400, "BadRequest", str(error))
         if verb == "list":
             return await self._list(request, collection, selects, fault)
+        if verb == "stream" and (
+            self.streams is Streams.REFUSED
+            or parameters.get("resourceVersionMatch") != "NotOlderThan"
+            or parameters.get("allowWatchBookmarks") not in ("1", "true")
+        ):
+            return _status(422, "Invalid", "sendInitialEvents: Forbidden: not offered")
         return await self._watch(request, collection, selects, fault)
 
     def _take_fault(self, verb: str, kind: str) -> Fault:
@@ -289,8 +314,13 @@ class FakeApiServer:
         elif not fault.end:
             if version in ("", "0"):
                 for found in [one for one in collection.objects.values() if selects(one)]:
-                    await self._send(request, response, {"type": "ADDED", "object": found}, fault)
+                    added: Object = {"type": "ADDED", "object": found}
+                    await self._send(request, response, added, fault)
+                    fault = replace(fault, sound=fault.sound - 1)
                 since = self.objects.version
+            if "sendInitialEvents" in request.query and self.streams is Streams.OFFERED:
+                end = _bookmark(kind.name, since, {"k8s.io/initial-events-end": "true"})
+                await self._send(request, response, end, fault)
             await self._follow(request, response, _Watch(kind.name, since, selects, fault))
         return response
 
@@ -343,7 +373,7 @@ class FakeApiServer:
         self, request: web.Request, response: web.StreamResponse, event: Object, fault: Fault
     ) -> None:
         line = json.dumps(event, ensure_ascii=False).encode() + b"\n"
-        if fault.cut_after is not None:
+        if fault.cut_after is not None and fault.sound <= 0:
             await self._write_cut(request, response, line[: fault.cut_after])
             raise ConnectionResetError
         size = self.chunk_size or len(line)
@@ -401,8 +431,8 @@ def _without_type(found: Object) -> Object:
     return {key: value for key, value in found.items() if key not in ("kind", "apiVersion")}
 
 
-def _bookmark(kind: str, version: int) -> Object:
-    metadata = {"resourceVersion": str(version)}
+def _bookmark(kind: str, version: int, annotations: dict[str, str] | None = None) -> Object:
+    metadata = {"resourceVersion": str(version), "annotations": annotations or {}}
     return {"type": "BOOKMARK", "object": {"kind": kind, "metadata": metadata}}
 
 

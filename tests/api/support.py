@@ -7,10 +7,15 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
 from typing import Generic, TypeVar
 
+from ipvsproxy.sources.kubernetes.health import SourceHealth
 from ipvsproxy.sources.kubernetes.pace import Timing
+from ipvsproxy.sources.kubernetes.reflector import Changed, Complete, Item, Removed
+from ipvsproxy.sources.kubernetes.resources import Resource, resources
 from tests.api.fake_objects import Object
 
 Value = TypeVar("Value")
+
+SERVICES: Resource = resources("node-1")[0]
 
 
 class VirtualTime:
@@ -33,6 +38,10 @@ class VirtualTime:
             self.now += seconds
             self._changed.notify_all()
         await asyncio.sleep(0)
+
+
+def health_in(time: VirtualTime) -> SourceHealth:
+    return SourceHealth(wall_clock=time.timing.now)
 
 
 class Follower(Generic[Value]):
@@ -71,6 +80,20 @@ async def following(stream: AsyncGenerator[Value, None]) -> AsyncIterator[Follow
         await asyncio.gather(task, return_exceptions=True)
 
 
+def names(items: list[Item]) -> list[str]:
+    """What items say, in short: +name, -name, and = for the end of a list."""
+    short = []
+    for item in items:
+        match item:
+            case Changed(name):
+                short.append(f"+{name.name}")
+            case Removed(name):
+                short.append(f"-{name.name}")
+            case Complete():
+                short.append("=")
+    return short
+
+
 def service(
     name: str, *, address: str = "10.0.0.1", port: int = 80, labels: dict[str, str] | None = None
 ) -> Object:
@@ -99,3 +122,12 @@ def endpoint_slice(name: str, *, owner: str, addresses: tuple[str, ...]) -> Obje
 
 def node(name: str) -> Object:
     return {"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}}
+
+
+def service_cidr(name: str, *networks: str) -> Object:
+    return {
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "ServiceCIDR",
+        "metadata": {"name": name},
+        "spec": {"cidrs": list(networks)},
+    }

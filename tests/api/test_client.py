@@ -29,6 +29,7 @@ from ipvsproxy.sources.kubernetes.errors import (
     BadRequest,
     Expired,
     Forbidden,
+    NotFound,
     Rejected,
     Throttled,
     Unauthorized,
@@ -81,9 +82,12 @@ def kubeconfig(
     ("given_kubeconfig", "master", "environment", "chosen"),
     [
         ("/k", None, IN_POD, Kubeconfig(Path("/k"))),
-        ("/k", "http://h:1/", {}, Kubeconfig(Path("/k"), "http://h:1")),
-        (None, "https://h", IN_POD, Server("https://h")),
-        (None, None, IN_POD, InCluster("192.0.2.1", "6443")),
+        ("/k", "http://h:1/", {}, Kubeconfig(Path("/k"), ("http://h:1",))),
+        ("/k", "http://h:1, http://g/", {}, Kubeconfig(Path("/k"), ("http://h:1", "http://g"))),
+        (None, "https://h", {}, Server(("https://h",))),
+        (None, "https://h,https://g:1", IN_POD, InCluster(("https://h", "https://g:1"))),
+        (None, "http://h", IN_POD, Server(("http://h",))),
+        (None, None, IN_POD, InCluster(("https://192.0.2.1:6443",))),
     ],
 )
 def test_the_way_to_the_server_is_chosen_by_what_is_given(
@@ -149,7 +153,7 @@ async def test_a_url_overrides_the_server_of_a_kubeconfig(
 ) -> None:
     path = kubeconfig(tmp_path, cluster={"server": "http://192.0.2.1"}, user={"token": "secret"})
     server.tokens = {"secret"}
-    async with connected(Kubeconfig(path, server.url)) as connection:
+    async with connected(Kubeconfig(path, (server.url,))) as connection:
         assert connection.url == server.url
         await connection.get(SERVICES, {})
 
@@ -204,7 +208,7 @@ async def test_a_stream_outlives_the_credentials_that_it_began_with(
 
 async def test_a_pod_without_a_service_account_is_told_so(tmp_path: Path) -> None:
     with pytest.raises(AccessError, match="automountServiceAccountToken"):
-        await connect(InCluster("192.0.2.1", "443", tmp_path))
+        await connect(InCluster(("https://192.0.2.1",), tmp_path))
 
 
 # ------------------------------------------------------------------------------------ TLS
@@ -220,7 +224,7 @@ async def test_a_pod_trusts_its_authority_and_follows_it_when_it_is_rotated(tmp_
     context = server_context(tmp_path, second)
     async with (
         FakeApiServer(tokens={"secret"}, tls=context) as server,
-        connected(InCluster("127.0.0.1", str(server.port), account)) as connection,
+        connected(InCluster((server.url,), account)) as connection,
     ):
         with pytest.raises(Unavailable, match=r"the certificate of .* is not trusted"):
             await connection.get(SERVICES, {})
@@ -229,7 +233,7 @@ async def test_a_pod_trusts_its_authority_and_follows_it_when_it_is_rotated(tmp_
 
 
 async def test_a_server_without_tls_is_told_apart(server: FakeApiServer) -> None:
-    async with connected(Server(server.url.replace("http:", "https:"))) as connection:
+    async with connected(Server((server.url.replace("http:", "https:"),))) as connection:
         with pytest.raises(Unavailable, match="no TLS with https://"):
             await connection.get(SERVICES, {})
 
@@ -243,7 +247,8 @@ async def test_a_server_without_tls_is_told_apart(server: FakeApiServer) -> None
         (400, BadRequest),
         (401, Unauthorized),
         (403, Forbidden),
-        (404, Rejected),
+        (404, NotFound),
+        (422, Rejected),
         (410, Expired),
         (429, Throttled),
         (500, Unavailable),
@@ -279,7 +284,7 @@ async def test_how_long_to_wait_is_in_the_header_or_in_the_status(
 
 async def test_nobody_at_the_port_is_said_in_one_line(server: FakeApiServer) -> None:
     await server.stop()
-    async with connected(Server(server.url)) as connection:
+    async with connected(Server((server.url,))) as connection:
         with pytest.raises(Unavailable, match=f"^cannot reach {server.url}: Connection refused$"):
             await connection.get(SERVICES, {})
 

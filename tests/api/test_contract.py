@@ -21,13 +21,14 @@ from ipvsproxy.sources.kubernetes.access import Access, Kubeconfig, Server
 from ipvsproxy.sources.kubernetes.announcement import announce
 from ipvsproxy.sources.kubernetes.client import ApiConnection, connect
 from ipvsproxy.sources.kubernetes.errors import BadRequest, Conflict, Expired, Rejected
+from ipvsproxy.sources.kubernetes.messages import Head, read_event, read_head
 from ipvsproxy.sources.kubernetes.source import KubernetesSource
 from ipvsproxy.store import Event, Gone, Listed, Put
 from ipvsproxy.telemetry import Condition, ConditionType
 from tests.api import real_server
 from tests.api.fake_objects import KINDS, Object
-from tests.api.fake_server import FakeApiServer
-from tests.api.support import VirtualTime, endpoint_slice, following, service
+from tests.api.fake_server import FakeApiServer, Streams
+from tests.api.support import VirtualTime, endpoint_slice, following, health_in, service
 
 SERVICES = "/api/v1/services"
 ASSETS = os.environ.get("KUBEBUILDER_ASSETS", "")
@@ -49,7 +50,7 @@ class FakeCluster(NamedTuple):
 
     @property
     def access(self) -> Access:
-        return Server(self.server.url)
+        return Server((self.server.url,))
 
     async def put(self, written: Object) -> object:
         return await self.server.put(written)
@@ -109,6 +110,7 @@ class RealCluster(NamedTuple):
 async def cluster(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Cluster]:
     if request.param == "fake":
         async with FakeApiServer() as server:
+            server.streams = Streams.OFFERED
             yield FakeCluster(server)
         return
     async with real_server.running(Path(ASSETS), tmp_path) as kubeconfig:
@@ -126,7 +128,8 @@ async def reached(cluster: Cluster) -> AsyncIterator[ApiConnection]:
 
 @pytest.fixture
 def source(reached: ApiConnection) -> KubernetesSource:
-    return KubernetesSource(reached, "node-1", timing=VirtualTime().timing)
+    time = VirtualTime()
+    return KubernetesSource(reached, "node-1", timing=time.timing, health=health_in(time))
 
 
 def about(seen: list[Event], name: str) -> list[Event]:
@@ -154,7 +157,7 @@ async def test_objects_reach_the_store_as_they_are_and_as_they_change(
     await cluster.put(endpoint_slice("web-1", owner="web", addresses=("10.1.0.1",)))
     async with following(source.events()) as follower:
         seen = await follower.until(
-            lambda events: sum(isinstance(event, Listed) for event in events) == 3
+            lambda events: sum(isinstance(event, Listed) for event in events) == 4
         )
         (listed,) = about(seen, "web")
         assert isinstance(listed, Put)
@@ -204,6 +207,31 @@ async def test_a_list_comes_in_pages(cluster: Cluster, reached: ApiConnection) -
             break
         parameters["continue"] = page["metadata"]["continue"]
     assert [name for name in found if name != "kubernetes"] == ["s1", "s2", "s3", "s4", "s5"]
+
+
+async def test_a_list_comes_as_a_stream_with_an_end_or_is_refused_as_such(
+    cluster: Cluster, reached: ApiConnection
+) -> None:
+    """Offered by default from 1.34 on (KEP-3157); the fake one does."""
+    await cluster.put(service("web", address="10.0.5.1"))
+    parameters = {
+        "watch": "1",
+        "sendInitialEvents": "true",
+        "resourceVersionMatch": "NotOlderThan",
+        "allowWatchBookmarks": "true",
+        "timeoutSeconds": "1",
+    }
+    heads: list[Head] = []
+    try:
+        async with reached.stream(SERVICES, parameters, silence=20) as lines:
+            heads += [read_head(read_event(line).object) async for line in lines]
+    except Rejected as error:
+        assert "sendInitialEvents" in str(error)  # noqa: PT017 - of an older server
+    else:
+        named = [head.name for head in heads]
+        ends = [number for number, head in enumerate(heads) if head.ends_initial_events]
+        assert len(ends) == 1
+        assert named.index("web") < ends[0]
 
 
 async def test_items_of_a_list_have_names_and_versions(

@@ -11,21 +11,15 @@ import structlog
 
 from ipvsproxy.sources.kubernetes.client import ApiConnection
 from ipvsproxy.sources.kubernetes.errors import Unavailable
-from ipvsproxy.sources.kubernetes.health import SourceHealth
 from ipvsproxy.sources.kubernetes.reflector import (
     Changed,
     Complete,
     Freshness,
     Item,
     Reflector,
-    Removed,
-    Resource,
 )
-from ipvsproxy.sources.kubernetes.source import resources
 from tests.api.fake_server import FakeApiServer, Fault
-from tests.api.support import Follower, VirtualTime, following, service
-
-SERVICES: Resource = resources("node-1")[0]
+from tests.api.support import SERVICES, Follower, VirtualTime, following, health_in, names, service
 
 
 class Rig:
@@ -38,7 +32,7 @@ class Rig:
         *,
         first_list: Freshness = Freshness.CACHED,
     ) -> None:
-        self.health = SourceHealth(["Service"], url=connection.url, now=time.timing.now)
+        self.health = health_in(time)
         self.reflector = Reflector(
             SERVICES, connection, timing=time.timing, health=self.health, first_list=first_list
         )
@@ -53,20 +47,6 @@ async def follower(
     await server.put(service("second"))
     async with following(Rig(connection, time).reflector.items()) as running:
         yield running
-
-
-def names(items: list[Item]) -> list[str]:
-    """What items say, in short: +name, -name, and = for the end of a list."""
-    short = []
-    for item in items:
-        match item:
-            case Changed(name):
-                short.append(f"+{name.name}")
-            case Removed(name):
-                short.append(f"-{name.name}")
-            case Complete():
-                short.append("=")
-    return short
 
 
 async def started(server: FakeApiServer, follower: Follower[Item]) -> None:
@@ -364,7 +344,7 @@ async def test_a_forbidden_list_names_the_missing_rule_once(
         "the API server answered 403: services is forbidden; the role needs the rule "
         '{apiGroups: [""], resources: ["services"], verbs: ["list", "watch"]}'
     )
-    assert rig.health.watches["Service"].connected
+    assert rig.health.watches.of("Service").connected
 
 
 async def test_a_server_that_is_away_is_waited_for(

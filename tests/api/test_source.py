@@ -10,20 +10,31 @@ import structlog
 
 from ipvsproxy.config import WatchNodes
 from ipvsproxy.model import Address
-from ipvsproxy.objects import Node, ObjectReference, Service, ServiceName
+from ipvsproxy.objects import Node, ObjectReference, Service, ServiceCIDR, ServiceName
 from ipvsproxy.sources.kubernetes.client import ApiConnection
 from ipvsproxy.sources.kubernetes.errors import Unavailable
+from ipvsproxy.sources.kubernetes.health import UNREACHABLE_SECONDS, SourceHealth
+from ipvsproxy.sources.kubernetes.reflector import ABSENT_SECONDS
 from ipvsproxy.sources.kubernetes.source import KubernetesSource
 from ipvsproxy.store import Event, Gone, Listed, Put, Refused, Store
+from ipvsproxy.telemetry import Conditions, ConditionType, Metrics, Watches
 from tests.api.fake_server import FakeApiServer, Fault
-from tests.api.support import VirtualTime, endpoint_slice, following, node, service
+from tests.api.support import (
+    VirtualTime,
+    endpoint_slice,
+    following,
+    health_in,
+    node,
+    service,
+    service_cidr,
+)
 
-KINDS = {"Service", "EndpointSlice", "Node"}
+KINDS = {"Service", "EndpointSlice", "Node", "ServiceCIDR"}
 
 
 @pytest.fixture
 def source(connection: ApiConnection, time: VirtualTime) -> KubernetesSource:
-    return KubernetesSource(connection, "node-1", timing=time.timing)
+    return KubernetesSource(connection, "node-1", timing=time.timing, health=health_in(time))
 
 
 async def fill(server: FakeApiServer) -> None:
@@ -31,6 +42,7 @@ async def fill(server: FakeApiServer) -> None:
     await server.put(endpoint_slice("web-1", owner="web", addresses=("10.1.0.1", "10.1.0.2")))
     await server.put(node("node-1"))
     await server.put(node("node-2"))
+    await server.put(service_cidr("kubernetes", "10.0.0.0/16"))
 
 
 def all_listed(seen: list[Event], kinds: Collection[str] = KINDS) -> bool:
@@ -58,10 +70,10 @@ async def test_changes_follow_and_a_kind_is_listed_only_once(
     await fill(server)
     async with following(source.events()) as follower:
         await follower.until(all_listed)
-        await server.until_watched(3)
+        await server.until_watched(4)
         server.objects.compact()
         await server.end_watches()
-        await server.until(lambda: len(server.requests) >= 12 and server.watching == 3)
+        await server.until(lambda: len(server.asked("watch", "Node")) >= 3 and server.watching == 4)
         await server.delete("Service", "default", "web")
         assert await follower.take(1) == [Gone(ObjectReference("Service", "default", "web"))]
 
@@ -87,7 +99,7 @@ async def test_an_object_that_is_nonsense_is_refused_and_holds_up_nothing(
         assert refused.addresses == frozenset({Address.parse("10.0.0.9")})
         assert "spec.ports[0].port" in refused.reason
         assert any(isinstance(event, Put) and isinstance(event.object, Service) for event in seen)
-        await server.until_watched(3)
+        await server.until_watched(4)
         await server.delete("Service", "default", "bad")
         assert await follower.take(1) == [Gone(refused.reference)]
 
@@ -98,7 +110,7 @@ async def test_a_slice_that_no_longer_names_a_service_counts_as_gone(
     await fill(server)
     async with following(source.events()) as follower:
         await follower.until(all_listed)
-        await server.until_watched(3)
+        await server.until_watched(4)
         orphan = endpoint_slice("web-1", owner="", addresses=("10.1.0.1",))
         await server.put(orphan)
         reference = ObjectReference("EndpointSlice", "default", "web-1")
@@ -112,19 +124,19 @@ async def test_an_outage_is_no_event_but_two_log_lines(
     with structlog.testing.capture_logs() as logs:
         async with following(source.events()) as follower:
             await follower.until(all_listed)
-            await server.until_watched(3)
+            await server.until_watched(4)
             await server.stop()
             await lost(source, time)
             assert follower.seen == []
             await server.put(service("later"))
             await server.start()
             (put,) = await follower.take(1)
-            await server.until_watched(3)
+            await server.until_watched(4)
             await server.delete("Service", "default", "later")
             await follower.take(1)
     assert isinstance(put, Put)
-    told = [entry["event"] for entry in logs]
-    assert told == [
+    logs = [entry for entry in logs if entry["log_level"] != "debug"]
+    assert [entry["event"] for entry in logs] == [
         "Kubernetes API is not available, the kernel's tables stay as they are",
         "Kubernetes API is back",
     ]
@@ -133,7 +145,7 @@ async def test_an_outage_is_no_event_but_two_log_lines(
 
 async def lost(source: KubernetesSource, time: VirtualTime) -> None:
     """Wait until every watch has failed twice in a row."""
-    watches = source.health.watches.values()
+    watches = source.health.watches.by_name.values()
     await time.until(lambda: all(watch.failures >= 2 for watch in watches))
 
 
@@ -143,14 +155,14 @@ async def test_health_tells_how_each_watch_is_doing(
     await fill(server)
     async with following(source.events()) as follower:
         await follower.until(all_listed)
-        await server.until_watched(3)
+        await server.until_watched(4)
         time.now = 5000.0
         await server.put(service("another"))
         await follower.take(1)
-        working = replace(source.health.watches["Service"])
+        working = replace(source.health.watches.by_name["Service"])
         await server.stop()
         await lost(source, time)
-        failing = replace(source.health.watches["Service"])
+        failing = replace(source.health.watches.by_name["Service"])
     assert working.connected
     assert (working.listed_at, working.objects, working.error) == (1000.0, 2, "")
     assert not failing.connected
@@ -177,7 +189,7 @@ async def test_once_gives_one_complete_list_of_each_kind(
 ) -> None:
     await fill(server)
     seen = [event async for event in source.once()]
-    assert [type(event) for event in seen] == [Put, Listed] * 3
+    assert [type(event) for event in seen] == [Put, Listed] * 4
     assert server.watching == 0
     assert all("resourceVersion" not in one.parameters for one in server.requests)
 
@@ -200,17 +212,17 @@ async def test_other_nodes_are_told_from_when_they_are_needed(
     await fill(server)
     async with following(source.events()) as follower:
         assert nodes_told(await follower.until(all_listed)) == {"node-1"}
-        await server.until_watched(3)
-        assert source.health.watches.keys() == KINDS
+        await server.until_watched(4)
+        assert source.health.watches.by_name.keys() == KINDS
         source.need_nodes()
         source.need_nodes()
         assert nodes_told(await follower.until(nodes_listed)) == {"node-2"}
-        await server.until_watched(4)
+        await server.until_watched(5)
         await server.put(node("node-3"))
         assert nodes_told(await follower.take(1)) == {"node-3"}
         await server.delete("Node", "", "node-2")
         assert await follower.take(1) == [Gone(ObjectReference("Node", "", "node-2"))]
-        assert source.health.watches["Nodes"].objects == 1
+        assert source.health.watches.by_name["Nodes"].objects == 1
     assert len(server.asked("list", "Node")) == 2
 
 
@@ -221,7 +233,7 @@ async def test_the_own_node_is_told_by_its_own_watch_only(
     source.need_nodes()
     async with following(source.events()) as follower:
         await follower.until(lambda seen: all_listed(seen, {*KINDS, "Nodes"}))
-        await server.until_watched(4)
+        await server.until_watched(5)
         await server.delete("Node", "", "node-1")
         await server.delete("Node", "", "node-2")
         gone = await follower.take(2)
@@ -236,7 +248,13 @@ async def test_the_settings_ask_for_all_nodes_always_or_never(
     await fill(server)
     listed: dict[WatchNodes, list[Event]] = {}
     for watch_nodes in WatchNodes:
-        source = KubernetesSource(connection, "node-1", timing=time.timing, watch_nodes=watch_nodes)
+        source = KubernetesSource(
+            connection,
+            "node-1",
+            timing=time.timing,
+            health=health_in(time),
+            watch_nodes=watch_nodes,
+        )
         if watch_nodes is WatchNodes.NEVER:
             source.need_nodes()
         listed[watch_nodes] = [event async for event in source.once()]
@@ -278,3 +296,138 @@ async def test_a_fault_of_ours_ends_the_stream_instead_of_being_swallowed(
     with pytest.raises(ZeroDivisionError):
         async for _ in source.events():
             pass
+
+
+# -------------------------------------------------------------------------- ServiceCIDRs
+
+
+def networks_told(seen: list[Event]) -> set[str]:
+    return {
+        str(network)
+        for event in seen
+        if isinstance(event, Put) and isinstance(event.object, ServiceCIDR)
+        for network in event.object.networks
+    }
+
+
+async def test_service_cidrs_are_told_as_they_come_and_go(
+    server: FakeApiServer, source: KubernetesSource
+) -> None:
+    await fill(server)
+    async with following(source.events()) as follower:
+        assert networks_told(await follower.until(all_listed)) == {"10.0.0.0/16"}
+        await server.until_watched(4)
+        await server.put(service_cidr("more", "10.7.0.0/24"))
+        assert networks_told(await follower.take(1)) == {"10.7.0.0/24"}
+        await server.delete("ServiceCIDR", "", "more")
+        assert await follower.take(1) == [Gone(ObjectReference("ServiceCIDR", "", "more"))]
+
+
+async def test_a_server_before_1_33_has_none_and_that_is_no_failure(
+    server: FakeApiServer, source: KubernetesSource, time: VirtualTime
+) -> None:
+    """It is asked again later: it may be upgraded."""
+    await fill(server)
+    cidrs = server.objects.collections.pop("ServiceCIDR")
+    with structlog.testing.capture_logs() as logs:
+        async with following(source.events()) as follower:
+            seen = await follower.until(all_listed)
+            assert networks_told(seen) == set()
+            assert source.health.watches.by_name.keys() == KINDS - {"ServiceCIDR"}
+            server.objects.collections["ServiceCIDR"] = cidrs
+            await time.until(lambda: ABSENT_SECONDS in time.slept)
+            assert networks_told(await follower.take(1)) == {"10.0.0.0/16"}
+    assert [entry for entry in logs if entry["log_level"] != "debug"] == []
+
+
+async def test_where_only_the_beta_is_there_it_is_used(
+    server: FakeApiServer, source: KubernetesSource
+) -> None:
+    await fill(server)
+    cidrs = server.objects.collections["ServiceCIDR"]
+    cidrs.kind = cidrs.kind._replace(api_version="networking.k8s.io/v1beta1")
+    assert networks_told([event async for event in source.once()]) == {"10.0.0.0/16"}
+    async with following(source.events()) as follower:
+        assert networks_told(await follower.until(all_listed)) == {"10.0.0.0/16"}
+        await server.until_watched(4)
+        # A newer server has the final version and no beta.
+        cidrs.kind = cidrs.kind._replace(api_version="networking.k8s.io/v1")
+        await server.put(service_cidr("more", "10.7.0.0/24"))
+        await follower.take(1)
+        await server.end_watches()
+        await server.until(lambda: server.watching == 4)
+        await server.delete("ServiceCIDR", "", "more")
+        assert await follower.take(1) == [Gone(ObjectReference("ServiceCIDR", "", "more"))]
+
+
+async def test_a_role_without_the_rule_for_service_cidrs_holds_up_nothing(
+    server: FakeApiServer, source: KubernetesSource
+) -> None:
+    await fill(server)
+    server.faults.append(Fault(kind="ServiceCIDR", status=403, keep=True))
+    with structlog.testing.capture_logs() as logs:
+        async with following(source.events()) as follower:
+            seen = await follower.until(all_listed)
+            assert networks_told(seen) == set()
+            assert [event.kind for event in seen if isinstance(event, Listed)].count("Node") == 1
+    (warning,) = [entry for entry in logs if entry["log_level"] == "warning"]
+    assert 'apiGroups: ["networking.k8s.io"], resources: ["servicecidrs"]' in warning["error"]
+
+
+async def test_service_cidrs_that_were_known_are_not_lost_by_a_404(
+    server: FakeApiServer, source: KubernetesSource, time: VirtualTime
+) -> None:
+    await fill(server)
+    async with following(source.events()) as follower:
+        await follower.until(all_listed)
+        await server.until_watched(4)
+        server.faults.append(Fault(kind="ServiceCIDR", status=404, keep=True))
+        await server.end_watches()
+        health = source.health.watches.of("ServiceCIDR")
+        await time.until(lambda: health.failures >= 2)
+        assert follower.seen == []
+        server.faults.clear()
+        await server.until_watched(4)
+    assert health.errors["NotFound"] >= 2
+
+
+# ------------------------------------------------------- what becomes known of an outage
+
+
+async def test_an_outage_is_a_condition_once_it_lasts_and_shows_in_metrics(
+    server: FakeApiServer, connection: ApiConnection, time: VirtualTime
+) -> None:
+    conditions, watches = Conditions(), Watches()
+    metrics = Metrics(conditions, version="1", watches=watches)
+    health = SourceHealth(watches=watches, conditions=conditions, wall_clock=time.timing.now)
+    source = KubernetesSource(connection, "node-1", timing=time.timing, health=health)
+
+    def sample(name: str, **labels: str) -> float | None:
+        return metrics.registry.get_sample_value(f"ipvsproxy_watch_{name}", labels)
+
+    await fill(server)
+    async with following(source.events()) as follower:
+        await follower.until(all_listed)
+        await server.until_watched(4)
+        await server.put(service("another"))
+        await follower.take(1)
+        assert sample("connected", watch="Service") == 1
+        assert sample("objects", watch="Service") == 2
+        assert sample("heard_timestamp_seconds", watch="Service") == time.now
+        await server.stop()
+        await time.until(lambda: len(conditions) > 0)
+        (condition,) = conditions
+        assert condition.subject == "Source Kubernetes API"
+        assert condition.type is ConditionType.API_UNREACHABLE
+        assert f"cannot reach {server.url}: Connection refused" in condition.message
+        assert time.now - condition.since >= UNREACHABLE_SECONDS
+        assert conditions.take_raised() == (), "it was logged already"
+        await time.until(lambda: "Service, " in next(iter(conditions)).message)
+        assert sample("connected", watch="Service") == 0
+        assert (sample("errors_total", watch="Service", reason="Unreachable") or 0) > 1
+        await server.start()
+        await server.until_watched(4)
+        await server.put(service("third"))
+        await follower.take(1)
+    assert list(conditions) == []
+    assert sample("lists_total", watch="Service") == 1

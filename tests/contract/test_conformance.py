@@ -24,10 +24,12 @@ from tests.strategies import (
     link_operations,
     set_operations,
     sysctl_operations,
+    timeout_operations,
 )
 
 pytestmark = pytest.mark.kernel
 
+table = st.one_of(ipvs_operations(), ipvs_operations(), link_operations, timeout_operations)
 surroundings = st.one_of(
     set_operations(), set_operations(), set_operations(), chain_operations, sysctl_operations
 )
@@ -46,7 +48,12 @@ def bounded(examples: int) -> Callable[[Callable[[], None]], Callable[[], None]]
 
 
 @bounded(20)
-@given(st.lists(st.one_of(ipvs_operations(), ipvs_operations(), link_operations), max_size=30))
+@given(
+    st.lists(
+        st.one_of(ipvs_operations(), ipvs_operations(), link_operations, timeout_operations),
+        max_size=30,
+    )
+)
 def test_the_table_answers_as_the_fake_does(operations: list[Operation]) -> None:
     asyncio.run(compare(operations))
 
@@ -100,6 +107,7 @@ def comparable(state: State) -> tuple[object, ...]:
         state.virtual_servers,
         state.real_servers,
         state.link,
+        state.timeouts,
         state.addresses,
         state.sets,
         state.members,

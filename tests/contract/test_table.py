@@ -14,10 +14,12 @@ from ipvsproxy.core.operations import (
     RemoveRealServer,
     RemoveVirtualServer,
     SetRealServer,
+    SetTimeouts,
     SetVirtualServer,
 )
 from ipvsproxy.dataplane import Dataplane, Refusal
 from ipvsproxy.model import (
+    KERNEL_TIMEOUTS,
     Address,
     Connections,
     Family,
@@ -28,6 +30,7 @@ from ipvsproxy.model import (
     RealServer,
     RealServerKey,
     Scheduler,
+    Timeouts,
     VirtualServer,
     VirtualServerKey,
 )
@@ -295,3 +298,15 @@ async def test_a_cancelled_call_is_carried_out_to_its_end(dataplane: Dataplane) 
     call.cancel()
     await asyncio.gather(call, return_exceptions=True)
     assert await reading(dataplane, keys[-1]) is not None
+
+
+async def test_the_timeouts_are_the_kernel_s_own_until_they_are_set(dataplane: Dataplane) -> None:
+    assert (await dataplane.dump()).timeouts == KERNEL_TIMEOUTS
+    await do(dataplane, SetTimeouts(Timeouts(7200, 0, 10)))
+    assert (await dataplane.dump()).timeouts == Timeouts(7200, KERNEL_TIMEOUTS.tcp_fin, 10)
+
+
+async def test_a_timeout_beyond_the_kernel_s_clock_is_invalid(dataplane: Dataplane) -> None:
+    refusal, _ = await refused(dataplane, SetTimeouts(Timeouts(1 << 31, 60, 10)))
+    assert refusal is Refusal.INVALID
+    assert (await dataplane.dump()).timeouts == KERNEL_TIMEOUTS

@@ -155,6 +155,11 @@ class Cell:
                 return Role.OUTSIDE
 
     @property
+    def between_nodes(self) -> bool:
+        """Whether one node asks another."""
+        return isinstance(self.host, Node) and self.host != self.via
+
+    @property
     def of_another_node(self) -> bool:
         """Whether the client is a pod of another node than the one that balances."""
         return isinstance(self.host, Pod) and self.host.node != self.via.name

@@ -14,7 +14,8 @@ from ipvsproxy.core.operations import AddMember, CreateSet, GrowSet, ReplaceChai
 from ipvsproxy.core.sets import set_specs
 from ipvsproxy.dataplane import DONE, Refusal
 from ipvsproxy.kernel.ipset import Ipsets
-from ipvsproxy.kernel.iptables import BUILT_IN_CHAINS, Backend, Iptables
+from ipvsproxy.kernel.iptables import Backend, Iptables
+from ipvsproxy.kernel.iptables_text import BUILT_IN_CHAINS
 from ipvsproxy.kernel.process import Completed, Processes
 from ipvsproxy.model import (
     Address,

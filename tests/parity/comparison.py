@@ -222,16 +222,16 @@ def _packets(theirs: State, ours: State, facts: Facts) -> Iterator[Packet]:
         for member in members
     }
     for key in sorted(keys):
-        for sender in _senders(key.family, servers, facts):
+        for sender in senders(key.family, servers, facts):
             yield Packet(sender, key.protocol, key.address, key.port)
     for address in sorted(addresses):
-        for sender in _senders(address.family, servers, facts):
+        for sender in senders(address.family, servers, facts):
             yield Packet(sender, None, address)
             for port in (_UNSERVED, *health_checks):
                 yield Packet(sender, Protocol.TCP, address, port)
 
 
-def _senders(family: Family, servers: Iterable[Address], facts: Facts) -> Iterator[Sender]:
+def senders(family: Family, servers: Iterable[Address], facts: Facts) -> Iterator[Sender]:
     """Give everybody who may send a packet, of one family; the pods of this node by themselves."""
     known = set(servers)
     yield Sender(SenderKind.NODE)

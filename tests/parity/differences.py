@@ -98,9 +98,9 @@ DIFFERENCES: tuple[Intended, ...] = (
     ),
     Intended(
         _WHO,
-        "an external address that is another node's, a gateway's or the API server's is neither "
-        "bound nor served; nor are ports of this node's own addresses that it needs "
-        "(`protectedPorts`, and what already listens)",
+        "an external address that is another node's, a gateway's, the API server's or within a "
+        "ServiceCIDR is neither bound nor served; nor are ports of this node's own addresses that "
+        "it needs (`protectedPorts`, and what already listens)",
         "every address that a Service names is served, and bound unless it is this node's",
         "a bound address is lost to the node, and a taken port 22 or 6443 locks people out "
         "(kubernetes #66966, #75290, #93175)",
@@ -193,6 +193,26 @@ DIFFERENCES: tuple[Intended, ...] = (
         "flags go before the file, each by itself",
         "most flags are ignored beside a file",
         "one can be tried without touching the file",
+    ),
+    Intended(
+        _WAYS,
+        "a changed configuration file is taken by the running agent, a wrong one is told and "
+        "changes nothing",
+        "it ends, to be started anew; with a wrong file it does not start",
+        "a slip of the pen must not cost a node its proxy",
+    ),
+    Intended(
+        _WAYS,
+        "a key that is written twice in the configuration is an error",
+        "it is passed over with a warning",
+        "which one was meant is unknown",
+    ),
+    Intended(
+        _WAYS,
+        "conntrack's maximum is raised, never lowered, and when it cannot be written the agent "
+        "goes on and says so",
+        "kube-proxy ends when it cannot be written, but where /sys is read-only",
+        "the node may need more for others, and Services are served all the same",
     ),
 )
 

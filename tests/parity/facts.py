@@ -15,7 +15,14 @@ from functools import cached_property
 
 from ipvsproxy.core.packet import Sender, SenderKind
 from ipvsproxy.model import Address, Family, RealServerKey, VirtualServerKey
-from ipvsproxy.objects import Endpoint, EndpointSlice, Node, Service, ServicePort
+from ipvsproxy.objects import (
+    Endpoint,
+    EndpointSlice,
+    KubernetesObject,
+    Node,
+    Service,
+    ServicePort,
+)
 from ipvsproxy.sources.manifests import read_manifest
 from ipvsproxy.store import Put
 from tests.parity.recording import NETWORK, NODE, Document
@@ -188,7 +195,7 @@ def manifest(document: Document) -> str:
     return json.dumps(document)
 
 
-def _objects(document: Document) -> Iterator[Service | EndpointSlice | Node]:
+def _objects(document: Document) -> Iterator[KubernetesObject]:
     for statement in read_manifest(manifest(document).encode(), "case.json").statements:
         if isinstance(statement, Put):
             yield statement.object

@@ -32,6 +32,7 @@ from ipvsproxy.core.sets import (
 from ipvsproxy.kernel.fake import copy_state, fresh_state
 from ipvsproxy.kernel.listing import ipvsadm_text
 from ipvsproxy.model import (
+    KERNEL_TIMEOUTS,
     Address,
     Family,
     Flags,
@@ -166,6 +167,7 @@ def fulfilled(wish: Wish) -> State:
     state.members = {name: set() for name in wanted.sets}
     state.rulesets = dict(wanted.rulesets)
     state.sysctls.update(wanted.sysctls)
+    state.timeouts = wanted.timeouts
     for name, member in wish.members():
         state.members[name].add(member)
     for key, aim in wish.aims.items():
@@ -320,6 +322,7 @@ def _meddle_foundation(draw: st.DrawFn, state: State) -> None:
             state.members.pop(name, None)
         case _:
             state.sysctls["net/ipv4/vs/conntrack"] = "0"
+            state.timeouts = KERNEL_TIMEOUTS
 
 
 def _fitting(key: VirtualServerKey, server: VirtualServer) -> VirtualServer:

@@ -43,6 +43,7 @@ from ipvsproxy.kernel.fake import (
     random_refusals,
 )
 from ipvsproxy.model import (
+    KERNEL_TIMEOUTS,
     Address,
     Family,
     Flags,
@@ -317,6 +318,7 @@ class AgentMachine(RuleBasedStateMachine):
                 state.members[data.draw(st.sampled_from(filled))].pop()
         elif what == 7:
             state.sysctls["net/ipv4/vs/conntrack"] = "0"
+            state.timeouts = KERNEL_TIMEOUTS
         self.kernel.traffic.settle()
         if audit:
             self.agent.audit_soon()
@@ -450,6 +452,7 @@ class AgentMachine(RuleBasedStateMachine):
         wanted = foundation(SETTINGS, state)
         assert state.rulesets == wanted.rulesets
         assert state.sysctls.items() >= wanted.sysctls.items()
+        assert state.timeouts == wanted.timeouts
         members = set(self._members(expected))
         found = {(name, one) for name, content in state.members.items() for one in content}
         assert found == members

@@ -32,6 +32,7 @@ from ipvsproxy.core.operations import (
     ReplaceChains,
     SetRealServer,
     SetSysctl,
+    SetTimeouts,
     SetVirtualServer,
     UnbindAddress,
 )
@@ -126,6 +127,7 @@ def _equals(state: State, target: Target) -> bool:
     foundation = (
         state.link
         and all(state.sysctls[name] == value for name, value in target.foundation.sysctls.items())
+        and state.timeouts == target.foundation.timeouts
         and state.sets.keys() >= target.foundation.sets.keys()
         and state.rulesets == target.foundation.rulesets
     )
@@ -460,7 +462,7 @@ def _concerns(operation: Operation, target: Target) -> bool:
             return address in target.addresses
         case AddMember(name, member) | RemoveMember(name, member):
             return (name, member) in target.members
-        case CreateLink() | CreateSet() | ReplaceChains() | SetSysctl():
+        case CreateLink() | CreateSet() | ReplaceChains() | SetSysctl() | SetTimeouts():
             return True
         case AddVirtualServer(key) | SetVirtualServer(key) | RemoveVirtualServer(key):
             return key in target.virtual_servers

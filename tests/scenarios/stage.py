@@ -23,6 +23,7 @@ from ipvsproxy.core.operations import (
     Operation,
     ReplaceChains,
     SetSysctl,
+    SetTimeouts,
     describe,
 )
 from ipvsproxy.dataplane import Dataplane, Refusal
@@ -45,7 +46,7 @@ MOST_CYCLES = 200
 PASSING = (Refusal.BUSY, Refusal.FAILED, Refusal.FULL, Refusal.INVALID, Refusal.CONTRADICTED)
 """Refusals that fault injection may give. UNSUPPORTED is none: it changes what is wanted, since
 another scheduler is taken, and has scenarios of its own."""
-_FOUNDATION = (CreateLink, CreateSet, ReplaceChains, SetSysctl)
+_FOUNDATION = (CreateLink, CreateSet, ReplaceChains, SetSysctl, SetTimeouts)
 
 
 class Clock:

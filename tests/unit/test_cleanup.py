@@ -13,9 +13,11 @@ from ipvsproxy.core.packet import Packet, Sender, SenderKind
 from ipvsproxy.core.sets import frontend_member, loop_back_member
 from ipvsproxy.core.trace import trace
 from ipvsproxy.kernel.fake import ALL_SCHEDULERS, FakeDataplane, copy_state, fresh_state
+from ipvsproxy.kernel.iptables_text import parse_save
 from ipvsproxy.kernel.rules import carry_out
 from ipvsproxy.model import (
     Address,
+    Family,
     IpMember,
     Member,
     Network,
@@ -32,6 +34,7 @@ from ipvsproxy.model import (
 )
 from ipvsproxy.objects import Service, ServiceName, ServicePort
 from tests.unit.builders import Agent, part
+from tests.unit.test_foreign import IPTABLES_MODE
 
 BOUND = VirtualServerKey(Protocol.TCP, Address.parse("10.96.0.1"), 80)
 LISTED = VirtualServerKey(Protocol.TCP, Address.parse("192.0.2.1"), 80)
@@ -217,3 +220,20 @@ async def test_an_excluded_frontend_of_any_kind_keeps_what_it_serves_by(exclude:
     for key in kept:
         packet = Packet(outside, key.protocol, key.address, key.port)
         assert trace(fake.state, packet).fate == trace(before, packet).fate, key
+
+
+def test_chains_in_which_iptables_mode_serves_by_now_stay() -> None:
+    state = kernel()
+    ours = state.rulesets[Family.IPV4]
+    theirs = parse_save(IPTABLES_MODE)
+    named = {chain[:2] for chain in theirs.chains}
+    both = (*theirs.chains, *(chain for chain in ours.chains if chain[:2] not in named))
+    jumps = {*theirs.jumps, *ours.jumps}
+    state.rulesets[Family.IPV4] = Ruleset(
+        tuple(sorted(both)), tuple(sorted(jumps, key=lambda jump: jump[:2]))
+    )
+    cleaned(state)
+    left = state.rulesets[Family.IPV4]
+    assert {chain[:2] for chain in left.chains} == named
+    assert set(theirs.jumps) <= set(left.jumps)
+    assert "KUBE-CLUSTER-IP" not in state.sets

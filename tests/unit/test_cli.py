@@ -7,7 +7,9 @@ import json
 import logging
 import sys
 import types
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import structlog
@@ -15,24 +17,46 @@ from click.testing import CliRunner, Result
 
 import ipvsproxy
 from ipvsproxy.cli import logs, main, render
-from ipvsproxy.config import LogFormat, Settings, effective
+from ipvsproxy.cli.cleanup import PREDECESSORS
+from ipvsproxy.cli.kube_proxy_flags import SWITCHES, VALUES
+from ipvsproxy.config import LogFormat, Resolved, Settings, effective, load
+from ipvsproxy.core.predecessors import Predecessor
 from ipvsproxy.dataplane import DataplaneError
+from ipvsproxy.kernel import initial
 from ipvsproxy.sources.kubernetes.errors import Unavailable
-from ipvsproxy.telemetry import CleanupReport, PlanReport, RealServerRow, StatusRow, StatusTable
+from ipvsproxy.telemetry import (
+    Check,
+    CleanupReport,
+    PlanReport,
+    RealServerRow,
+    StatusRow,
+    StatusTable,
+    Verdict,
+)
 
 
 class AnotherAgentError(Exception):
     """As in ipvsproxy.agent."""
 
 
+class StandInFile(NamedTuple):
+    """As `ConfigFile` in ipvsproxy.agent."""
+
+    path: Path
+    read: Callable[[], Resolved]
+    took: Callable[[Settings], None]
+
+
 class StandInAgent(types.ModuleType):
     """In the place of the package `ipvsproxy.agent`."""
 
     AnotherAgentError = AnotherAgentError
+    ConfigFile = StandInFile
 
     def __init__(self) -> None:
         super().__init__("ipvsproxy.agent")
         self.settings: Settings | None = None
+        self.file: StandInFile | None = None
         self.called = ""
         self.answer = 0
         self.error: Exception | None = None
@@ -45,8 +69,9 @@ class StandInAgent(types.ModuleType):
         if self.error is not None:
             raise self.error
 
-    async def run(self, settings: Settings) -> int:
+    async def run(self, settings: Settings, file: StandInFile | None = None) -> int:
         self._note("run", settings)
+        self.file = file
         return self.answer
 
     async def run_once(self, settings: Settings) -> int:
@@ -59,6 +84,16 @@ class StandInAgent(types.ModuleType):
 
     async def cleanup(self, settings: Settings, *, dry_run: bool) -> CleanupReport:
         self._note(f"cleanup dry_run={dry_run}", settings)
+        return self.cleanup_report
+
+    async def hand_over(self, settings: Settings, *, dry_run: bool) -> CleanupReport:
+        self._note(f"hand_over dry_run={dry_run}", settings)
+        return self.cleanup_report
+
+    async def clean_up_after(
+        self, settings: Settings, predecessor: str, *, dry_run: bool
+    ) -> CleanupReport:
+        self._note(f"clean_up_after {predecessor} dry_run={dry_run}", settings)
         return self.cleanup_report
 
     async def status(self, settings: Settings) -> StatusTable:
@@ -241,7 +276,7 @@ class TestRun:
     ) -> None:
         path = tmp_path / "config.conf"
         path.write_text(
-            "kind: KubeProxyConfiguration\nipvs: {scheduler: sh, tcpTimeout: 2h}\n", "utf-8"
+            "kind: KubeProxyConfiguration\nipvs: {scheduler: sh}\nconfigSyncPeriod: 5m\n", "utf-8"
         )
 
         result = call("run", "--config", str(path), "--manifests", "/m", "--log-format", "json")
@@ -251,7 +286,7 @@ class TestRun:
         line = json.loads(result.stderr)
         assert line["level"] == "warning"
         assert line["node"] == "node-a"
-        assert "ipvs.tcpTimeout" in line["warning"]
+        assert "configSyncPeriod" in line["warning"]
 
     @pytest.mark.usefixtures("agent")
     def test_at_debug_it_says_which_setting_came_from_where(self, tmp_path: Path) -> None:
@@ -297,6 +332,86 @@ class TestRun:
         assert call("run", "--manifests", "/m").exception is agent.error
 
 
+KUBE_PROXY = (
+    "--v=2 --config-sync-period=15m --proxy-mode=ipvs --feature-gates=A=true,B=false "
+    "--kubeconfig=/k --cluster-cidr=10.244.0.0/16 --hostname-override=node-b --masquerade-all "
+    "--conntrack-max-per-core=1000 --conntrack-min=2000 --conntrack-tcp-timeout-established=1h "
+    "--conntrack-tcp-timeout-close-wait=5m --conntrack-tcp-be-liberal --conntrack-udp-timeout=10s "
+    "--conntrack-udp-timeout-stream=20s --ipvs-scheduler=lc --ipvs-strict-arp=true "
+    "--ipvs-exclude-cidrs=192.0.2.0/24 --ipvs-sync-period=1m --ipvs-min-sync-period=1s "
+    "--ipvs-tcp-timeout=2h --ipvs-tcpfin-timeout=1m --ipvs-udp-timeout=30s --profiling=false "
+    "--iptables-masquerade-bit=13 --iptables-sync-period=30s --nodeport-addresses=primary "
+    "--healthz-bind-address=0.0.0.0:10256 --metrics-bind-address=127.0.0.1:10249 "
+    "--bind-address=192.0.2.7 --oom-score-adj=-998 --logging-format=text --logtostderr=true "
+    "--kube-api-qps=50 --detect-local-mode=ClusterCIDR --cleanup=false --alsologtostderr"
+)
+
+
+class TestKubeProxyFlags:
+    def test_a_command_line_of_kube_proxy_starts_the_agent(self, agent: StandInAgent) -> None:
+        result = call("run", *KUBE_PROXY.split(), "--log-format=json")
+
+        assert (result.exit_code, agent.called) == (0, "run")
+        read = agent.settings
+        assert read is not None
+        assert read.node_name == "node-b"
+        assert (read.conntrack_max_per_core, read.conntrack_min) == (1000, 2000)
+        assert (read.ipvs_tcp_timeout, read.ipvs_tcp_fin_timeout) == (7200, 60)
+        assert (read.masquerade_bit, read.oom_score_adj, str(read.bind_address)) == (
+            13,
+            -998,
+            "192.0.2.7",
+        )
+        (line,) = map(json.loads, result.stderr.splitlines())
+        for name in ("--config-sync-period", "--feature-gates", "--profiling", "--logtostderr"):
+            assert name in line["warning"]
+        assert "--proxy-mode" not in line["warning"]
+        assert agent.file is None
+
+    @pytest.mark.parametrize("name", [*VALUES, *SWITCHES])
+    def test_each_without_effect_is_accepted_and_named(
+        self, agent: StandInAgent, name: str
+    ) -> None:
+        result = call("run", "--manifests=/m", "--log-format=json", f"{name}=true")
+        assert agent.called == "run"
+        assert f"{name} ({ {**VALUES, **SWITCHES}[name] })" in json.loads(result.stderr)["warning"]
+
+    @pytest.mark.parametrize("flag", ["--cleanup", "--cleanup=true", "--cleanup-ipvs"])
+    def test_a_clean_up_is_a_command_here(self, agent: StandInAgent, flag: str) -> None:
+        result = call("run", "--manifests=/m", flag)
+        assert (result.exit_code, agent.called) == (2, "")
+        assert "run `ipvsproxy cleanup` instead" in result.stderr
+
+    def test_the_configuration_is_written_and_means_the_same(self, tmp_path: Path) -> None:
+        path = tmp_path / "written.yaml"
+        flags = ("--hostname-override=n", "--ipvs-tcp-timeout=2h", "--drain-deadline=0.5s")
+        assert call("run", f"--write-config-to={path}", *flags).exit_code == 0
+        read = load({}, {}, path.read_text()).settings
+        assert (read.ipvs_tcp_timeout, read.drain_deadline, read.node_name) == (7200, 0.5, "n")
+
+    def test_the_configuration_file_is_followed(self, agent: StandInAgent, tmp_path: Path) -> None:
+        path = tmp_path / "config.yaml"
+        path.write_text("syncPeriod: 1m\n")
+        call("run", "--config", str(path), "--manifests=/m", "--min-sync-period=2s")
+        assert agent.file is not None
+        assert agent.file.path == path
+        path.write_text("syncPeriod: 2m\n")
+        read = agent.file.read().settings
+        assert (read.sync_period, read.min_sync_period) == (120, 2)
+
+
+class TestInitOnly:
+    @pytest.mark.parametrize(("verdict", "status"), [("ok", 0), ("warn", 0), ("fail", 1)])
+    def test_what_was_done_is_said_and_no_source_is_needed(
+        self, agent: StandInAgent, monkeypatch: pytest.MonkeyPatch, verdict: str, status: int
+    ) -> None:
+        check = Check("sysctl a.b", Verdict(verdict), "set to 1, was 0")
+        monkeypatch.setattr(initial, "prepare", lambda _: (check,))
+        result = call("run", "--init-only", "--strict-arp")
+        assert (result.exit_code, agent.called) == (status, "")
+        assert result.stdout == f"{verdict:<4}  sysctl a.b  set to 1, was 0\n"
+
+
 class TestPlan:
     def test_without_all_of_the_source_nothing_to_change_is_no_answer(
         self, agent: StandInAgent
@@ -331,6 +446,7 @@ class TestPlan:
             "operations": ["a"],
             "problems": [],
             "whole": True,
+            "lost_node_port_addresses": [],
         }
 
     @pytest.mark.parametrize("arguments", [(), ("--nonsense",), ("--manifests", "/m", "-v", "x")])
@@ -370,6 +486,20 @@ class TestCleanup:
 
         assert result.exit_code == 1
         assert "refused: destroy set A: in use\n" in result.stdout
+
+    def test_it_hands_over_or_cleans_up_after_another(self, agent: StandInAgent) -> None:
+        assert call("cleanup", "--hand-over", "--dry-run").exit_code == 0
+        assert agent.called == "hand_over dry_run=True"
+        for predecessor in Predecessor:
+            assert call("cleanup", "--foreign", str(predecessor)).exit_code == 0
+            assert agent.called == f"clean_up_after {predecessor} dry_run=False"
+        assert set(PREDECESSORS) == set(Predecessor)
+
+    def test_one_or_the_other(self, agent: StandInAgent) -> None:
+        result = call("cleanup", "--hand-over", "--foreign", "kube-router")
+        assert result.exit_code == 2
+        assert "either --foreign or --hand-over" in result.stderr
+        assert agent.called == ""
 
     @pytest.mark.usefixtures("agent")
     def test_a_clean_node_is_said_to_be_one(self) -> None:

@@ -16,6 +16,7 @@ from ipvsproxy.model import (
     Protocol,
     RealServer,
     RealServerKey,
+    Timeouts,
     VirtualServer,
     VirtualServerKey,
 )
@@ -227,3 +228,22 @@ def test_the_family_number_is_read() -> None:
 def test_an_answer_without_a_family_number_is_an_error() -> None:
     with pytest.raises(CodecError, match="no family number"):
         codec.decode_family(b"\1\2\0\0" + attribute(2, b"IPVS\0"))
+
+
+def test_the_timeouts_are_written_and_read_back() -> None:
+    timeouts = Timeouts(7200, 60, 10)
+    request = codec.encode_set_timeouts(timeouts)
+    assert request[0] == 12  # IPVS_CMD_SET_CONFIG
+    assert codec.decode_timeouts(request) == timeouts
+    assert codec.encode_read_timeouts()[0] == 13  # IPVS_CMD_GET_CONFIG
+
+
+def test_a_protocol_that_ipvs_was_built_without_has_no_timeout() -> None:
+    assert codec.decode_timeouts(b"\14\1\0\0" + attribute(6, b"\12\0\0\0")) == (0, 0, 10)
+
+
+def test_timeouts_out_of_range_or_cut_short_are_refused() -> None:
+    with pytest.raises(CodecError, match="cannot be encoded"):
+        codec.encode_set_timeouts(Timeouts(-1, 0, 0))
+    with pytest.raises(CodecError, match="cannot be read"):
+        codec.decode_timeouts(b"\14\1\0\0" + attribute(4, b"\1\0"))

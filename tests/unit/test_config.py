@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import typing
 
 import msgspec
@@ -18,9 +19,11 @@ from ipvsproxy.config import (
     effective,
     load,
 )
-from ipvsproxy.config.load import READERS
+from ipvsproxy.config.fields import READERS
+from ipvsproxy.config.files import read_file
+from ipvsproxy.config.kube_proxy import FIELDS, KIND, WITHOUT_EFFECT
 from ipvsproxy.config.values import bind_address, seconds, split_bind_address
-from ipvsproxy.model import Network, Scheduler
+from ipvsproxy.model import Address, Network, Scheduler
 
 NAME = {"NODE_NAME": "node-a"}
 
@@ -154,6 +157,11 @@ class TestOwnFile:
             "watchNodes: never\nstrictARP: true\n"
             "takeOver: true\ndrainDeadline: 0s\nremovedServiceDrain: 5s\n"
             "setHashSize: 64\nsetCapacity: 2048\nsetCapacityLimit: 4096\n"
+            "bindAddress: 192.0.2.9\nipvsTcpTimeout: 2h\nipvsTcpFinTimeout: 1m\n"
+            "ipvsUdpTimeout: 10s\n"
+            "conntrackMaxPerCore: 1\nconntrackMin: 2\nconntrackTcpEstablishedTimeout: 1h\n"
+            "conntrackTcpCloseWaitTimeout: 3s\nconntrackTcpBeLiberal: true\n"
+            "conntrackUdpTimeout: 4s\nconntrackUdpStreamTimeout: 1m30.9s\noomScoreAdj: -1000\n"
             "iptablesBackend: nft\nhealthzBindAddress: '[::]:1'\nmetricsBindAddress: ''\n"
             "logFormat: json\nverbosity: 9\n"
         )
@@ -166,13 +174,20 @@ class TestOwnFile:
         assert (read.protected_ports, read.strict_arp) == ((22,), True)
         assert read.masquerade_bit == 0
         assert read.drain_deadline == 0
+        assert (read.ipvs_tcp_timeout, read.conntrack_udp_stream_timeout) == (7200, 90)
+        assert read.bind_address == Address.parse("192.0.2.9")
         assert read.healthz_bind_address == "[::]:1"
         assert read.iptables_backend is IptablesBackend.NFT
         assert read.log_format is LogFormat.JSON
         types = typing.get_type_hints(Settings)
         for name in Settings.__struct_fields__:
             assert getattr(read, name) != getattr(settings(), name), name
-            if name not in ("cluster_cidrs", "exclude_cidrs", "node_port_addresses"):
+            if name not in (
+                "cluster_cidrs",
+                "exclude_cidrs",
+                "node_port_addresses",
+                "bind_address",
+            ):
                 msgspec.convert(getattr(read, name), types[name], strict=True)
 
     def test_json_is_read_too(self) -> None:
@@ -185,7 +200,7 @@ class TestOwnFile:
         ("file_text", "parts"),
         [
             ("verbosity: 1\ndefaultSchedular: rr", ("line 2", "did you mean defaultScheduler")),
-            ("nonsense: rr", ("line 1", "known are nodeName")),
+            ("nonsense: rr", ("line 1", "`ipvsproxy config show` lists all")),
             ("\ndefaultScheduler: fast", ("line 2", "defaultScheduler", "'fast'", "one of rr,")),
             ("masqueradeBit: 32", ("masqueradeBit: 32", "from 0 to 31")),
             ("masqueradeBit: true", ("masqueradeBit: True", "from 0 to 31")),
@@ -213,6 +228,15 @@ class TestOwnFile:
             ("metricsBindAddress: 127.0.0.1:70000", ("'70000' is no port",)),
             ("master: 192.0.2.1", ("https://",)),
             ("manifests: ''", ("not empty",)),
+            ("ipvsTcpTimeout: 1000h", ("at most 2147483s",)),
+            ("oomScoreAdj: -1001", ("from -1000 to 1000",)),
+            ("bindAddress: node-a", ("an IP address such as",)),
+            ("kind: KubeProxyConfiguration\nconntrack: 5", ("line 2, conntrack: fields and",)),
+            ("kind: KubeProxyConfiguration\nipvsproxy: 5", ("line 2, ipvsproxy: fields and",)),
+            (
+                "kind: KubeProxyConfiguration\nipvsproxy: {drainDeadlin: 5s}",
+                ("line 2, ipvsproxy.drainDeadlin", "did you mean drainDeadline"),
+            ),
             ("a: [", ("line 1", "YAML or JSON")),
             ("verbosity: 1\nmaster: x\nverbosity: 2", ("line 3", "'verbosity' is written twice")),
             (
@@ -238,6 +262,18 @@ class TestOwnFile:
         assert message.startswith("configuration file")
         for part in parts:
             assert part in message
+
+    def test_all_that_is_wrong_is_told(self) -> None:
+        with pytest.raises(ConfigurationError) as caught:
+            load({"verbosity": "loud"}, NAME, "syncPeriod: 0s\nnonsense: 1\nmasqueradeBit: 32\n")
+
+        assert [problem.partition(": ")[0] for problem in caught.value.problems] == [
+            "configuration file, line 2, nonsense",
+            "configuration file, line 3, masqueradeBit",
+            "configuration file, line 1, syncPeriod",
+            "flag -v",
+        ]
+        assert str(caught.value).splitlines() == list(caught.value.problems)
 
     def test_a_wrong_flag_is_named(self) -> None:
         assert error(verbosity="loud").startswith("flag -v: 'loud'")
@@ -312,7 +348,62 @@ class TestKubeProxyFile:
             node_name="node-a",
             kubeconfig="/var/lib/kube-proxy/kubeconfig.conf",
             cluster_cidrs=(Network.parse("10.244.0.0/16"), Network.parse("fd00:10:244::/56")),
+            conntrack_max_per_core=32768,
+            conntrack_min=131072,
+            conntrack_tcp_established_timeout=24 * 3600,
+            conntrack_tcp_close_wait_timeout=3600,
+            oom_score_adj=-999,
         )
+
+    def test_in_conntrack_a_zero_is_no_default(self) -> None:
+        zeros = KUBEADM.replace("maxPerCore: null", "maxPerCore: 0").replace(
+            "tcpCloseWaitTimeout: null", "tcpCloseWaitTimeout: 0s"
+        )
+        resolved = load({}, NAME, zeros)
+
+        read = resolved.settings
+        assert (read.conntrack_max_per_core, read.conntrack_tcp_close_wait_timeout) == (0, 0)
+        assert resolved.warnings == ()
+        assert resolved.places["conntrack_min"] == (
+            "KubeProxyConfiguration's default of conntrack.min"
+        )
+        assert resolved.places["conntrack_max_per_core"].endswith("line 13, conntrack.maxPerCore")
+
+    def test_our_own_section_goes_before_what_means_the_same(self) -> None:
+        read = settings(
+            "kind: KubeProxyConfiguration\nipvs: {scheduler: lc}\n"
+            "ipvsproxy: {drainDeadline: 5m, defaultScheduler: mh}\n"
+        )
+        assert (read.drain_deadline, read.default_scheduler) == (300, Scheduler.MH)
+
+    def test_a_field_that_kube_proxy_does_not_know_is_passed_over_as_there(self) -> None:
+        resolved = load({}, NAME, "kind: KubeProxyConfiguration\nipvs:\n  schedular: ''\nx: null\n")
+        assert resolved.warnings == (
+            (
+                "configuration file, line 3, ipvs.schedular: no field of KubeProxyConfiguration, "
+                "and passed over; did you mean ipvs.scheduler?"
+            ),
+            "configuration file, line 4, x: no field of KubeProxyConfiguration, and passed over",
+        )
+
+    @pytest.mark.parametrize("mode", ["iptables", "nftables", "userspace"])
+    def test_another_mode_is_a_warning(self, mode: str) -> None:
+        (warning,) = load({}, NAME, KUBEADM.replace("mode: ipvs", f"mode: {mode}")).warnings
+        assert warning.endswith(f", mode: {mode!r}: this proxy always works as the mode ipvs does")
+
+    @pytest.mark.parametrize("path", [*FIELDS, *WITHOUT_EFFECT])
+    def test_every_field_is_used_or_named_with_the_reason(self, path: str) -> None:
+        document: object = "1"
+        for word in reversed(path.split(".")):
+            document = {word: document}
+        assert isinstance(document, dict)
+        contents = read_file(json.dumps({"kind": KIND} | document))
+        if path in FIELDS:
+            assert (contents.values[FIELDS[path]].value, contents.warnings) == ("1", ())
+        else:
+            (warning,) = contents.warnings
+            assert f": {path} ({WITHOUT_EFFECT[path]})" in warning
+        assert contents.problems == ()
 
     def test_what_has_an_equal_here_is_used(self) -> None:
         read = load(
@@ -355,15 +446,14 @@ class TestKubeProxyFile:
         assert read.pod_bridge_interface == "cni0"
 
     def test_what_is_set_and_has_no_effect_is_named_in_one_warning(self) -> None:
-        file_text = KUBEADM.replace("tcpTimeout: 0s", "tcpTimeout: 2h")
-        file_text = file_text.replace("maxPerCore: null", "maxPerCore: 0").replace(
-            "min: null", "min: 5"
-        )
+        file_text = KUBEADM.replace("enableProfiling: false", "enableProfiling: true")
+        file_text += "featureGates: {Topology: true}\nnftables: {masqueradeBit: 14}\n"
 
         (warning,) = load({}, NAME, file_text).warnings
 
         assert warning == (
-            "without effect here, from KubeProxyConfiguration: conntrack.min, ipvs.tcpTimeout"
+            "without effect here, from KubeProxyConfiguration: enableProfiling (there are no "
+            "profiling pages), featureGates.Topology (there are none here)"
         )
 
     def test_a_wrong_value_is_named_by_its_path_there(self) -> None:

@@ -19,7 +19,7 @@ from ipvsproxy.sources.manifests import Manifest, Statement, read_manifest
 from ipvsproxy.sources.picture import Picture, Reading, advance
 from ipvsproxy.store import Event, Gone, Listed, Put, Readable, Refused, Unreadable
 
-LISTED = [Listed("Service"), Listed("EndpointSlice"), Listed("Node"), Listed("Nodes")]
+LISTED = [Listed(kind) for kind in ("Service", "EndpointSlice", "Node", "ServiceCIDR", "Nodes")]
 NEVER = 3600.0
 
 

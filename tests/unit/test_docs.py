@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+import click
 import pytest
 import yaml
 
@@ -29,6 +30,7 @@ from ipvsproxy.telemetry import Conditions, ConditionType, Metrics
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()
+INSTALLATION = (ROOT / "docs" / "installation.md").read_text()
 OPERATIONS = (ROOT / "docs" / "operations.md").read_text()
 PACKET_FLOW = (ROOT / "docs" / "packet-flow.md").read_text()
 DOCUMENTS = tuple(
@@ -137,10 +139,23 @@ def test_the_fields_of_the_table_are_those_of_the_file(name: str) -> None:
         load({}, {}, f"{name}: [[]]", host_name="a")
 
 
+def commands() -> Mapping[str, click.Command]:
+    """Return every command by its words: `run`, `config check`."""
+    found: dict[str, click.Command] = {}
+    for name, command in main.commands.items():
+        if isinstance(command, click.Group):
+            found |= {f"{name} {one}": inner for one, inner in command.commands.items()}
+        else:
+            found[name] = command
+    return found
+
+
 def test_the_flags_of_the_table_are_those_of_the_program() -> None:
     options = {option for one in main.commands["run"].params for option in one.opts}
     assert {flag for flag, _ in setting_rows().values()} <= options
-    settings = {one.name for one in main.commands["run"].params} - {"once", "config_file"}
+    shown = [one for one in main.commands["run"].params if not getattr(one, "hidden", False)]
+    others = {"once", "init_only", "write_config_to", "config_file"}
+    settings = {one.name for one in shown} - others
     assert settings <= effective(Settings(node_name="a")).keys()
 
 
@@ -197,12 +212,13 @@ def test_every_chain_is_explained() -> None:
 
 def test_every_command_is_explained() -> None:
     explained = {code(row[0]) for row in rows(README, "command")}
-    assert {f"ipvsproxy {name}" for name in main.commands} == explained - {"ipvsproxy run --once"}
+    variants = {"ipvsproxy run --once", "ipvsproxy run --init-only"}
+    assert {f"ipvsproxy {name}" for name in commands()} == explained - variants
 
 
-@pytest.mark.parametrize("name", sorted(main.commands))
+@pytest.mark.parametrize("name", sorted(commands()))
 def test_the_exit_statuses_of_the_table_are_those_of_the_help(name: str) -> None:
-    epilog = main.commands[name].epilog or ""
+    epilog = commands()[name].epilog or ""
     told = {int(number) for number in re.findall(r"^  (\d)  ", epilog, re.MULTILINE)} or {0}
     (row,) = [row for row in rows(README, "command") if code(row[0]) == f"ipvsproxy {name}"]
     assert {int(number) for number in re.findall(r"\b(\d) ", f"{row[2]} ")} == told
@@ -236,10 +252,13 @@ def test_the_example_is_sound() -> None:
     assert read_weights(part.weights or "")
 
 
+def overlays(text: str) -> list[Mapping[str, object]]:
+    return [yaml.safe_load(block) for block in blocks(text, "yaml") if "Kustomization" in block]
+
+
 def test_the_overlay_sets_what_has_to_be_set() -> None:
-    (overlay,) = (
-        yaml.safe_load(block) for block in blocks(README, "yaml") if "Kustomization" in block
-    )
+    _, overlay = overlays(INSTALLATION)
+    assert isinstance(overlay["patches"], list)
     (patch,) = (yaml.safe_load(one["patch"]) for one in overlay["patches"])
     base = yaml.safe_load((ROOT / "manifests" / "base" / "configmap.yaml").read_text())
     assert patch["metadata"]["name"] == base["metadata"]["name"]
@@ -248,12 +267,18 @@ def test_the_overlay_sets_what_has_to_be_set() -> None:
     assert settings.cluster_cidrs
 
 
+def test_the_overlay_of_the_readme_is_one_of_those_for_kubeadm() -> None:
+    (overlay,) = overlays(README)
+    assert overlay == overlays(INSTALLATION)[0]
+    assert overlay["resources"] == ["../overlays/kubeadm"]
+
+
 @documents
 def test_commands_that_are_shown_exist(path: Path) -> None:
     for words in shown_commands(path.read_text()):
         name, *flags = words
-        assert name in main.commands, words
-        command = main.commands[name]
+        assert name in commands(), words
+        command = commands()[name]
         known = {option for one in command.params for option in (*one.opts, *one.secondary_opts)}
         assert {flag.partition("=")[0] for flag in flags} <= known | {"--help"}, words
 
@@ -262,6 +287,8 @@ def shown_commands(text: str) -> Iterator[Sequence[str]]:
     """Return the command and long flags of each line or code span that runs the program."""
     for line in re.findall(r"(?:^    |^\$ |`|-- )ipvsproxy ([a-z][^`#\n]*)", text, re.MULTILINE):
         name, *rest = line.split()
+        if isinstance(main.commands.get(name), click.Group):
+            name = f"{name} {rest.pop(0)}"
         yield name, *(word for word in rest if word.startswith("--"))
 
 

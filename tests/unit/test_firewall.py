@@ -9,7 +9,7 @@ import pytest
 
 from ipvsproxy.config import DetectLocalMode, NoLocalEndpoints, Settings
 from ipvsproxy.core.detect_local import local_pods
-from ipvsproxy.core.firewall import OWN_CHAINS, redirect_rule, ruleset, with_present_redirects
+from ipvsproxy.core.firewall import OWN_CHAINS, ruleset
 from ipvsproxy.core.foundation import foundation
 from ipvsproxy.core.packet import (
     Balanced,
@@ -26,6 +26,8 @@ from ipvsproxy.core.packet import (
     Stopped,
 )
 from ipvsproxy.core.redirect import Redirect
+from ipvsproxy.core.redirect_rules import redirect_rule, with_present_redirects
+from ipvsproxy.core.redirect_rules import redirect_rule, with_present_redirects
 from ipvsproxy.core.sets import LEDGER, set_specs
 from ipvsproxy.core.trace import trace
 from ipvsproxy.kernel.fake import fresh_state

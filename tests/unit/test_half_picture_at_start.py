@@ -13,8 +13,8 @@ import msgspec
 import pytest
 
 from ipvsproxy.config import NodePortAddresses, Settings
-from ipvsproxy.core.firewall import redirect_rules
 from ipvsproxy.core.operations import AddMember
+from ipvsproxy.core.redirect_rules import redirect_rules
 from ipvsproxy.core.surroundings import Surroundings
 from ipvsproxy.core.translate import Fragment, Inputs
 from ipvsproxy.kernel.fake import FakeDataplane, copy_state

@@ -11,7 +11,8 @@ import structlog
 from ipvsproxy.core.firewall import ruleset
 from ipvsproxy.core.operations import ReplaceChains
 from ipvsproxy.dataplane import DONE, Refusal
-from ipvsproxy.kernel.iptables import Backend, Iptables, deletion_text, parse_save, restore_text
+from ipvsproxy.kernel.iptables import Backend, Iptables
+from ipvsproxy.kernel.iptables_text import deletion_text, parse_save, restore_text
 from ipvsproxy.kernel.process import Completed, Processes
 from ipvsproxy.model import Chain, Family, Jump, Rule, Ruleset
 from tests.unit.builders import pods_in

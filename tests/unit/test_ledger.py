@@ -9,10 +9,12 @@ from ipvsproxy.core.sets import frontend_member
 from ipvsproxy.kernel.fake import fresh_state
 from ipvsproxy.model import (
     Address,
+    Chain,
     Family,
     NodeNetwork,
     PortMember,
     Protocol,
+    Ruleset,
     State,
     VirtualServer,
     VirtualServerKey,
@@ -133,3 +135,31 @@ def test_every_kind_of_a_predecessors_frontends_is_adopted(
     state: State, adopted: set[VirtualServerKey]
 ) -> None:
     assert adopt(state) == {("IPVSPROXY-OWN", frontend_member(key)) for key in adopted}
+
+
+THEIR_CHAIN = Chain("nat", "KUBE-SERVICES", (("-j", "KUBE-MARK-MASQ"),))
+OUR_SPLIT = Chain("nat", "KUBE-SPLIT", (("-j", "RETURN"),))
+OUR_CHAIN = Chain("nat", "KUBE-SERVICES", (("-j", "KUBE-SPLIT"),))
+
+
+@pytest.mark.parametrize(
+    ("chains", "adopted"),
+    [
+        pytest.param((OUR_CHAIN, OUR_SPLIT), False, id="ours stand: what is not listed is foreign"),
+        pytest.param((THEIR_CHAIN, OUR_SPLIT), True, id="kube-proxy has come back since"),
+        pytest.param((), False, id="nobody's stand"),
+    ],
+)
+def test_what_a_kube_proxy_has_made_in_between_is_adopted(
+    chains: tuple[Chain, ...], adopted: bool
+) -> None:
+    node = Address.parse("192.168.50.11")
+    node_port = VirtualServerKey(Protocol.TCP, node, 30090)
+    stranger = VirtualServerKey(Protocol.TCP, node, 30091)
+    state = kernel(KEY, UDP, node_port, stranger, bound=(KEY,), IPVSPROXY_OWN=KEY)
+    state.network = NodeNetwork({"eth0": frozenset({node})})
+    state.members["KUBE-NODE-PORT-TCP"] = {PortMember(30090)}
+    state.rulesets[Family.IPV4] = Ruleset(chains)
+    assert adopt(state) == (
+        {("IPVSPROXY-OWN", frontend_member(node_port))} if adopted else frozenset()
+    )

@@ -14,6 +14,7 @@ from ipvsproxy.objects import (
     InvalidObject,
     ObjectReference,
     Service,
+    ServiceCIDR,
     ServiceName,
     ServicePort,
     SlicePort,
@@ -21,6 +22,7 @@ from ipvsproxy.objects import (
     read_endpoint_slice,
     read_node,
     read_service,
+    read_service_cidr,
 )
 
 SERVICE: dict[str, object] = {
@@ -529,6 +531,21 @@ class TestNode:
         with pytest.raises(InvalidObject, match=r"spec\.podCIDRs\[0\]: 'x' is not") as refused:
             read_node(changed(NODE, "spec", podCIDRs=["x"]))
         assert refused.value.reference == ObjectReference("Node", "", "n1")
+
+
+class TestServiceCIDR:
+    """KEP-1880; v1beta1 and v1 are written alike."""
+
+    def test_has_the_networks_that_are_written(self) -> None:
+        raw = {"metadata": {"name": "pool"}, "spec": {"cidrs": ["10.96.0.0/12", "fd00:96::/112"]}}
+        assert read_service_cidr(json.dumps(raw).encode()) == ServiceCIDR(
+            "pool", (Network.parse("10.96.0.0/12"), Network.parse("fd00:96::/112"))
+        )
+
+    def test_a_network_that_is_none_is_named_and_it_has_no_namespace(self) -> None:
+        with pytest.raises(InvalidObject, match=r"spec\.cidrs\[1\]: 'x' is not") as refused:
+            read_service_cidr({"metadata": {"name": "pool"}, "spec": {"cidrs": ["::/64", "x"]}})
+        assert refused.value.reference == ObjectReference("ServiceCIDR", "", "pool")
 
 
 class TestDocuments:

@@ -21,6 +21,7 @@ from ipvsproxy.core.operations import (
     ReplaceChains,
     SetRealServer,
     SetSysctl,
+    SetTimeouts,
     SetVirtualServer,
     UnbindAddress,
     advance,
@@ -47,6 +48,7 @@ from ipvsproxy.model import (
     SetSpec,
     SetType,
     State,
+    Timeouts,
     VirtualServer,
     VirtualServerKey,
 )
@@ -152,6 +154,10 @@ def test_forgetting_flows_changes_nothing_that_is_compared() -> None:
         (RemoveMember("KUBE-A", MEMBER), "remove 10.96.0.1 from set KUBE-A"),
         (ReplaceChains(Family.IPV6, RULES, Ruleset()), "replace the IPv6 chains"),
         (ReplaceChains(Family.IPV4, Ruleset(), RULES), "remove the IPv4 chains"),
+        (
+            SetTimeouts(Timeouts(7200, 60, 10)),
+            "set IPVS timeouts to TCP 7200s, TCP after FIN 60s, UDP 10s",
+        ),
         (SetSysctl("net/ipv4/ip_forward", "1"), "write 1 to sysctl net/ipv4/ip_forward"),
         (ForgetFlows(KEY, POD), "forget the flows of 10.96.0.1:80/TCP to 10.1.0.1:8080"),
     ],

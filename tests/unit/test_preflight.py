@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from ipvsproxy import http
+from ipvsproxy import agent, http
 from ipvsproxy.cli import main
 from ipvsproxy.cli.preflight import neighbour_check
 from ipvsproxy.config import IptablesBackend, Settings
@@ -173,7 +173,12 @@ def found(monkeypatch: pytest.MonkeyPatch) -> list[Check]:
         assert settings.node_name == "n"
         return tuple(checks)
 
+    async def readiness(settings: Settings) -> tuple[Check, ...]:
+        assert settings.node_name == "n"
+        return (Check("predecessor", OK, "none"),)
+
     monkeypatch.setattr(preflight, "check_node", check_node)
+    monkeypatch.setattr(agent, "readiness", readiness)
     monkeypatch.setattr(neighbours, "KUBE_PROXY_ADDRESS", "127.0.0.1:1")
     monkeypatch.setenv("NODE_NAME", "n")
     return checks
@@ -189,6 +194,7 @@ def test_warnings_exit_with_0_and_the_mend_stands_below(found: list[Check]) -> N
         "ok    kernel        Linux 6.1\n"
         "warn  scheduler mh  none\n"
         "                    → modprobe ip_vs_mh\n"
+        "ok    predecessor   none\n"
         "ok    other proxy   none answers on 127.0.0.1:1\n"
     )
 

@@ -22,11 +22,13 @@ from ipvsproxy.core.operations import (
     ReplaceChains,
     SetRealServer,
     SetSysctl,
+    SetTimeouts,
     SetVirtualServer,
     UnbindAddress,
 )
 from ipvsproxy.core.retry import FIRST_PAUSE, LONGEST_PAUSE, Retries, scope
 from ipvsproxy.model import (
+    KERNEL_TIMEOUTS,
     Address,
     Family,
     IpMember,
@@ -102,6 +104,7 @@ def test_what_is_no_longer_wanted_is_forgotten() -> None:
         (DestroySet("S"), Touched()),
         (ReplaceChains(Family.IPV4, Ruleset(), Ruleset()), Touched()),
         (SetSysctl("a", "1"), Touched()),
+        (SetTimeouts(KERNEL_TIMEOUTS), Touched()),
         (ForgetFlows(KEY, POD), Touched()),
     ],
     ids=lambda one: type(one).__name__,

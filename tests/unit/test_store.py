@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
-from ipvsproxy.model import Address, Family
-from ipvsproxy.objects import KubernetesObject, Node, ObjectReference
+from ipvsproxy.model import Address, Family, Network
+from ipvsproxy.objects import KubernetesObject, Node, ObjectReference, ServiceCIDR
 from ipvsproxy.store import (
     Event,
     Gone,
@@ -27,7 +28,7 @@ from tests.unit.builders import (
     slice_reference,
 )
 
-LISTED = (Listed("Service"), Listed("EndpointSlice"), Listed("Node"))
+LISTED = tuple(map(Listed, ("Service", "EndpointSlice", "Node", "ServiceCIDR")))
 BROKEN = Unreadable("b.yaml", "line 1: broken")
 BAD_SERVICE = Refused(
     service_reference(),
@@ -64,7 +65,7 @@ class TestCompleteness:
         assert (half.listed, half.whole, half.awaited) == (
             False,
             False,
-            frozenset({"EndpointSlice", "Node"}),
+            frozenset({"EndpointSlice", "Node", "ServiceCIDR"}),
         )
         assert (all_.listed, all_.whole, all_.awaited) == (True, True, frozenset())
 
@@ -204,6 +205,22 @@ class TestChanges:
         assert after(store, put(Node(name="node-a", zone="z"))) == (1, [])
         assert store.node == Node(name="node-a", zone="z")
 
+    def test_a_service_network_concerns_those_with_an_external_address_in_it(self) -> None:
+        inside = msgspec.structs.replace(service(), external_ips=(Address.parse("10.97.0.1"),))
+        outside = msgspec.structs.replace(
+            service("other"), ingress_ips=(Address.parse("192.0.2.1"),)
+        )
+        store = stored(put(inside), put(outside), put(service("neither", "10.97.0.2")))
+        pool = ServiceCIDR("pool", (Network.parse("10.97.0.0/16"),))
+        assert after(store, put(pool)) == (1, ["web"])
+        assert after(store, put(pool)) == (0, [])
+        assert store.service_networks == {Network.parse("10.97.0.0/16")}
+        second = ServiceCIDR("second", (Network.parse("10.97.0.0/16"),))
+        assert after(store, put(second)) == (1, []), "the network is known already"
+        assert after(store, Gone(reference_of(second))) == (1, [])
+        assert after(store, Gone(reference_of(pool))) == (1, ["web"])
+        assert after(store, Gone(reference_of(pool))) == (0, [])
+
     def test_services_can_be_looked_at_again_though_nothing_changed(self) -> None:
         store = stored(put(service()))
         store.mark_dirty([named()])
@@ -223,6 +240,7 @@ class TestNames:
             (service(), service_reference()),
             (part(), slice_reference()),
             (Node(name="node-a"), ObjectReference("Node", "", "node-a")),
+            (ServiceCIDR("pool"), ObjectReference("ServiceCIDR", "", "pool")),
         ],
     )
     def test_an_object_is_named_for_the_operator(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from ipvsproxy.config import Settings
@@ -15,6 +16,7 @@ from ipvsproxy.model import (
     Family,
     Flags,
     IpMember,
+    Network,
     NodeNetwork,
     Protocol,
     RealServer,
@@ -220,3 +222,21 @@ def test_fo_in_the_kernel_beside_a_draining_server_stands_in_for_dh() -> None:
     wrong = service(scheduler="dhh")
     assert translated(wrong, a_slice(), kernel=served("fo", 1, 0)).scheduler == "dh"
     assert translated(wrong, a_slice(), kernel=served("fo", 1, 1)).scheduler == "fo"
+
+
+def test_an_external_address_is_not_taken_from_where_cluster_ips_come_from() -> None:
+    """kubernetes #66966: it is another Service's, or will be. Its own ClusterIP it may name."""
+    own, others, outside = (Address.parse(one) for one in ("10.96.0.1", "10.96.0.9", "192.0.2.1"))
+    written = msgspec.structs.replace(
+        service(ips=(own,)), external_ips=(own, others, outside), ingress_ips=(others,)
+    )
+    around = Surroundings(
+        SETTINGS, fresh_state(), service_networks=frozenset({Network.parse("10.96.0.0/12")})
+    )
+    fragment = translate(Inputs(written, (), whole=True), around, None)
+    assert {frontend.key.address for frontend in fragment.frontends} == {own, outside}
+    (problem,) = fragment.problems
+    assert problem.kind is ProblemKind.RESERVED_ADDRESS
+    assert "10.96.0.9:80/TCP is within 10.96.0.0/12, where ClusterIPs are taken from" in (
+        problem.message
+    )

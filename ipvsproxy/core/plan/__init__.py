@@ -4,10 +4,10 @@
 it has to wait for. Whoever carries the batch out sends only steps whose conditions hold, so that
 stopping after any single operation leaves a state that serves (make, switch, break):
 
-    make    sets -> members, chains -> virtual servers -> real servers added and raised
+    make    sets -> members -> chains -> virtual servers -> real servers added and raised
     switch  redirections, when what they lead to stands -> who is not redirected is shut out
             addresses bound, when what stands behind them has been answered -> redirections led
-            to what is bound now
+            to what is bound now; and only here our chains, where others serve without IPVS
     break   real servers lowered, when another serves -> removed -> masquerading ended
             addresses unbound -> virtual servers removed -> their members removed
 
@@ -44,11 +44,13 @@ def plan(target: Target, state: State, seed: bytes = b"") -> Batch:
     wanted = sorted((key, one) for key, one in target.virtual_servers.items() if one is not None)
     ground.lay()
     members.admit()
+    ground.lead_in()
     for key, one in wanted:
         servers.make(key, one)
     servers.bind_targets()
     members.switch()
     servers.bind()
+    ground.switch()
     ground.lead_elsewhere()
     for key, one in wanted:
         servers.shrink(key, one)

@@ -10,13 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
-from ipvsproxy.core.firewall import (
-    redirect_match,
-    redirect_rule,
-    redirect_rules,
-    redirect_target,
-    with_present_redirects,
-)
+from ipvsproxy.core.foundation import Foundation
 from ipvsproxy.core.operations import (
     CreateLink,
     CreateSet,
@@ -24,9 +18,19 @@ from ipvsproxy.core.operations import (
     GrowSet,
     ReplaceChains,
     SetSysctl,
+    SetTimeouts,
 )
 from ipvsproxy.core.plan.steps import Draft
+from ipvsproxy.core.predecessors import serves_without_ipvs
 from ipvsproxy.core.redirect import Redirect
+from ipvsproxy.core.redirect_rules import (
+    redirect_match,
+    redirect_rule,
+    redirect_rules,
+    redirect_target,
+    with_present_redirects,
+    without_split,
+)
 from ipvsproxy.core.sets import SPLIT, frontend_member, set_name
 from ipvsproxy.model import (
     Family,
@@ -35,12 +39,16 @@ from ipvsproxy.model import (
     Rule,
     Ruleset,
     SetType,
+    State,
     VirtualServerKey,
 )
 
 
 class Ground:
     """Plans the foundation: what is missing first, and what is in excess at the end.
+
+    Where others stand, ours come after the members that admit, for which they ask. Where those of
+    another mode serve without IPVS, they come after all else that is made: that is the switch.
 
     Chains change up to three times where redirections do: new ones come before their members in
     the set; one that leads elsewhere from now on when that stands; old ones go after their members.
@@ -58,9 +66,8 @@ class Ground:
         """Plan what is missing."""
         draft = self._draft
         foundation, state = draft.target.foundation, draft.state
-        for name, value in foundation.sysctls.items():
-            if name in state.sysctls and state.sysctls[name] != value:
-                draft.add(SetSysctl(name, value))
+        for operation in settings_operations(foundation, state):
+            draft.add(operation)
         if not state.link:
             draft.link = (draft.add(CreateLink()),)
         self._lay_sets()
@@ -68,12 +75,33 @@ class Ground:
             found = state.rulesets.get(family)
             if found is not None and found != wanted:
                 self._standing[family] = found
-                bridged = with_present_redirects(wanted, found, led_elsewhere=True)
-                specs = foundation.sets
-                made = (step for name, step in draft.sets.items() if specs[name].family is family)
-                step = self._replace_chains(family, bridged, made)
-                if step is not None:
-                    draft.chains[family] = step
+                if not found.chains or without_split(wanted) == without_split(found):
+                    self._lead_in(family)
+
+    def lead_in(self) -> None:
+        """Plan our chains in the place of others', which ask for other members."""
+        so_far = tuple(range(len(self._draft.steps)))
+        for family, standing in tuple(self._standing.items()):
+            if family not in self._draft.chains and not serves_without_ipvs(standing):
+                self._lead_in(family, so_far)
+
+    def switch(self) -> None:
+        """Plan our chains in the place of rules that serve, when all that ours lead to is there."""
+        so_far = tuple(range(len(self._draft.steps)))
+        for family, standing in tuple(self._standing.items()):
+            if serves_without_ipvs(standing):
+                self._lead_in(family, so_far)
+
+    def _lead_in(self, family: Family, follows: Iterable[int] = ()) -> None:
+        draft, standing = self._draft, self._standing[family]
+        foundation = draft.target.foundation
+        wanted = foundation.rulesets[family]
+        bridged = with_present_redirects(wanted, standing, led_elsewhere=True)
+        specs = foundation.sets
+        made = (step for name, step in draft.sets.items() if specs[name].family is family)
+        step = self._replace_chains(family, bridged, made, follows)
+        if step is not None:
+            draft.chains[family] = step
 
     def lead_elsewhere(self) -> None:
         """Plan that redirections lead to their new targets, which are bound by now."""
@@ -177,6 +205,18 @@ class Ground:
         for key in sorted(self._draft.target.redirections.sources_of(redirect.target)):
             if key.port == redirect.port and redirect.address in (None, key.address):
                 yield key
+
+
+def settings_operations(foundation: Foundation, state: State) -> Iterator[SetSysctl | SetTimeouts]:
+    """Give what brings kernel settings and IPVS's timeouts to what they should be.
+
+    A setting that the kernel lacks is passed over: it is a shortcoming (core.foundation).
+    """
+    for name, value in foundation.sysctls.items():
+        if name in state.sysctls and state.sysctls[name] != value:
+            yield SetSysctl(name, value)
+    if foundation.timeouts != state.timeouts:
+        yield SetTimeouts(foundation.timeouts)
 
 
 def capacity(maxelem: int, members: int, limit: int) -> int:

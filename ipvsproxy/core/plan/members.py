@@ -10,10 +10,10 @@ from __future__ import annotations
 
 from collections import defaultdict
 
-from ipvsproxy.core.firewall import redirect_match, redirect_targets
 from ipvsproxy.core.members import SetMember
 from ipvsproxy.core.operations import AddMember, ForgetFlows, RemoveMember
 from ipvsproxy.core.plan.steps import Draft
+from ipvsproxy.core.redirect_rules import redirect_match, redirect_targets
 from ipvsproxy.core.sets import LOOP_BACK, NODE_PORT, NODE_PORT_LOCAL, Role, role_of, set_name
 from ipvsproxy.model import (
     Address,

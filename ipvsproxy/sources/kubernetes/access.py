@@ -1,7 +1,8 @@
-"""Where the API server is and who we are to it: a kubeconfig file, the pod, or a bare URL.
+"""Where the API servers are and who we are to them: a kubeconfig file, the pod, or bare URLs.
 
 Knows what an operator can give and how to choose; opens no connection. Each way is a value, and
-`choose` makes one of the command line and the environment.
+`choose` makes one of the command line and the environment. Several URLs are several servers of one
+cluster, with the same certificate authority and the same credentials.
 """
 
 from __future__ import annotations
@@ -25,25 +26,25 @@ class Kubeconfig:
     """The current context of a kubeconfig file."""
 
     path: Path
-    server: str | None = None
-    """A URL that takes the place of the cluster's own; None: the cluster's."""
+    servers: tuple[str, ...] = ()
+    """URLs that take the place of the cluster's own; empty: the cluster's."""
 
 
 @dataclass(frozen=True, slots=True)
 class InCluster:
     """The ServiceAccount of the pod that we run in."""
 
-    host: str
-    port: str
+    servers: tuple[str, ...]
+    """URLs, all https: a token is for nobody else to read."""
     folder: Path = _SERVICE_ACCOUNT
     """Has the files `token` and `ca.crt`, which kubelet replaces from time to time."""
 
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """A bare URL, without credentials; https is verified against the system's authorities."""
+    """Bare URLs, without credentials; https is verified against the system's authorities."""
 
-    url: str
+    servers: tuple[str, ...]
 
 
 Access: TypeAlias = Kubeconfig | InCluster | Server
@@ -52,28 +53,36 @@ Access: TypeAlias = Kubeconfig | InCluster | Server
 def choose(
     *, kubeconfig: Path | None, master: str | None, environment: Mapping[str, str]
 ) -> Access:
-    """Choose by what was given: a kubeconfig, else a URL, else the pod's ServiceAccount.
+    """Choose by what was given: a kubeconfig, else URLs, else the pod's ServiceAccount.
 
-    Both together: the URL overrides the server of the kubeconfig, as in client-go. Raises
-    AccessError when there is nothing to choose from, or the URL is none.
+    `master` is one URL or several with commas between them. With a kubeconfig they override its
+    server, as in client-go; in a pod they take the place of the address that kubelet tells, which
+    is a ClusterIP, and the ServiceAccount still says who we are. Raises AccessError when there is
+    nothing to choose from, or a URL is none.
     """
-    if master is not None:
-        parts = urlsplit(master)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise AccessError(
-                f"--master {master}: no URL of a server; write http://HOST:PORT or https://HOST:PORT"
-            )
-        master = master.rstrip("/")
+    servers = tuple(map(_server, master.split(","))) if master is not None else ()
     if kubeconfig is not None:
-        return Kubeconfig(kubeconfig, master)
-    if master is not None:
-        return Server(master)
-    if not environment.get(_HOST) or not environment.get(_PORT):
+        return Kubeconfig(kubeconfig, servers)
+    if servers:
+        safe = all(one.startswith("https:") for one in servers)
+        return InCluster(servers) if safe and _HOST in environment else Server(servers)
+    host, port = environment.get(_HOST), environment.get(_PORT)
+    if not host or not port:
         raise AccessError(
             f"no API server is known: {_HOST} and {_PORT} are not set, so this is no pod; "
             "give --kubeconfig FILE, --master URL or --manifests DIR"
         )
-    return InCluster(environment[_HOST], environment[_PORT])
+    return InCluster((f"https://[{host}]:{port}" if ":" in host else f"https://{host}:{port}",))
+
+
+def _server(written: str) -> str:
+    """Read a URL. Raises AccessError."""
+    parts = urlsplit(written.strip())
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise AccessError(
+            f"--master {written}: no URL of a server; write http://HOST:PORT or https://HOST:PORT"
+        )
+    return written.strip().rstrip("/")
 
 
 class _Context(msgspec.Struct):

@@ -9,7 +9,9 @@ each, made for the operator.
       Throttled      429: wait as long as told        Forbidden      403: an operator must grant it
       BadRequest     400: ask for less                Rejected       another 4xx: list again
       Conflict       409: what is to be made is there already
-      Unavailable    everything else, from "connection refused" to 503: try again
+      NotFound       404: no such resource on this server
+      Unavailable    everything else, from a 503 to nonsense: try again, elsewhere if there is
+        Unreachable    no connection, or a lost one     Silent       nothing came for too long
 
 Reference: apimachinery meta/v1 Status; API conventions, "HTTP status codes".
 """
@@ -64,8 +66,20 @@ class Conflict(Rejected):
     """409: an object of this name is there already."""
 
 
+class NotFound(Rejected):
+    """404: the server has no such resource, as before the version that brought it."""
+
+
 class Unavailable(ApiError):
     """The server cannot be reached, has failed, or the connection was lost."""
+
+
+class Unreachable(Unavailable):
+    """There is no connection to the server, or none any more."""
+
+
+class Silent(Unreachable):
+    """The server is connected, as far as can be seen, and says nothing for longer than it does."""
 
 
 class _Details(msgspec.Struct, rename="camel"):
@@ -82,6 +96,7 @@ _KINDS: dict[int, type[ApiError]] = {
     400: BadRequest,
     401: Unauthorized,
     403: Forbidden,
+    404: NotFound,
     409: Conflict,
     410: Expired,
     429: Throttled,

@@ -1,7 +1,7 @@
 """List and watch of one resource: an endless stream of what is there and what is no longer there.
 
-Knows the protocol of the Kubernetes API (lists in pages, watches, resource versions, bookmarks,
-410) and nothing of what the objects hold: they pass as JSON. The caller is `source`.
+Knows the protocol of the Kubernetes API (lists in pages and as streams, watches, resource versions,
+bookmarks, 410) and nothing of what the objects hold: they pass as JSON. The caller is `source`.
 
     ┌─▶ list ── Changed* Removed* Complete ─▶ watch ── Changed, Removed ──┐
     │  (no version known)                       ▲   (from the version)    │
@@ -9,10 +9,15 @@ Knows the protocol of the Kubernetes API (lists in pages, watches, resource vers
     └────────────────── 410, or refused as such ◀─────────────────────────┘
 
 What is known is a resource version for each object. A list is compared with it: what has the same
-version is not passed on, and what is missing is passed on as removed, but only after the last page:
-a list that was received in part says nothing of what is missing. Versions are compared for
+version is not passed on, and what is missing is passed on as removed, but only after the list's
+end: one that was received in part says nothing of what is missing. Versions are compared for
 equality only. A failure, of whatever kind, changes nothing of what is known, and is tried again
 with backoff (`pace`); nothing but the caller ends the stream.
+
+A list is asked for as a watch that begins with all objects (KEP-3157): the server then holds no
+whole list in memory for each of a thousand nodes. Servers that do not offer it say so, since 1.19
+by a 4xx; or never say where the list ends, and are waited for so long. Then it is a list, and stays
+one for this watch.
 
 References: Kubernetes API concepts, "Efficient detection of changes"; ecosystem of client-go:
 tools/cache/reflector.go.
@@ -21,7 +26,7 @@ tools/cache/reflector.go.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Mapping
 from contextlib import aclosing
 from enum import Enum
 from typing import NamedTuple, TypeAlias
@@ -30,23 +35,42 @@ import msgspec
 import structlog
 
 from ipvsproxy.sources.kubernetes.client import ApiConnection
+from ipvsproxy.sources.kubernetes.dialect import Dialect
 from ipvsproxy.sources.kubernetes.errors import (
     ApiError,
     BadRequest,
     Expired,
-    Forbidden,
+    NotFound,
     Rejected,
+    Silent,
     Unavailable,
     of_event,
 )
 from ipvsproxy.sources.kubernetes.health import SourceHealth
+from ipvsproxy.sources.kubernetes.messages import (
+    Head,
+    ObjectName,
+    Page,
+    WatchEvent,
+    read_event,
+    read_head,
+    read_page,
+)
 from ipvsproxy.sources.kubernetes.pace import HEALTHY_SECONDS, Backoff, Timing
+from ipvsproxy.sources.kubernetes.resources import Resource
 
 PAGE_SIZE = 500
 """Objects of a page: a few milliseconds of decoding."""
+LIST_SILENCE_SECONDS = 30.0
+"""How long a streamed list may pause; a server that knows none of it pauses at the end for ever."""
+BOOKMARK_SILENCE_SECONDS = 180.0
+"""How long a watch may be silent once a bookmark has come in it: one follows about each minute
+(apiserver's cacher, bookmarkFrequency). Before, nothing says that this server sends any."""
+ABSENT_SECONDS = 600.0
+"""After how long it is asked again whether a server has a resource that it lacked."""
 _YIELD_EVERY = 100
-"""Objects of a page after which other tasks get their turn; a page from the server's cache has
-all objects, whatever its limit."""
+"""Objects after which other tasks get their turn; a page from the server's cache has all objects,
+whatever its limit."""
 _SHORTEST_WATCH_SECONDS, _SPREAD_SECONDS = 300, 300
 _GRACE_SECONDS = 15.0
 """How much longer than the watch's time limit the connection may be silent."""
@@ -54,35 +78,6 @@ _TOO_SHORT_SECONDS = 1.0
 """A watch that ends sooner, even in good order, is followed by a pause."""
 
 _log = structlog.get_logger(__name__)
-
-
-class Resource(NamedTuple):
-    """What is listed and watched."""
-
-    kind: str
-    path: str
-    """Of the collection, as in /api/v1/services."""
-    plural: str
-    """As in an RBAC rule."""
-    group: str = ""
-    label_selector: str = ""
-    field_selector: str = ""
-    optional_field_selector: str = ""
-    """Used where the server knows the field; else the caller gets more objects than it needs."""
-    name: str = ""
-    """Of the watch, where a kind has several; empty: the kind's."""
-
-    @property
-    def watch(self) -> str:
-        """By what the watch is known to health, to the log and to `store.Listed`."""
-        return self.name or self.kind
-
-
-class ObjectName(NamedTuple):
-    """What names an object within its kind."""
-
-    namespace: str
-    name: str
 
 
 class Changed(NamedTuple):
@@ -137,7 +132,7 @@ class Reflector:
         """Where to watch from; None: list first."""
         self._next_list = first_list
         """Lists after the first are of the latest version: after a 410 the cache may be behind."""
-        self._optional_selector = resource.optional_field_selector
+        self._dialect = Dialect(resource)
         self._began: float | None = None
         """When the present watch began."""
 
@@ -146,128 +141,161 @@ class Reflector:
         while True:
             self._began = None
             try:
-                if self._version is None:
-                    async with aclosing(self.list()) as listed:
-                        async for item in listed:
-                            yield item
-                async with aclosing(self._watch(self._version or "")) as watched:
-                    async for item in watched:
+                async with aclosing(self._round()) as round_:
+                    async for item in round_:
                         yield item
             except ApiError as error:
+                if self._is_absence(error):
+                    yield Complete()
                 delay = self._after_failure(error)
             else:
                 delay = self._after_end()
             if delay:
                 await self._timing.sleep(delay)
 
+    async def _round(self) -> AsyncGenerator[Item, None]:
+        """List where that is needed, and watch until the watch ends. Raises ApiError."""
+        if self._version is None and not self._dialect.streams_lists:
+            async with aclosing(self._list()) as listed:
+                async for item in listed:
+                    yield item
+        async with aclosing(self._watch(self._version)) as watched:
+            async for item in watched:
+                yield item
+
     async def list(self) -> AsyncGenerator[Item, None]:
         """Pass on one complete list, as the difference from what is known.
 
         Raises ApiError; what was passed on until then is true, and nothing counts as missing.
         """
+        for _ in self._resource.paths:
+            try:
+                async with aclosing(self._list()) as listed:
+                    async for item in listed:
+                        yield item
+            except ApiError as error:
+                if self._is_absence(error):
+                    self._after_failure(error)
+                    yield Complete()
+                    return
+                if not self._dialect.other_path(error):
+                    raise
+            else:
+                return
+
+    async def _list(self) -> AsyncGenerator[Item, None]:
         missing = dict.fromkeys(self._known)
         continuation = ""
         while True:
             page = await self._page(continuation)
             for count, raw in enumerate(page.items or (), start=1):
-                name, version = _head(raw)
-                missing.pop(name, None)
-                if self._known.get(name) != version:
-                    self._known[name] = version
-                    yield Changed(name, raw)
+                head = read_head(raw)
+                missing.pop(head.object_name, None)
+                if self._learn(head.object_name, head.resource_version):
+                    yield Changed(head.object_name, raw)
                 if count % _YIELD_EVERY == 0:
                     await asyncio.sleep(0)
             continuation = page.metadata.continuation
             if not continuation:
                 break
+        for item in self._complete(missing, page.metadata.resource_version):
+            yield item
+
+    def _learn(self, name: ObjectName, version: str) -> bool:
+        """Take note of an object's version; say whether it is another one than before."""
+        if self._known.get(name) == version:
+            return False
+        self._known[name] = version
+        return True
+
+    def _complete(self, missing: Iterable[ObjectName], version: str) -> Iterator[Item]:
+        """Draw the conclusions from the end of a list."""
         for name in missing:
             del self._known[name]
             yield Removed(name)
-        self._version = page.metadata.resource_version
+        self._version = version
         self._next_list = Freshness.LATEST
         self._health.listed(self._resource.watch, len(self._known))
         yield Complete()
 
-    async def _page(self, continuation: str) -> _Page:
+    async def _page(self, continuation: str) -> Page:
         """Read one page of a list; the first one if `continuation` is empty."""
         parameters = {"limit": str(PAGE_SIZE)}
         if continuation:
             parameters["continue"] = continuation
         elif self._next_list is Freshness.CACHED:
             parameters["resourceVersion"] = "0"
-        path = self._resource.path
         try:
-            return self._read_page(await self._connection.get(path, self._selectors() | parameters))
+            return await self._get(parameters)
         except BadRequest:
-            if not self._optional_selector:
+            if not self._dialect.without_optional_selector():
                 raise
-        _log.info(
-            "API server does not know a field selector, asking without",
-            watch=self._resource.watch,
-            selector=self._optional_selector,
-        )
-        self._optional_selector = ""
-        return self._read_page(await self._connection.get(path, self._selectors() | parameters))
+        return await self._get(parameters)
 
-    def _read_page(self, body: bytes) -> _Page:
-        """Read a page; what else a proxy in between may send must not pass for an empty list."""
-        expected = f"{self._resource.kind}List"
-        try:
-            page = _pages.decode(body)
-        except ValueError:
-            raise Unavailable(f"the API server sent no {expected}: {_start(body)}") from None
-        if page.kind != expected or not page.metadata.resource_version:
-            raise Unavailable(f"the API server sent no {expected}: {_start(body)}")
-        return page
+    async def _get(self, parameters: Mapping[str, str]) -> Page:
+        parameters = {**self._dialect.selectors, **parameters}
+        body = await self._connection.get(self._dialect.path, parameters)
+        return read_page(body, self._resource.kind)
 
-    async def _watch(self, version: str) -> AsyncGenerator[Item, None]:
-        """Pass on what one watch says. Raises ApiError."""
+    async def _watch(self, version: str | None) -> AsyncGenerator[Item, None]:
+        """Pass on what one watch says; without a version a list comes first. Raises ApiError."""
         seconds = _SHORTEST_WATCH_SECONDS + int(self._timing.random() * _SPREAD_SECONDS)
-        parameters = self._selectors() | {
+        parameters = {
+            **self._dialect.selectors,
             "watch": "1",
-            "resourceVersion": version,
             "allowWatchBookmarks": "true",
             "timeoutSeconds": str(seconds),
         }
+        if version is None:
+            parameters |= {"sendInitialEvents": "true", "resourceVersionMatch": "NotOlderThan"}
+        else:
+            parameters["resourceVersion"] = version
         watch = self._resource.watch
         async with self._connection.stream(
-            self._resource.path, parameters, silence=seconds + _GRACE_SECONDS
+            self._dialect.path, parameters, silence=seconds + _GRACE_SECONDS
         ) as lines:
             self._began = self._timing.now()
-            self._health.connected(watch)
-            async for line in lines:
-                for item in self._take(line):
+            self._health.connected(watch, self._connection.url)
+            taking = _Taking(dict.fromkeys(self._known) if version is None else None)
+            count = 0
+            while (line := await _next(lines, taking.patience)) is not None:
+                for item in self._take(line, taking):
                     yield item
                 self._health.heard(watch, len(self._known))
+                count += 1
+                if count % _YIELD_EVERY == 0:
+                    await asyncio.sleep(0)
         self._health.ended(watch)
 
-    def _take(self, line: bytes) -> Iterator[Item]:
-        """Read one event; at most one item comes of it."""
-        event = _decode_event(line)
+    def _take(self, line: bytes, taking: _Taking) -> Iterator[Item]:
+        """Read one event; at most one item comes of it, but at the end of a list."""
+        event = read_event(line)
         if event.type == "ERROR":
             raise of_event(event.object)
-        name, version = _head(event.object)
+        head = read_head(event.object)
+        if event.type == "BOOKMARK":
+            taking.bookmarked = taking.missing is None
+            if taking.missing is not None and head.ends_initial_events:
+                missing, taking.missing = taking.missing, None
+                yield from self._complete(missing, head.resource_version)
+        else:
+            if taking.missing is not None:
+                taking.missing.pop(head.object_name, None)
+            yield from self._change(event, head)
+        if taking.missing is None:
+            self._version = head.resource_version
+
+    def _change(self, event: WatchEvent, head: Head) -> Iterator[Item]:
+        name = head.object_name
         match event.type:
             case "ADDED" | "MODIFIED":
-                if self._known.get(name) != version:
-                    self._known[name] = version
+                if self._learn(name, head.resource_version):
                     yield Changed(name, event.object)
             case "DELETED":
                 if self._known.pop(name, None) is not None:
                     yield Removed(name)
-            case "BOOKMARK":
-                pass
             case other:
                 raise Unavailable(f"the API server sent an event of unknown type {other!r}")
-        self._version = version
-
-    def _selectors(self) -> dict[str, str]:
-        fields = (self._resource.field_selector, self._optional_selector)
-        selectors = {
-            "labelSelector": self._resource.label_selector,
-            "fieldSelector": ",".join(field for field in fields if field),
-        }
-        return {key: value for key, value in selectors.items() if value}
 
     def _after_end(self) -> float:
         """Say how long to wait after a watch that ended in good order: not at all, mostly."""
@@ -281,76 +309,60 @@ class Reflector:
         if self._lived() >= HEALTHY_SECONDS:
             self._backoff.reset()
         watch = self._resource.watch
+        if isinstance(error, NotFound) and self._is_absence(error):
+            self._dialect.start_anew()
+            self._health.absent(watch)
+            return ABSENT_SECONDS
+        listing = self._version is None
+        if self._dialect.other_path(error) or (listing and self._dialect.without_streams(error)):
+            return 0.0
         match error:
             case Expired():
                 _log.info("watch is behind the API server's history, listing again", watch=watch)
-                self._health.ended(watch)
+                self._health.expired(watch, error)
                 self._version = None
             case BadRequest() | Rejected():
                 self._version = None
-                self._health.failed(watch, str(error))
+                self._dialect.start_anew()
+                self._health.failed(watch, error, str(error))
             case _:
-                self._health.failed(watch, self._for_operator(error))
+                self._health.failed(watch, error, self._dialect.for_operator(error))
         return self._backoff.next(error.retry_after)
+
+    def _is_absence(self, error: ApiError) -> bool:
+        """Whether an error means that there are no such objects, or that we are shown none.
+
+        Not when there were some: a server does not lose a resource, so something else is wrong.
+        """
+        return not self._known and self._dialect.means_none(error)
 
     def _lived(self) -> float:
         return 0.0 if self._began is None else self._timing.now() - self._began
 
-    def _for_operator(self, error: ApiError) -> str:
-        if not isinstance(error, Forbidden):
-            return str(error)
-        resource = self._resource
-        rule = f'apiGroups: ["{resource.group}"], resources: ["{resource.plural}"]'
-        return f'{error}; the role needs the rule {{{rule}, verbs: ["list", "watch"]}}'
+
+class _Taking:
+    """What one watch has brought so far."""
+
+    def __init__(self, missing: dict[ObjectName, None] | None) -> None:
+        self.missing = missing
+        """While it streams a list: what is known and has not come. None: there is no list, or it
+        has ended."""
+        self.bookmarked = False
+        """Whether a bookmark has come by itself. That at the end of a list does not say that others
+        follow: where nothing changes, an API server may send none."""
+
+    @property
+    def patience(self) -> float | None:
+        """Seconds that it may be silent; None: as long as the connection may."""
+        if self.missing is not None:
+            return LIST_SILENCE_SECONDS
+        return BOOKMARK_SILENCE_SECONDS if self.bookmarked else None
 
 
-class _ListMeta(msgspec.Struct):
-    resource_version: str = msgspec.field(name="resourceVersion")
-    continuation: str = msgspec.field(default="", name="continue")
-
-
-class _Page(msgspec.Struct):
-    kind: str
-    metadata: _ListMeta
-    items: list[msgspec.Raw] | None = None
-
-
-class _ObjectMeta(msgspec.Struct):
-    resource_version: str = msgspec.field(name="resourceVersion")
-    name: str = ""
-    """Empty in a bookmark."""
-    namespace: str = ""
-
-
-class _Object(msgspec.Struct):
-    metadata: _ObjectMeta
-
-
-class _Event(msgspec.Struct):
-    type: str
-    object: msgspec.Raw
-
-
-_pages = msgspec.json.Decoder(_Page)
-_objects = msgspec.json.Decoder(_Object)
-_events = msgspec.json.Decoder(_Event)
-
-
-def _decode_event(line: bytes) -> _Event:
+async def _next(lines: AsyncIterator[bytes], patience: float | None) -> bytes | None:
+    """Wait for the next line; None at the end. Raises Silent, and what the iteration raises."""
     try:
-        return _events.decode(line)
-    except ValueError:
-        raise Unavailable(f"the API server sent no watch event: {_start(line)}") from None
-
-
-def _head(raw: msgspec.Raw) -> tuple[ObjectName, str]:
-    """Read an object's name and version, which the API server gives to each."""
-    try:
-        metadata = _objects.decode(raw).metadata
-    except ValueError:
-        raise Unavailable(f"the API server sent no object: {_start(bytes(raw))}") from None
-    return ObjectName(metadata.namespace, metadata.name), metadata.resource_version
-
-
-def _start(body: bytes) -> str:
-    return repr(body[:80].decode(errors="replace"))
+        async with asyncio.timeout(patience):
+            return await anext(lines, None)
+    except TimeoutError:
+        raise Silent(f"the API server has been silent for {patience:g} s") from None

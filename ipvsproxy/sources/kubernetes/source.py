@@ -1,8 +1,8 @@
-"""The Kubernetes API as a source of events: Services, EndpointSlices, the own Node, or all Nodes.
+"""The Kubernetes API as a source of events: Services, EndpointSlices, ServiceCIDRs, Nodes.
 
-Knows which resources are watched, with which selectors, and how an item of a reflector becomes an
-event of the store. An outage of the API is no event: the store keeps what it has, and `health`
-says how the watches are doing.
+Knows when a resource is watched and how an item of a reflector becomes an event of the store. An
+outage of the API is no event: the store keeps what it has, and `health` says how the watches are
+doing.
 
 The other Nodes are watched from the moment at which they are needed, and not before: a thousand
 agents that each watch a thousand Nodes are what API servers die of.
@@ -26,24 +26,22 @@ from ipvsproxy.objects import (
     read_endpoint_slice,
     read_node,
     read_service,
+    read_service_cidr,
 )
 from ipvsproxy.sources.kubernetes.client import ApiConnection
 from ipvsproxy.sources.kubernetes.health import SourceHealth
+from ipvsproxy.sources.kubernetes.messages import ObjectName
 from ipvsproxy.sources.kubernetes.pace import Timing
 from ipvsproxy.sources.kubernetes.reflector import (
     Changed,
     Complete,
     Freshness,
     Item,
-    ObjectName,
     Reflector,
     Removed,
-    Resource,
 )
+from ipvsproxy.sources.kubernetes.resources import Resource, other_nodes, resources
 from ipvsproxy.store import Event, Gone, Listed, Put, Refused
-
-OURS = "!service.kubernetes.io/headless,!service.kubernetes.io/service-proxy-name"
-"""What kube-proxy selects: neither headless nor left to another proxy (KEP-2447)."""
 
 _QUEUE_LENGTH = 1000
 """Events that may wait for the store before a reflector has to."""
@@ -53,53 +51,14 @@ _READERS: dict[str, _Reader] = {
     "Service": read_service,
     "EndpointSlice": read_endpoint_slice,
     "Node": read_node,
+    "ServiceCIDR": read_service_cidr,
 }
 
 _log = structlog.get_logger(__name__)
 
 
-def resources(node_name: str) -> tuple[Resource, ...]:
-    """Name what a node agent watches; the field selector is known to servers since 1.31."""
-    return (
-        Resource(
-            kind="Service",
-            path="/api/v1/services",
-            plural="services",
-            label_selector=OURS,
-            optional_field_selector="spec.clusterIP!=None",
-        ),
-        Resource(
-            kind="EndpointSlice",
-            path="/apis/discovery.k8s.io/v1/endpointslices",
-            plural="endpointslices",
-            group="discovery.k8s.io",
-            label_selector=OURS,
-        ),
-        Resource(
-            kind="Node",
-            path="/api/v1/nodes",
-            plural="nodes",
-            field_selector=f"metadata.name={node_name}",
-        ),
-    )
-
-
-def other_nodes(node_name: str) -> Resource:
-    """Name what is watched once all Nodes are needed.
-
-    The own Node is left out: of two watches one may be behind, and would undo what the other said.
-    """
-    return Resource(
-        kind="Node",
-        name="Nodes",
-        path="/api/v1/nodes",
-        plural="nodes",
-        field_selector=f"metadata.name!={node_name}",
-    )
-
-
 class KubernetesSource:
-    """Events from one API server."""
+    """Events from the API servers of one cluster."""
 
     def __init__(
         self,
@@ -107,6 +66,7 @@ class KubernetesSource:
         node_name: str,
         *,
         timing: Timing,
+        health: SourceHealth,
         watch_nodes: WatchNodes = WatchNodes.AUTO,
     ) -> None:
         self._connection = connection
@@ -117,9 +77,9 @@ class KubernetesSource:
         self._nodes_needed = asyncio.Event()
         if watch_nodes is WatchNodes.ALWAYS:
             self._nodes_needed.set()
-        self.health = SourceHealth(
-            (resource.watch for resource in self._resources), url=connection.url, now=timing.now
-        )
+        self.health = health
+        for resource in self._resources:
+            health.begin(resource.watch)
 
     def need_nodes(self) -> None:
         """Have all Nodes told from now on; see `store.Source`."""

@@ -1,0 +1,69 @@
+"""Whole tables of nftables, listed and deleted by netlink (linux/netfilter/nf_tables.h).
+
+For the tables of kube-proxy's nftables mode, which nothing but their name has to be known of; so
+the program `nft` is not needed. iptables' nft backend has tables of its own, with other names.
+"""
+
+from __future__ import annotations
+
+import errno
+import struct
+
+from ipvsproxy.core.foreign import NftTable
+from ipvsproxy.dataplane import DONE, Outcome
+from ipvsproxy.kernel import message
+from ipvsproxy.kernel.netlink import NetlinkSocket, Request
+from ipvsproxy.kernel.refusals import refused
+from ipvsproxy.model import Family
+
+PROTOCOL = 12
+"""NETLINK_NETFILTER, as a protocol of netlink sockets."""
+
+_SUBSYSTEM = 10  # NFNL_SUBSYS_NFTABLES
+_NEW_TABLE, _LIST_TABLES, _DELETE_TABLE = (_SUBSYSTEM << 8 | kind for kind in range(3))
+_BATCH_BEGIN, _BATCH_END = 0x10, 0x11  # NFNL_MSG_*
+_HEADER = struct.Struct(">BBH")  # struct nfgenmsg: family, version, subsystem of a batch
+_NAME = 1  # NFTA_TABLE_NAME
+_FAMILIES = {Family.IPV4: 2, Family.IPV6: 10}  # NFPROTO_*
+_ABSENT = frozenset({errno.EINVAL, errno.EOPNOTSUPP, errno.EPROTONOSUPPORT})
+"""What a kernel without nftables answers (EINVAL: no such subsystem, net/netfilter/nfnetlink.c)."""
+
+
+def list_tables(netlink: NetlinkSocket) -> frozenset[NftTable]:
+    """List the tables of IPv4 and IPv6; none where this kernel has no nftables. Raises OSError."""
+    found = set()
+    for family, number in _FAMILIES.items():
+        try:
+            payloads = netlink.dump(Request(_LIST_TABLES, _HEADER.pack(number, 0, 0)))
+        except OSError as error:
+            if error.errno in _ABSENT:
+                continue
+            raise
+        for payload in payloads:
+            name = message.attributes(payload, _HEADER.size).get(_NAME, b"")
+            if payload[0] == number:
+                found.add(NftTable(family, name.rstrip(b"\0").decode(errors="replace")))
+    return frozenset(found)
+
+
+def create_table(netlink: NetlinkSocket, table: NftTable) -> Outcome:
+    """Create an empty table."""
+    return _write(netlink, _NEW_TABLE, table, message.CREATE)
+
+
+def delete_table(netlink: NetlinkSocket, table: NftTable) -> Outcome:
+    """Delete a table with all that is in it, in one step; one that is gone already counts too."""
+    return _write(netlink, _DELETE_TABLE, table, 0)
+
+
+def _write(netlink: NetlinkSocket, kind: int, table: NftTable, flags: int) -> Outcome:
+    whole = _HEADER.pack(0, 0, _SUBSYSTEM)
+    name = message.attribute(_NAME, table.name.encode() + b"\0")
+    payload = _HEADER.pack(_FAMILIES[table.family], 0, 0) + name
+    batch = [
+        Request(_BATCH_BEGIN, whole),
+        Request(kind, payload, flags),
+        Request(_BATCH_END, whole),
+    ]
+    _, answer, _ = netlink.exchange(batch)
+    return DONE if answer.error in (0, errno.ENOENT) else refused(answer.error)

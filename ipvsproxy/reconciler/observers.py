@@ -1,0 +1,35 @@
+"""Who is told what the reconciler does; it decides nothing by their answers, for they give none.
+
+Protocols only: metrics and HTTP ports implement them, and the reconciler knows neither.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from typing import Protocol
+
+from ipvsproxy.core.health_check import HealthCheck
+from ipvsproxy.model import Address
+from ipvsproxy.reconciler.report import CycleReport
+
+
+class CycleObserver(Protocol):
+    """Who wants to know of cycles."""
+
+    def cycle_started(self) -> None:
+        """Take note that a cycle begins."""
+        ...
+
+    def cycle_finished(self, report: CycleReport) -> None:
+        """Take note of what a cycle did."""
+        ...
+
+
+class HealthCheckPorts(Protocol):
+    """Who answers on the health check node ports of Services."""
+
+    def update(
+        self, checks: Iterable[HealthCheck], addresses: Collection[Address] | None = None
+    ) -> None:
+        """Answer these, on these addresses of the node only; None: on all."""
+        ...

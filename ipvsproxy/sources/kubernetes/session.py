@@ -1,0 +1,214 @@
+"""Configuration, credentials and TLS of one moment: the one module that touches kubernetes_asyncio.
+
+The library reads the kubeconfig, makes the TLS context and keeps the HTTP session; its watch, its
+typed models and its retries are not used. What it leaves out is done here: token files are read
+again when they change, and a session knows whether the files that it was made from are still those
+(`outdated`). When another one is made, and what an answer means, is `client`'s affair.
+
+The import of the library takes 0.4 s and tens of MiB, so it happens in `load`, not before.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+from collections.abc import AsyncIterator, Iterable, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias, assert_never
+
+import aiohttp
+
+from ipvsproxy.sources.kubernetes.access import Access, InCluster, Kubeconfig, Server, token_file
+from ipvsproxy.sources.kubernetes.errors import AccessError
+
+if TYPE_CHECKING:
+    from kubernetes_asyncio.client import ApiClient, Configuration
+
+_Stamp: TypeAlias = tuple[int, int, int] | None
+"""Time, inode and size of a file; None: there is none, or it cannot be looked at."""
+
+
+class Request(NamedTuple):
+    """A request, whatever session it is made in; one with a body makes an object."""
+
+    path: str
+    params: Mapping[str, str]
+    limits: aiohttp.ClientTimeout
+    body: Mapping[str, object] | None = None
+
+    @property
+    def method(self) -> str:
+        """The HTTP method."""
+        return "GET" if self.body is None else "POST"
+
+
+class Session:
+    """A client with the credentials of one moment; closed when retired and no longer used."""
+
+    def __init__(
+        self, client: ApiClient, servers: tuple[str, ...], files: Mapping[Path, _Stamp]
+    ) -> None:
+        self.servers = servers
+        """URLs, at least one, in the order in which they are tried."""
+        self._client = client
+        self._files = files
+        self._users = 0
+        self._retired = False
+
+    @property
+    def outdated(self) -> bool:
+        """Whether a file that it was made from has changed: kubeconfig, certificate, key, CA."""
+        return any(_stamp(path) != seen for path, seen in self._files.items())
+
+    async def send(self, server: str, request: Request) -> aiohttp.ClientResponse:
+        """Make a request of a server; whatever the library and the system raise comes through."""
+        response: aiohttp.ClientResponse = await self._client.call_api(
+            request.path,
+            request.method,
+            query_params=list(request.params.items()),
+            header_params={"Accept": "application/json"},
+            body=request.body,
+            auth_settings=["BearerToken"],
+            _preload_content=False,
+            _return_http_data_only=True,
+            _request_timeout=request.limits,
+            _host=server,
+        )
+        return response
+
+    @asynccontextmanager
+    async def used(self) -> AsyncIterator[None]:
+        """Keep it open within the block."""
+        self._users += 1
+        try:
+            yield
+        finally:
+            self._users -= 1
+            await self._close_if_done()
+
+    async def retire(self) -> None:
+        """Close it, as soon as nobody uses it."""
+        self._retired = True
+        await self._close_if_done()
+
+    async def _close_if_done(self) -> None:
+        if self._retired and not self._users:
+            await self._client.close()
+
+
+async def load(access: Access) -> Session:
+    """Load configuration and credentials; no request is made.
+
+    Raises AccessError, whose message says what is missing and where.
+    """
+    library = importlib.import_module("kubernetes_asyncio.client")
+    # At DEBUG it logs whole answers.
+    logging.getLogger("kubernetes_asyncio").setLevel(logging.INFO)
+    configuration: Configuration = library.Configuration()
+    # Looked at before they are read: what changes in between is noticed with the next request.
+    files: dict[Path, _Stamp] = {}
+    match access:
+        case Kubeconfig(path, servers):
+            files[path] = _stamp(path)
+            await _use_kubeconfig(path, configuration)
+        case InCluster(servers, folder):
+            _use_service_account(folder, configuration)
+        case Server(servers):
+            pass
+        case _:
+            assert_never(access)
+    written = (configuration.ssl_ca_cert, configuration.cert_file, configuration.key_file)
+    named = [Path(file) for file in written if file]
+    files |= {path: _stamp(path) for path in named}
+    client = _client(library.ApiClient, configuration, named)
+    return Session(client, servers or (str(configuration.host),), files)
+
+
+def _client(
+    made_by: type[ApiClient], configuration: Configuration, files: Iterable[Path]
+) -> ApiClient:
+    """Make the client, and so read the certificates. Raises AccessError."""
+    try:
+        client = made_by(configuration)
+    except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
+        raise AccessError(f"certificate files {', '.join(map(str, files))}: {error}") from None
+    client.user_agent = "ipvsproxy"
+    return client
+
+
+async def _use_kubeconfig(path: Path, configuration: Configuration) -> None:
+    library = importlib.import_module("kubernetes_asyncio.config")
+    token = token_file(path)
+    try:
+        await library.load_kube_config(
+            config_file=str(path),
+            client_configuration=configuration,
+            persist_config=False,
+        )
+    except OSError as error:
+        raise AccessError(f"kubeconfig {path}: {error.filename}: {error.strerror}") from None
+    except (library.ConfigException, LookupError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split()).removeprefix("Invalid kube-config file. ")
+        raise AccessError(f"kubeconfig {path}: {reason}") from None
+    if token is not None:
+        _use_token_file(token, configuration)
+
+
+def _use_service_account(folder: Path, configuration: Configuration) -> None:
+    authority = folder / "ca.crt"
+    if not authority.is_file():
+        raise AccessError(
+            f"{authority} is missing: the pod needs a ServiceAccount with "
+            "automountServiceAccountToken; outside of a pod give --kubeconfig FILE"
+        )
+    configuration.ssl_ca_cert = str(authority)
+    _use_token_file(folder / "token", configuration)
+
+
+def _use_token_file(path: Path, configuration: Configuration) -> None:
+    token = _TokenFile(path)
+    try:
+        token.refresh(configuration)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise AccessError(f"token file {path}: {reason}") from None
+    configuration.refresh_api_key_hook = token.refresh
+
+
+class _TokenFile:
+    """A bearer token in a file that somebody else replaces, as kubelet does every hour."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._seen: _Stamp = None
+        self._token = ""
+
+    def header(self) -> str:
+        """Give the header's value; a file that is missing or empty leaves the last good token.
+
+        Raises OSError or ValueError when there has never been a good one.
+        """
+        try:
+            seen = _stamp(self._path)
+            if seen is None or seen != self._seen:
+                token = self._path.read_text(encoding="ascii").strip()
+                if not token:
+                    raise ValueError("the file is empty")  # noqa: TRY301 - joins the other causes
+                self._token, self._seen = token, seen
+        except (OSError, ValueError):
+            if not self._token:
+                raise
+        return f"Bearer {self._token}"
+
+    def refresh(self, configuration: Configuration) -> None:
+        """Be kubernetes_asyncio's `refresh_api_key_hook`, which it calls before each request."""
+        configuration.api_key["BearerToken"] = self.header()
+
+
+def _stamp(path: Path) -> _Stamp:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_ino, found.st_size

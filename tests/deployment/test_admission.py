@@ -1,0 +1,137 @@
+"""The admission policy: its CEL is evaluated for Services and slices that are right and wrong.
+
+What it lets in and what the agent takes is compared, so that the two cannot drift apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+import yaml
+
+from ipvsproxy.core.annotations import SCHEDULER, WEIGHTS, read_weights
+from ipvsproxy.model import Scheduler
+from tests.deployment.rendered import MANIFESTS, Json, sound
+
+cel = pytest.importorskip("cel", reason="needs common-expression-language: make setup")
+
+FOLDER = MANIFESTS / "admission"
+POLICY = yaml.safe_load((FOLDER / "policy.yaml").read_text())
+BINDING = yaml.safe_load((FOLDER / "binding.yaml").read_text())
+VERSIONS = ("1.30", "1.32", "1.35", "1.37")
+"""admissionregistration.k8s.io/v1 has these kinds since 1.30."""
+
+Annotations = Mapping[str, str] | None
+
+
+def refusals(kind: str, new: Annotations, old: Annotations | str = "none") -> list[str]:
+    """Return what the policy says of an object; `old` is "none" where it is created."""
+    resource = {"Service": "services", "EndpointSlice": "endpointslices"}[kind]
+    variables: dict[str, Any] = {}
+    context = {
+        "request": {"resource": {"resource": resource}},
+        "object": _object(new),
+        "oldObject": None if isinstance(old, str) else _object(old),
+        "variables": variables,
+    }
+    for one in POLICY["spec"]["variables"]:
+        variables[one["name"]] = cel.evaluate(one["expression"], context)
+    return [
+        one["message"] if "message" in one else cel.evaluate(one["messageExpression"], context)
+        for one in POLICY["spec"]["validations"]
+        if not cel.evaluate(one["expression"], context)
+    ]
+
+
+def _object(annotations: Annotations) -> Json:
+    metadata = {"name": "web"} if annotations is None else {"annotations": dict(annotations)}
+    return {"metadata": metadata}
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_policy_and_binding_are_valid(version: str) -> None:
+    sound(POLICY, version)
+    sound(BINDING, version)
+
+
+def test_the_binding_is_of_the_policy_and_refuses() -> None:
+    assert BINDING["spec"]["policyName"] == POLICY["metadata"]["name"]
+    assert BINDING["spec"]["validationActions"] == ["Deny"]
+
+
+@pytest.mark.parametrize("scheduler", sorted(Scheduler))
+def test_every_scheduler_is_let_in(scheduler: str) -> None:
+    assert refusals("Service", {SCHEDULER: scheduler}) == []
+
+
+@pytest.mark.parametrize("wrong", ["", "RR", "roundrobin", "rr,wrr"])
+def test_what_is_no_scheduler_is_refused_with_the_word_and_those_that_there_are(wrong: str) -> None:
+    (message,) = refusals("Service", {SCHEDULER: wrong})
+    assert message.startswith(f'annotation {SCHEDULER}: "{wrong}" is no scheduler')
+    assert message.endswith(" ".join(sorted(Scheduler)))
+
+
+@pytest.mark.parametrize("kind", ["Service", "EndpointSlice"])
+@pytest.mark.parametrize("annotations", [None, {}, {"example.com/a": "b"}], ids=str)
+def test_without_our_annotations_everything_is_let_in(kind: str, annotations: Annotations) -> None:
+    assert refusals(kind, annotations) == []
+
+
+WEIGHT_TEXTS = {
+    '{"10.244.1.7": 3, "10.244.2.9": 1}': True,
+    '{"2001:db8::1":65535}': True,
+    " { } ": True,
+    '{"10.244.1.7": 0}': True,
+    '{"10.244.1.7": 9999}': True,
+    '{"10.244.1.7": 10000}': True,
+    '{"10.244.1.7": 65536}': False,
+    '{"10.244.1.7": 100000}': False,
+    '{"10.244.1.7": -1}': False,
+    '{"10.244.1.7": 1.5}': False,
+    '{"10.244.1.7": "3"}': False,
+    '{"10.244.1.7": 03}': False,
+    '{"10.244.1.7": 3,}': False,
+    '{"web-1": 3}': False,
+    '["10.244.1.7"]': False,
+    "10.244.1.7=3": False,
+    "": False,
+}
+
+
+@pytest.mark.parametrize("text", WEIGHT_TEXTS)
+def test_weights_that_the_agent_takes_are_let_in_and_others_are_refused(text: str) -> None:
+    right = WEIGHT_TEXTS[text]
+    try:
+        read_weights(text)
+    except ValueError:
+        assert not right
+    else:
+        assert right
+    messages = refusals("EndpointSlice", {WEIGHTS: text})
+    assert not messages if right else "no JSON object from IP address to weight" in messages[0]
+
+
+@pytest.mark.parametrize(
+    ("kind", "annotations"),
+    [
+        ("Service", {SCHEDULER: "wrong"}),
+        ("Service", {WEIGHTS: "{}"}),
+        ("EndpointSlice", {WEIGHTS: "wrong"}),
+    ],
+    ids=str,
+)
+def test_what_was_wrong_before_does_not_keep_others_from_writing(
+    kind: str, annotations: Annotations
+) -> None:
+    """The controller of endpoint slices writes them again with the annotation as it was."""
+    assert annotations
+    assert refusals(kind, annotations)
+    assert refusals(kind, annotations, old=None)
+    assert refusals(kind, annotations, old=annotations) == []
+
+
+def test_weights_on_a_service_are_refused_with_the_place_where_they_belong() -> None:
+    (message,) = refusals("Service", {WEIGHTS: "{}"})
+    assert "EndpointSlice" in message
