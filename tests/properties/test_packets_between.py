@@ -170,7 +170,7 @@ def test_nobody_fares_worse_between_than_before_and_after(draw: st.DataObject, s
                 assert found.node_itself <= (old.node_itself or new.node_itself), told
 
 
-@often
+@settings(max_examples=EXAMPLES // 2)
 @given(draw=st.data(), seed=seeds, probability=st.sampled_from((0.05, 0.2, 0.5)))
 def test_nor_when_some_operations_are_refused_once(
     draw: st.DataObject, seed: int, probability: float

@@ -361,7 +361,7 @@ def test_a_refusal_holds_up_only_what_depends_on_it(
         ]
 
 
-def _may_wait(  # noqa: C901, PLR0911, PLR0912 - one case for each kind
+def _may_wait(  # noqa: C901, PLR0911 - one case for each kind
     undone: Operation, refused: Operation, situation: Situation
 ) -> bool:
     new = {key for key in KEYS if key not in situation.state.virtual_servers}

@@ -27,7 +27,6 @@ from ipvsproxy.core.packet import (
 )
 from ipvsproxy.core.redirect import Redirect
 from ipvsproxy.core.redirect_rules import redirect_rule, with_present_redirects
-from ipvsproxy.core.redirect_rules import redirect_rule, with_present_redirects
 from ipvsproxy.core.sets import LEDGER, set_specs
 from ipvsproxy.core.trace import trace
 from ipvsproxy.kernel.fake import fresh_state
