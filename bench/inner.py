@@ -11,6 +11,8 @@ import gc
 import time
 from collections.abc import Callable, Iterable, Iterator
 
+from prometheus_client import generate_latest
+
 from bench.figures import Figure
 from bench.workload import NODE, Objects, Size, endpoint_slice, objects, pods, spare_pod
 from ipvsproxy.config import Settings
@@ -20,11 +22,13 @@ from ipvsproxy.core.plan import Batch, plan
 from ipvsproxy.core.settlement import NO_HOLDS, Settlement
 from ipvsproxy.core.surroundings import Surroundings
 from ipvsproxy.core.translate import Fragment, Inputs, translate
+from ipvsproxy.dataplane import Counters, TrafficReading
 from ipvsproxy.kernel import codec
 from ipvsproxy.kernel.fake import fresh_state
 from ipvsproxy.kernel.message import attribute, attributes
-from ipvsproxy.model import Family, State
+from ipvsproxy.model import Family, State, VirtualServerKey
 from ipvsproxy.objects import EndpointSlice, Service, read_endpoint_slice, read_service
+from ipvsproxy.telemetry.traffic import Traffic, TrafficPort
 
 _SETTINGS = Settings(node_name=NODE)
 _SEED = NODE.encode()
@@ -57,6 +61,7 @@ def _measured(size: Size, described: Objects) -> Iterator[tuple[str, float]]:
     yield "plan a Service, all new", _least(lambda: _plan(settlement, touched, empty)) / each
     yield from _of_a_change(size, fragments)
     yield from _of_the_codec(fragments)
+    yield from _of_a_scrape(fragments)
 
 
 def _of_a_change(size: Size, fragments: list[Fragment]) -> Iterator[tuple[str, float]]:
@@ -108,6 +113,40 @@ def _of_the_codec(fragments: Iterable[Fragment]) -> Iterator[tuple[str, float]]:
             codec.decode_real_server(report, Family.IPV4)
 
     yield "decode a real server", _least(decode) / len(new)
+
+
+def _of_a_scrape(fragments: Iterable[Fragment]) -> Iterator[tuple[str, float]]:
+    """Measure the traffic counters, of a node through which every Service has had traffic."""
+    counters = b"".join(attribute(kind, bytes([kind] * 8)) for kind in range(1, 6))
+    ports = {
+        frontend.key: TrafficPort(fragment.name, "http", frontend.key.protocol.name)
+        for fragment in fragments
+        for frontend in fragment.frontends
+    }
+    generic, service, statistics = 4, 1, 12
+    reports = [
+        request[:generic]
+        + attribute(
+            service,
+            attributes(request, generic)[service] + attribute(statistics, counters),
+        )
+        for request in map(codec.encode_read_virtual_server, ports)
+    ]
+
+    def decode() -> list[tuple[VirtualServerKey, Counters]]:
+        found = map(codec.decode_virtual_server_counters, reports)
+        return [one for one in found if one is not None]
+
+    yield "decode a virtual server's counters", _least(decode) / len(reports)
+    readings = {key: TrafficReading(counted, {}) for key, counted in decode()}
+    traffic = Traffic()
+    services = frozenset(port.service for port in ports.values())
+    seconds = _least(lambda: traffic.take(readings, ports, services))
+    yield "add up a virtual server's counters", seconds / len(reports)
+    yield (
+        "write the series of a Service port",
+        _least(lambda: generate_latest(traffic.registry)) / (len(reports)),
+    )
 
 
 def _report(request: bytes) -> bytes:

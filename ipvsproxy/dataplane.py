@@ -68,6 +68,27 @@ class Reading(NamedTuple):
     real_servers: Mapping[RealServerKey, RealServerReading]
 
 
+class Counters(NamedTuple):
+    """What has gone through a virtual or a real server since it was made, or since `ipvsadm -Z`.
+
+    `in` is what clients send, `out` what comes back to them; bytes are those of IP packets.
+    """
+
+    connections: int = 0
+    packets_in: int = 0
+    packets_out: int = 0
+    bytes_in: int = 0
+    bytes_out: int = 0
+
+
+class TrafficReading(NamedTuple):
+    """What the kernel has counted of a virtual server."""
+
+    counters: Counters
+    real_servers: Mapping[RealServerKey, Counters]
+    """Empty where they were not asked for."""
+
+
 class NodeNetworkChanged(NamedTuple):
     """An address, a link or a route of this node came or went."""
 
@@ -82,7 +103,8 @@ class DataplaneError(Exception):
 class Dataplane(Protocol):
     """The kernel's tables.
 
-    Calls are not made concurrently: there is one writer, and it waits for each answer.
+    Calls are not made concurrently: there is one writer, and it waits for each answer. `counters`
+    alone may be called beside others, which wait for a part of it at the most.
     """
 
     async def dump(self) -> State:
@@ -95,6 +117,18 @@ class Dataplane(Protocol):
         """Read a few virtual servers with their connection counts; None for one that is not there.
 
         Costs one request to the kernel for each key. Raises DataplaneError as `dump` does.
+        """
+        ...
+
+    async def counters(
+        self, real_servers_of: Collection[VirtualServerKey] = ()
+    ) -> Mapping[VirtualServerKey, TrafficReading]:
+        """Read what was counted of all virtual servers, and of the real servers of some.
+
+        The kernel brings them up to date every 2 s (net/netfilter/ipvs/ip_vs_est.c). Costs one
+        listing, and one more for each key of `real_servers_of`; one that is not there is
+        left out. Raises DataplaneError as `dump` does, and on kernels before 4.1, which count
+        packets in 32 bits only.
         """
         ...
 

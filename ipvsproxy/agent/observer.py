@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 
+from ipvsproxy.agent.changes import Changes
 from ipvsproxy.core.operations import ReplaceChains
 from ipvsproxy.model import SetType
 from ipvsproxy.reconciler import CycleReport, Reconciler
@@ -26,12 +27,14 @@ class Observer:
         store: Store,
         metrics: Metrics,
         health: Health,
+        changes: Changes,
         clock: Callable[[], float],
         wall_clock: Callable[[], float],
     ) -> None:
         self._store = store
         self._metrics = metrics
         self._health = health
+        self._changes = changes
         self._clock = clock
         self._wall_clock = wall_clock
         self._events: Counter[type[Event]] = Counter()
@@ -45,6 +48,8 @@ class Observer:
         self._events[type(event)] += 1
         if self._store.node is not None:
             self._health.leaving = self._store.node.leaving
+        if changed:
+            self._changes.note(event, self._store.revision)
         if changed and self._store.listed:
             self._health.queued(self._clock())
             self._metrics.sync_last_queued.set(self._wall_clock())
@@ -56,6 +61,7 @@ class Observer:
     def cycle_finished(self, report: CycleReport) -> None:
         """Take note of what a cycle did."""
         now = self._wall_clock()
+        self._changes.finished(report.covers)
         self._health.cycle_completed(self._clock())
         if not self._store.dirty:
             self._health.in_step()
@@ -90,6 +96,7 @@ class Observer:
         for kind, count in self._events.items():
             metrics.source_events.labels(kind.__name__).inc(count)
         self._events.clear()
+        self._changes.gauges()
         gauges = {
             "services": metrics.services,
             "virtual_servers": metrics.virtual_servers,

@@ -61,7 +61,7 @@ async def open_source(
         master=settings.master,
         environment=os.environ,
     )
-    connection = await connect(access)
+    connection = await connect(access, watches.requests if watches is not None else None)
     try:
         timing = Timing(time.monotonic, asyncio.sleep, random.random)
         yield Opened(

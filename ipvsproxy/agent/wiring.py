@@ -11,7 +11,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ipvsproxy import __version__
+from ipvsproxy.agent.changes import Changes
 from ipvsproxy.agent.observer import Observer, sizes
+from ipvsproxy.agent.traffic import TrafficReader
 from ipvsproxy.config import Settings
 from ipvsproxy.core.translate import Fragment, Frontend
 from ipvsproxy.dataplane import Dataplane
@@ -42,6 +44,7 @@ class Wiring:
     health_checks: HealthChecks
     observer: Observer
     reconciler: Reconciler
+    traffic: TrafficReader
 
     @property
     def settings(self) -> Settings:
@@ -79,8 +82,9 @@ class Wiring:
             writes=dict(self.observer.writes),
         )
 
-    def scrape(self) -> None:
-        """Bring the gauges up to date, before a scrape."""
+    async def scrape(self) -> None:
+        """Bring gauges and traffic counters up to date, before a scrape."""
+        await self.traffic.refresh()
         self.observer.gauges(self.reconciler)
         self.metrics.health_check_node_ports.set(self.health_checks.listening)
 
@@ -131,6 +135,7 @@ def wire(
         store=store,
         metrics=metrics,
         health=health,
+        changes=Changes(metrics, conditions, wall_clock),
         clock=clock,
         wall_clock=wall_clock,
     )
@@ -152,4 +157,12 @@ def wire(
         health_checks=checks,
         tell=tell,
     )
-    return Wiring(store, conditions, metrics, health, checks, observer, reconciler)
+    traffic = TrafficReader(
+        dataplane=dataplane,
+        store=store,
+        reconciler=reconciler,
+        metrics=metrics,
+        clock=clock,
+        wall_clock=wall_clock,
+    )
+    return Wiring(store, conditions, metrics, health, checks, observer, reconciler, traffic)

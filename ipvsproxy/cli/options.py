@@ -268,6 +268,10 @@ _OPTIONS: Mapping[str, Decorator] = {
         metavar="ADDRESS:PORT",
         help="Where /metrics and /status are served (default 127.0.0.1:10249; empty: nowhere).",
     ),
+    "endpoint_metrics": switch(
+        "--endpoint-metrics",
+        help="Count traffic for each endpoint too, not only each Service port.",
+    ),
     "log_format": _option(
         "--log-format",
         "--logging-format",

@@ -67,6 +67,7 @@ READERS: Mapping[str, Reader] = {
     "oom_score_adj": values.whole_number(-1000, 1000),
     "healthz_bind_address": values.bind_address(10256),
     "metrics_bind_address": values.bind_address(10249),
+    "endpoint_metrics": values.boolean,
     "log_format": values.log_format,
     "verbosity": values.whole_number(0, 10),
 }

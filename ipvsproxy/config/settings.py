@@ -220,6 +220,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     metrics_bind_address: str = METRICS_BIND_ADDRESS
     """ADDRESS:PORT of /metrics, /status, /proxyMode and /configz. Empty: none."""
 
+    endpoint_metrics: bool = False
+    """Count traffic for each endpoint too: up to five more series for each, and one more reading of
+    the kernel for each virtual server at a scrape."""
+
     log_format: LogFormat = LogFormat.AUTO
     """How log lines look."""
 

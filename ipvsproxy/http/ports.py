@@ -23,6 +23,7 @@ from ipvsproxy.http.service_health import HealthChecks
 from ipvsproxy.telemetry import AgentStatus, Conditions, Health, Metrics
 
 PROXY_MODE = "ipvs"
+_OPENMETRICS_END = b"# EOF\n"
 
 
 class Agent(Protocol):
@@ -57,8 +58,8 @@ class Agent(Protocol):
         """Answer /status."""
         ...
 
-    def scrape(self) -> None:
-        """Bring the gauges up to date, before a scrape."""
+    async def scrape(self) -> None:
+        """Bring gauges and traffic counters up to date, before a scrape."""
         ...
 
 
@@ -86,9 +87,11 @@ def metrics_application(agent: Agent) -> web.Application:
     """Answer for /metrics, /status, /proxyMode, /configz and a plain /healthz."""
 
     async def show_metrics(request: web.Request) -> web.Response:
-        agent.scrape()
+        await agent.scrape()
         encode, content_type = choose_encoder(request.headers.get("Accept", ""))
-        body = encode(agent.metrics.registry)
+        body = encode(agent.metrics.registry).removesuffix(_OPENMETRICS_END)
+        # A series for each Service port: tens of thousands take a second to write.
+        body += await asyncio.to_thread(encode, agent.metrics.traffic.registry)
         return web.Response(body=body, headers={"Content-Type": content_type})
 
     async def show_status(_: web.Request) -> web.Response:

@@ -20,6 +20,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ipvsproxy.dataplane import Counters
 from ipvsproxy.model import (
     Address,
     Connections,
@@ -64,6 +65,8 @@ class Traffic:
         self._taken: Counter[tuple[VirtualServerKey, RealServerKey]] = Counter()
         self._last: dict[tuple[VirtualServerKey, RealServerKey], int] = {}
         self._opened = 0
+        self._served: Counter[tuple[VirtualServerKey, RealServerKey | None]] = Counter()
+        """Connections since it was made, of each real server; None: of the virtual server."""
         self._affinity: dict[tuple[VirtualServerKey, bytes], RealServerKey] = {}
 
     def connect(self, key: VirtualServerKey, client: Address) -> Connection | None:
@@ -81,6 +84,7 @@ class Traffic:
             self._affinity[key, group] = member
         self._taken[key, member] += 1
         self._opened += 1
+        self._served.update([(key, None), (key, member)])
         self._last[key, member] = self._opened
         connection = Connection(key, client, member)
         self.open.append(connection)
@@ -104,6 +108,9 @@ class Traffic:
         for name, member in list(self._affinity.items()):
             if not self._lives(name[0], member):
                 del self._affinity[name]
+        for key, served in list(self._served):
+            if not self._is_there(key, served):
+                del self._served[key, served]
 
     def count(self, key: VirtualServerKey, member: RealServerKey) -> Connections:
         """Count as the kernel does: UDP has no established state, so all of it is inactive."""
@@ -114,6 +121,13 @@ class Traffic:
         if key.protocol is Protocol.UDP:
             return Connections(0, here, persistent)
         return Connections(here, 0, persistent)
+
+    def counters(self, key: VirtualServerKey, member: RealServerKey | None = None) -> Counters:
+        """Give what was counted of a virtual server, or of one of its real servers."""
+        return Counters(connections=self._served[key, member])
+
+    def _is_there(self, key: VirtualServerKey, member: RealServerKey | None) -> bool:
+        return key in self._state.virtual_servers if member is None else self._lives(key, member)
 
     def _lives(self, key: VirtualServerKey, member: RealServerKey) -> bool:
         return member in self._state.real_servers.get(key, {})

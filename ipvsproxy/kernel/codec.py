@@ -27,6 +27,7 @@ import sys
 from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
+from ipvsproxy.dataplane import Counters
 from ipvsproxy.kernel.message import CodecError, attribute, attributes
 from ipvsproxy.model import (
     Address,
@@ -51,8 +52,10 @@ __all__ = [
     "ReportedVirtualServer",
     "decode_family",
     "decode_real_server",
+    "decode_real_server_counters",
     "decode_timeouts",
     "decode_virtual_server",
+    "decode_virtual_server_counters",
     "encode_add_real_server",
     "encode_add_virtual_server",
     "encode_family_request",
@@ -87,6 +90,8 @@ _DEST_ADDRESS, _DEST_PORT, _METHOD, _WEIGHT, _UPPER, _LOWER, _ACTIVE, _INACTIVE,
     range(1, 10)
 )
 _DEST_FAMILY = 11
+_STATISTICS = 12  # IPVS_SVC_ATTR_STATS64, IPVS_DEST_ATTR_STATS64; since 4.1
+_STATISTICS_ATTRIBUTES = range(1, 6)  # IPVS_STATS_ATTR_CONNS to _OUTBYTES, as in `Counters`
 
 _AF_INET, _AF_INET6 = 2, 10
 _AF_BY_LENGTH = {4: _AF_INET, 16: _AF_INET6}
@@ -106,6 +111,7 @@ _MASKS = tuple((_ALL_BITS << 32 - length & _ALL_BITS).to_bytes(4) for length in 
 _GENERIC = struct.Struct("=BBH")  # struct genlmsghdr: command, version, reserved
 _U16 = struct.Struct("=H")
 _U32 = struct.Struct("=I")
+_U64 = struct.Struct("=Q")
 _FLAG_PAIR = struct.Struct("=II")  # struct ip_vs_flags: flags, mask
 _IDENTITY = struct.Struct("=HHH2x HHH2x HH16s HH2s2x")
 _REAL_IDENTITY = struct.Struct("=HH HH16s HH2s2x HHH2x")
@@ -248,14 +254,7 @@ def decode_virtual_server(payload: bytes) -> ReportedVirtualServer | None:
         found = attributes(attributes(payload, _GENERIC.size)[_SERVICE])
         if _FWMARK in found:
             return None
-        return ReportedVirtualServer(
-            VirtualServerKey(
-                _PROTOCOLS[_U16.unpack(found[_PROTOCOL])[0]],
-                _address(found[_ADDRESS], _U16.unpack(found[_AF])[0]),
-                _port(found[_PORT]),
-            ),
-            _virtual_server(found),
-        )
+        return ReportedVirtualServer(_virtual_server_key(found), _virtual_server(found))
     except _UNCODABLE as error:
         raise CodecError(f"the report of a virtual server cannot be read: {error!r}") from error
 
@@ -267,11 +266,9 @@ def decode_real_server(payload: bytes, family: Family) -> ReportedRealServer:
     """
     try:
         found = attributes(attributes(payload, _GENERIC.size)[_DEST])
-        own_family = found.get(_DEST_FAMILY)
-        af = _AF_BY_FAMILY[family] if own_family is None else _U16.unpack(own_family)[0]
         number = _U32.unpack
         return ReportedRealServer(
-            RealServerKey(_address(found[_DEST_ADDRESS], af), _port(found[_DEST_PORT])),
+            _real_server_key(found, family),
             RealServer(
                 number(found[_WEIGHT])[0],
                 _METHODS[number(found[_METHOD])[0] & _METHOD_MASK],
@@ -284,6 +281,29 @@ def decode_real_server(payload: bytes, family: Family) -> ReportedRealServer:
                 number(found[_PERSISTENT])[0],
             ),
         )
+    except _UNCODABLE as error:
+        raise CodecError(f"the report of a real server cannot be read: {error!r}") from error
+
+
+def decode_virtual_server_counters(payload: bytes) -> tuple[VirtualServerKey, Counters] | None:
+    """Read what was counted of a virtual server; None for one by firewall mark.
+
+    Raises CodecError, also where the kernel counts in 32 bits only.
+    """
+    try:
+        found = attributes(attributes(payload, _GENERIC.size)[_SERVICE])
+        if _FWMARK in found:
+            return None
+        return _virtual_server_key(found), _counters(found)
+    except _UNCODABLE as error:
+        raise CodecError(f"the report of a virtual server cannot be read: {error!r}") from error
+
+
+def decode_real_server_counters(payload: bytes, family: Family) -> tuple[RealServerKey, Counters]:
+    """Read what was counted of a real server; `family` and errors as above."""
+    try:
+        found = attributes(attributes(payload, _GENERIC.size)[_DEST])
+        return _real_server_key(found, family), _counters(found)
     except _UNCODABLE as error:
         raise CodecError(f"the report of a real server cannot be read: {error!r}") from error
 
@@ -346,6 +366,27 @@ def _netmask(address: Address, prefix_length: int) -> bytes:
             raise OverflowError(f"no netmask of {prefix_length} bits")
         return _MASKS[prefix_length]
     return prefix_length.to_bytes(4, sys.byteorder)
+
+
+def _virtual_server_key(found: Mapping[int, bytes]) -> VirtualServerKey:
+    return VirtualServerKey(
+        _PROTOCOLS[_U16.unpack(found[_PROTOCOL])[0]],
+        _address(found[_ADDRESS], _U16.unpack(found[_AF])[0]),
+        _port(found[_PORT]),
+    )
+
+
+def _real_server_key(found: Mapping[int, bytes], family: Family) -> RealServerKey:
+    own_family = found.get(_DEST_FAMILY)
+    af = _AF_BY_FAMILY[family] if own_family is None else _U16.unpack(own_family)[0]
+    return RealServerKey(_address(found[_DEST_ADDRESS], af), _port(found[_DEST_PORT]))
+
+
+def _counters(found: Mapping[int, bytes]) -> Counters:
+    if _STATISTICS not in found:
+        raise CodecError("this kernel has no 64-bit counters; they came with Linux 4.1")
+    counted = attributes(found[_STATISTICS])
+    return Counters(*(_U64.unpack(counted[one])[0] for one in _STATISTICS_ATTRIBUTES))
 
 
 def _virtual_server(found: Mapping[int, bytes]) -> VirtualServer:

@@ -23,6 +23,7 @@ from ipvsproxy.dataplane import (
     Reading,
     RealServerReading,
     Refusal,
+    TrafficReading,
 )
 from ipvsproxy.kernel.balance import Connection, Traffic
 from ipvsproxy.kernel.listing import ipvsadm_text
@@ -135,6 +136,22 @@ class FakeDataplane:
         self.traffic.settle()
         return {key: self._reading(key) for key in keys}
 
+    async def counters(
+        self, real_servers_of: Collection[VirtualServerKey] = ()
+    ) -> Mapping[VirtualServerKey, TrafficReading]:
+        """Count the simulated connections, which have no packets."""
+        self.traffic.settle()
+        asked = frozenset(real_servers_of)
+        return {
+            key: TrafficReading(
+                self.traffic.counters(key),
+                {member: self.traffic.counters(key, member) for member in members}
+                if key in asked
+                else {},
+            )
+            for key, members in self.state.real_servers.items()
+        }
+
     async def network(self) -> NodeNetwork:
         """Return the network of the state."""
         return self.state.network
@@ -205,6 +222,12 @@ class _Wrapper:
     ) -> Mapping[VirtualServerKey, Reading | None]:
         """Pass on."""
         return await self._inner.read(keys)
+
+    async def counters(
+        self, real_servers_of: Collection[VirtualServerKey] = ()
+    ) -> Mapping[VirtualServerKey, TrafficReading]:
+        """Pass on."""
+        return await self._inner.counters(real_servers_of)
 
     async def network(self) -> NodeNetwork:
         """Pass on."""

@@ -41,6 +41,7 @@ from ipvsproxy.kernel.refusals import UNANSWERED, refused
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
+    from ipvsproxy.dataplane import Counters
     from ipvsproxy.model import RealServerKey, Timeouts, VirtualServer, VirtualServerKey
 
 __all__ = ["Ipvs", "IpvsOperation", "outcome"]
@@ -128,6 +129,24 @@ class Ipvs:
         except CodecError as error:
             raise DataplaneError(f"the real servers of {key} cannot be read: {error}") from error
         return {one.key: RealServerReading(one.server, one.connections) for one in reported}
+
+    def virtual_server_counters(self) -> dict[VirtualServerKey, Counters]:
+        """Read what was counted of all virtual servers. Raises DataplaneError."""
+        payloads = self._list(codec.encode_list_virtual_servers())
+        try:
+            counted = [codec.decode_virtual_server_counters(payload) for payload in payloads]
+        except CodecError as error:
+            raise DataplaneError(f"the counters of IPVS cannot be read: {error}") from error
+        return dict(one for one in counted if one is not None)
+
+    def real_server_counters(self, key: VirtualServerKey) -> dict[RealServerKey, Counters]:
+        """Read what was counted of one virtual server's real servers. Raises DataplaneError."""
+        payloads = self._list(codec.encode_list_real_servers(key))
+        family = key.family
+        try:
+            return dict(codec.decode_real_server_counters(one, family) for one in payloads)
+        except CodecError as error:
+            raise DataplaneError(f"the counters of {key} cannot be read: {error}") from error
 
     def read(self, keys: Collection[VirtualServerKey]) -> dict[VirtualServerKey, Reading | None]:
         """Read a few virtual servers; None for one that does not exist. Raises DataplaneError."""

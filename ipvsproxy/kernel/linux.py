@@ -14,6 +14,7 @@ import asyncio
 import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, fields
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar, assert_never
 
 from ipvsproxy.core.operations import (
@@ -38,6 +39,7 @@ from ipvsproxy.core.operations import (
     SetVirtualServer,
     UnbindAddress,
 )
+from ipvsproxy.dataplane import DataplaneError, TrafficReading
 from ipvsproxy.kernel import conntrack, notices, rtnetlink, surroundings, sysctl
 from ipvsproxy.kernel.ipset import Ipsets
 from ipvsproxy.kernel.iptables import Iptables
@@ -50,13 +52,16 @@ from ipvsproxy.model import State
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 
-    from ipvsproxy.dataplane import Change, Outcome, Reading
+    from ipvsproxy.dataplane import Change, Counters, Outcome, Reading
     from ipvsproxy.kernel.ipset import SetOperation
     from ipvsproxy.kernel.ipvs import IpvsOperation
     from ipvsproxy.kernel.link import LinkOperation
-    from ipvsproxy.model import NodeNetwork, VirtualServerKey
+    from ipvsproxy.model import NodeNetwork, RealServerKey, VirtualServerKey
 
 __all__ = ["LinuxDataplane"]
+
+_PORTION = 50
+"""Virtual servers whose real servers are read in one go for their counters: some milliseconds."""
 
 _Result = TypeVar("_Result")
 _Operation = TypeVar("_Operation")
@@ -96,6 +101,24 @@ class LinuxDataplane:
         """Read a few virtual servers with their connection counts; None for one not there."""
         return await self._in_worker(lambda: self._ipvs.read(keys))
 
+    async def counters(
+        self, real_servers_of: Collection[VirtualServerKey] = ()
+    ) -> Mapping[VirtualServerKey, TrafficReading]:
+        """Read what was counted of all virtual servers, and of the real servers of some.
+
+        In portions, so that a write waits for one of them and not for all.
+        """
+        counted = await self._in_worker(self._ipvs.virtual_server_counters)
+        members: dict[VirtualServerKey, Mapping[RealServerKey, Counters]] = {}
+        keys = [key for key in real_servers_of if key in counted]
+        for start in range(0, len(keys), _PORTION):
+            if self._closed:
+                raise DataplaneError("the counters of IPVS cannot be read: the agent stops")
+            members |= await self._in_worker(
+                partial(self._real_server_counters, keys[start : start + _PORTION])
+            )
+        return {key: TrafficReading(one, members.get(key, {})) for key, one in counted.items()}
+
     async def network(self) -> NodeNetwork:
         """Read the node's own network. Raises DataplaneError when that is not possible."""
         return await self._in_worker(lambda: surroundings.read_network(self._route))
@@ -118,6 +141,11 @@ class LinuxDataplane:
     async def _in_worker(self, work: Callable[[], _Result]) -> _Result:
         # Without the shield, cancelling would take work that waits for the thread out of the queue.
         return await asyncio.shield(asyncio.wrap_future(self._worker.submit(work)))
+
+    def _real_server_counters(
+        self, keys: Sequence[VirtualServerKey]
+    ) -> dict[VirtualServerKey, Mapping[RealServerKey, Counters]]:
+        return {key: self._ipvs.real_server_counters(key) for key in keys}
 
     def _close(self) -> None:
         self._ipvs.close()

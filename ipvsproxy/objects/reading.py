@@ -39,6 +39,7 @@ ANNOTATION_DOMAIN = "ipvsproxy.io/"
 ALIAS_ANNOTATIONS = frozenset({"kube-router.io/service.scheduler"})
 """Annotations of others that are accepted in place of ours."""
 WEIGHTS_ANNOTATION = "ipvsproxy.io/weights"
+_TRIGGER_ANNOTATION = "endpoints.kubernetes.io/last-change-trigger-time"
 
 _LEAVING_TAINT = "ToBeDeletedByClusterAutoscaler"
 _SERVICE_TYPES = ("ClusterIP", "NodePort", "LoadBalancer", "ExternalName")
@@ -286,7 +287,16 @@ def _endpoint_slice(written: wire.EndpointSlice) -> EndpointSlice | None:
         endpoints=_endpoints(written.endpoints or (), family) if family else (),
         ports=_slice_ports(written.ports or ()),
         weights=(metadata.annotations or {}).get(WEIGHTS_ANNOTATION),
+        triggered=_triggered(metadata.annotations or {}),
     )
+
+
+def _triggered(annotations: Mapping[str, str | None]) -> float | None:
+    """Read what the control plane writes for measurements; nonsense is no reason to refuse."""
+    try:
+        return fields.moment(_TRIGGER_ANNOTATION, annotations.get(_TRIGGER_ANNOTATION))
+    except fields.Wrong:
+        return None
 
 
 def _endpoints(written: Iterable[wire.Endpoint], family: Family) -> tuple[Endpoint, ...]:

@@ -133,6 +133,8 @@ class EndpointSlice(msgspec.Struct, frozen=True):
     ports: tuple[SlicePort, ...] = ()
     weights: str | None = None
     """Annotation ipvsproxy.io/weights, as written; core.annotations reads it."""
+    triggered: float | None = None
+    """When what led to its latest change happened, seconds since the epoch; None: not told."""
 
 
 class Node(msgspec.Struct, frozen=True):

@@ -186,6 +186,7 @@ class Reconciler:
         await self._audit_if_due(report)
         await self._network.look_if_due()
         names = self._translation.take_names(self._writer.state)
+        report.covers = -1 if self._store.dirty else revision
         if self._translation.needs_listeners(names, self._writer.state):
             await self._network.look()
         around = self._translation.around(self._writer.state)

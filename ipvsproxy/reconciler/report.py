@@ -21,6 +21,8 @@ class CycleReport:
     """Seconds."""
     translated: int = 0
     """Services that were looked at."""
+    covers: int = -1
+    """The store's revision up to which all changes were looked at; -1: some wait for the next."""
     done: Counter[str] = field(default_factory=Counter)
     """Acknowledged operations, by kind."""
     refused: Counter[tuple[str, str]] = field(default_factory=Counter)

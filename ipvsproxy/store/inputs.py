@@ -12,7 +12,7 @@ from typing import assert_never
 
 from ipvsproxy.core.surroundings import may_be_a_node
 from ipvsproxy.core.translate import Inputs
-from ipvsproxy.model import Address, Network, VirtualServerKey
+from ipvsproxy.model import Address, Network, Protocol, VirtualServerKey
 from ipvsproxy.objects import (
     EndpointSlice,
     KubernetesObject,
@@ -183,11 +183,16 @@ class Store:
 
     def port_name(self, name: ServiceName, key: VirtualServerKey) -> str:
         """Give the name of a Service's port, else its number; empty where it is not there."""
+        return self.port_names(name).get((key.protocol, key.port), "")
+
+    def port_names(self, name: ServiceName) -> Mapping[tuple[Protocol, int], str]:
+        """Give what `port_name` does of all ports, for a Service may have thousands."""
         service = self._services.get(name)
+        found: dict[tuple[Protocol, int], str] = {}
         for port in service.ports if service is not None else ():
-            if port.protocol is key.protocol and key.port in (port.port, port.node_port):
-                return port.name or str(port.port)
-        return ""
+            for number in (port.port, port.node_port):
+                found.setdefault((port.protocol, number), port.name or str(port.port))
+        return found
 
     def take_dirty(self, only: Collection[ServiceName] | None = None) -> list[ServiceName]:
         """Take the names of Services that have changed, in order of change; all, or `only` some."""

@@ -25,6 +25,7 @@ from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
 from ipvsproxy.telemetry.conditions import Conditions, ConditionType
+from ipvsproxy.telemetry.traffic import Traffic
 from ipvsproxy.telemetry.watches import Watches
 
 # One series more for each counter, which kube-proxy's dashboards do not know, and nobody reads.
@@ -32,6 +33,9 @@ disable_created_metrics()  # type: ignore[no-untyped-call]
 
 SYNC_BUCKETS = tuple(0.001 * 2**power for power in range(15))
 """Seconds: 1 ms to 16.4 s, kube-proxy's."""
+
+PROGRAMMING_BUCKETS = (0.25, 0.5, *range(1, 60), *range(60, 120, 5), *range(120, 301, 30))
+"""Seconds: a quarter to five minutes, kube-proxy's."""
 
 TRAFFIC_POLICIES = ("internal", "external")
 """Values of the label traffic_policy; each has a number from the start."""
@@ -86,7 +90,14 @@ class _WatchesCollector(Collector):
             lists.add_metric([name], watch.lists)
             for reason, count in sorted(watch.errors.items()):
                 errors.add_metric([name, reason], count)
-        yield from (connected, objects, heard, lists, errors)
+        requests = CounterMetricFamily(
+            "rest_client_requests",
+            "Requests to the API server by HTTP status (or <error>), method and host",
+            labels=["code", "method", "host"],
+        )
+        for labels, count in sorted(self._watches.requests.items()):
+            requests.add_metric(labels, count)
+        yield from (connected, objects, heard, lists, errors, requests)
 
 
 def _of_watches(name: str, meaning: str) -> GaugeMetricFamily:
@@ -94,7 +105,10 @@ def _of_watches(name: str, meaning: str) -> GaugeMetricFamily:
 
 
 class Metrics:
-    """Every metric of the agent, as an attribute; `registry` is what is scraped."""
+    """Every metric of the agent, as an attribute; `registry` is what is scraped.
+
+    The counters of `traffic` have a registry of their own: there may be tens of thousands.
+    """
 
     def __init__(
         self, conditions: Conditions, *, version: str, watches: Watches | None = None
@@ -108,7 +122,9 @@ class Metrics:
             {"version": version}
         )
         self._kube_proxy_metrics()
+        self._change_metrics()
         self._own_metrics()
+        self._traffic_metrics()
 
     def _kube_proxy_metrics(self) -> None:
         self.sync_duration = Histogram(
@@ -142,6 +158,26 @@ class Metrics:
         self.livez = self._counter(
             "kubeproxy_proxy_livez_total", "Answers of /livez by HTTP status", "code"
         )
+
+    def _change_metrics(self) -> None:
+        """Measure the way of a change into the kernel, as kube-proxy does."""
+        self.network_programming = Histogram(
+            "kubeproxy_network_programming_duration_seconds",
+            "Seconds from what changed an EndpointSlice until the kernel had it",
+            buckets=PROGRAMMING_BUCKETS,
+            registry=self.registry,
+        )
+        name, meaning = "kubeproxy_sync_proxy_rules", "that no cycle has carried out yet"
+        self.endpoint_changes_pending = self._gauge(
+            f"{name}_endpoint_changes_pending", f"EndpointSlices with a change {meaning}"
+        )
+        self.endpoint_changes = self._counter(
+            f"{name}_endpoint_changes_total", "Changes of EndpointSlices"
+        )
+        self.service_changes_pending = self._gauge(
+            f"{name}_service_changes_pending", f"Services with a change {meaning}"
+        )
+        self.service_changes = self._counter(f"{name}_service_changes_total", "Changes of Services")
 
     def _own_metrics(self) -> None:
         self.cycles = self._counter(
@@ -193,6 +229,18 @@ class Metrics:
         )
         self.source_events = self._counter(
             "ipvsproxy_source_events_total", "What the sources reported, by kind of event", "event"
+        )
+
+    def _traffic_metrics(self) -> None:
+        """Say how the counters are that are read from the kernel."""
+        self.traffic = Traffic()
+        self.traffic_read = self._gauge(
+            "ipvsproxy_traffic_last_read_successful",
+            "Whether the traffic counters could be read when that was last tried: 1, else 0",
+        )
+        self.traffic_read_at = self._gauge(
+            "ipvsproxy_traffic_last_read_timestamp_seconds",
+            "When the traffic counters were last read, seconds since the epoch; 0: never",
         )
 
     def config_reloaded(self, now: float) -> None:

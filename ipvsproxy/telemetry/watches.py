@@ -1,4 +1,4 @@
-"""How the watches of a source are doing, as plain data: what the metrics of a scrape are made of.
+"""How the watches and requests of a source do, as plain data: what metrics are made of.
 
 A source writes, `metrics` reads; a folder has none of it.
 """
@@ -34,9 +34,11 @@ class WatchHealth:
 class Watches:
     """The watches that there are, by name."""
 
-    __slots__ = ("_watches",)
+    __slots__ = ("_watches", "requests")
 
     def __init__(self) -> None:
+        self.requests: Counter[tuple[str, str, str]] = Counter()
+        """All requests to API servers, by client-go's code, method and host."""
         self._watches: dict[str, WatchHealth] = {}
 
     def of(self, name: str) -> WatchHealth:

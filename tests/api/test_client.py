@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -354,3 +355,29 @@ def test_the_library_is_not_imported_before_it_is_needed() -> None:
         "sys.exit(any(name.startswith('kubernetes_asyncio') for name in sys.modules))"
     )
     assert subprocess.run([sys.executable, "-c", code], env=os.environ, check=False).returncode == 0
+
+
+async def test_every_request_is_counted_as_client_go_does(server: FakeApiServer) -> None:
+    requests: Counter[tuple[str, str, str]] = Counter()
+    connection = await connect(Server((server.url,)), requests)
+    try:
+        await connection.get(SERVICES, {})
+        with pytest.raises(NotFound):
+            await connection.get("/api/v1/nothing", {})
+        async with connection.stream(SERVICES, {"watch": "1"}, silence=60):
+            pass
+    finally:
+        await connection.close()
+    host = server.url.partition("//")[2]
+    assert requests == {("200", "GET", host): 2, ("404", "GET", host): 1}
+
+
+async def test_a_request_without_an_answer_is_counted_as_an_error() -> None:
+    requests: Counter[tuple[str, str, str]] = Counter()
+    connection = await connect(Server(("http://127.0.0.1:1",)), requests)
+    try:
+        with pytest.raises(ApiError):
+            await connection.get(SERVICES, {})
+    finally:
+        await connection.close()
+    assert requests == {("<error>", "GET", "127.0.0.1:1"): 1}

@@ -28,8 +28,6 @@ PANELS = [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
 
 FROM_OUTSIDE = {"instance", "job"}
 """Labels that Prometheus gives."""
-COLLECTED: Mapping[str, set[str]] = {"ipvsproxy_conditions": {"type"}}
-"""Labels of metrics that are counted at the scrape, so that no attribute tells them."""
 
 
 def known() -> dict[str, set[str]]:
@@ -42,8 +40,9 @@ def known() -> dict[str, set[str]]:
     }
     found = {"up": set[str]()}
     suffixes = {"counter": ("_total",), "info": ("_info",), "histogram": ("_bucket", "_count")}
-    for family in metrics.registry.collect():
-        own = labels.get(family.name, COLLECTED.get(family.name, set()))
+    for family in (*metrics.registry.collect(), *metrics.traffic.registry.collect()):
+        # What is counted at the scrape has no attribute, and tells its labels itself.
+        own = labels.get(family.name, set(getattr(family, "_labelnames", ())))
         for suffix in suffixes.get(family.type, ("",)):
             found[family.name + suffix] = own | ({"le"} if suffix == "_bucket" else set())
     return found

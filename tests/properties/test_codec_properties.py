@@ -95,6 +95,10 @@ def test_garbage_is_a_codec_error_or_a_value(garbage: bytes) -> None:
     with contextlib.suppress(CodecError):
         codec.decode_real_server(garbage, Family.IPV4)
     with contextlib.suppress(CodecError):
+        codec.decode_virtual_server_counters(garbage)
+    with contextlib.suppress(CodecError):
+        codec.decode_real_server_counters(garbage, Family.IPV4)
+    with contextlib.suppress(CodecError):
         codec.decode_family(garbage)
 
 

@@ -5,6 +5,7 @@ import sys
 
 import pytest
 
+from ipvsproxy.dataplane import Counters
 from ipvsproxy.kernel import codec
 from ipvsproxy.kernel.message import CodecError, attribute, attributes
 from ipvsproxy.model import (
@@ -247,3 +248,38 @@ def test_timeouts_out_of_range_or_cut_short_are_refused() -> None:
         codec.encode_set_timeouts(Timeouts(-1, 0, 0))
     with pytest.raises(CodecError, match="cannot be read"):
         codec.decode_timeouts(b"\14\1\0\0" + attribute(4, b"\1\0"))
+
+
+@little_endian
+class TestCounters:
+    def test_all_64_bits_of_a_virtual_server_are_read_whatever_lies_between(self) -> None:
+        report = WEB_REPORT
+        for number, count in enumerate((3, 1 << 33, 5, 1 << 40, 7), 1):
+            empty = struct.pack("=HHQ", 12, number, 0)
+            place = report.rindex(empty)
+            report = report[:place] + struct.pack("=HHQ", 12, number, count) + report[place + 12 :]
+
+        found = codec.decode_virtual_server_counters(report)
+
+        assert found == (WEB, Counters(3, 1 << 33, 5, 1 << 40, 7))
+
+    def test_a_virtual_server_of_ipv6_and_one_by_mark(self) -> None:
+        assert codec.decode_virtual_server_counters(WEB6_REPORT) == (WEB6, Counters())
+        assert codec.decode_virtual_server_counters(MARK_REPORT) is None
+
+    def test_a_real_server(self) -> None:
+        counted = b"".join(attribute(one, struct.pack("=Q", one)) for one in range(1, 6))
+        report = struct.pack("=BBH", 5, 1, 0) + attribute(
+            2,
+            attribute(1, bytes((10, 1, 0, 1)) + bytes(12))
+            + attribute(2, (8080).to_bytes(2))
+            + attribute(12, counted),
+        )
+        member = RealServerKey(Address.parse("10.1.0.1"), 8080)
+        found = codec.decode_real_server_counters(report, Family.IPV4)
+        assert found == (member, Counters(1, 2, 3, 4, 5))
+
+    def test_a_kernel_that_counts_in_32_bits_is_an_error_that_says_so(self) -> None:
+        report = codec.encode_add_virtual_server(WEB, VirtualServer("rr"))
+        with pytest.raises(CodecError, match=r"no 64-bit counters; they came with Linux 4\.1"):
+            codec.decode_virtual_server_counters(report)

@@ -184,7 +184,7 @@ class TestOwnFile:
             "conntrackTcpCloseWaitTimeout: 3s\nconntrackTcpBeLiberal: true\n"
             "conntrackUdpTimeout: 4s\nconntrackUdpStreamTimeout: 1m30.9s\noomScoreAdj: -1000\n"
             "iptablesBackend: nft\nhealthzBindAddress: '[::]:1'\nmetricsBindAddress: ''\n"
-            "logFormat: json\nverbosity: 9\n"
+            "logFormat: json\nverbosity: 9\nendpointMetrics: true\n"
         )
 
         assert read.master == "https://192.0.2.1:6443"

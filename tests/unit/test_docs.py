@@ -76,7 +76,8 @@ def blocks(text: str, language: str) -> list[str]:
 
 def metric_names() -> Iterator[str]:
     suffixes = {"counter": "_total", "info": "_info"}
-    for family in Metrics(Conditions(), version="0").registry.collect():
+    metrics = Metrics(Conditions(), version="0")
+    for family in (*metrics.registry.collect(), *metrics.traffic.registry.collect()):
         yield f"{family.name}{suffixes.get(family.type, '')}"
 
 

@@ -14,14 +14,19 @@ import pytest
 import structlog
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
+from prometheus_client.openmetrics.parser import (
+    text_string_to_metric_families as openmetrics_families,
+)
 
 from ipvsproxy import http
 from ipvsproxy.config import Settings
 from ipvsproxy.core.health_check import HealthCheck
+from ipvsproxy.dataplane import Counters, TrafficReading
 from ipvsproxy.http import neighbours
-from ipvsproxy.model import Address
+from ipvsproxy.model import Address, Protocol, VirtualServerKey
 from ipvsproxy.objects import ServiceName
 from ipvsproxy.telemetry import AgentStatus, Conditions, ConditionType, Health, Metrics
+from ipvsproxy.telemetry.traffic import TrafficPort
 
 WALL = 1_700_000_000.0
 NOBODY = "127.0.0.1:1"
@@ -45,8 +50,12 @@ class StandInAgent:
     def status(self) -> AgentStatus:
         return AgentStatus(version="1", node="n", applied_revision=7, writes={"AddRealServer": 2})
 
-    def scrape(self) -> None:
+    async def scrape(self) -> None:
         self.metrics.services.set(5)
+        port = TrafficPort(ServiceName("default", "web"), "http", "TCP")
+        key = VirtualServerKey(Protocol.TCP, Address.parse("10.96.0.10"), 80)
+        counted = TrafficReading(Counters(3, 4, 5, 6, 7), {})
+        self.metrics.traffic.take({key: counted}, {key: port}, [port.service])
 
     def clock(self) -> float:
         return self.now
@@ -155,7 +164,10 @@ class TestMetricsPort:
     async def test_metrics_are_brought_up_to_date_and_come_as_text_by_default(self) -> None:
         async with metrics_client(StandInAgent()) as client, client.get("/metrics") as response:
             assert response.headers["Content-Type"].startswith("text/plain")
-            assert "ipvsproxy_services 5.0\n" in await response.text()
+            text = await response.text()
+        assert "ipvsproxy_services 5.0\n" in text
+        labels = 'direction="in",namespace="default",port="http",protocol="TCP",service="web"'
+        assert f"ipvsproxy_service_packets_total{{{labels}}} 4.0\n" in text
 
     async def test_openmetrics_is_given_where_it_is_asked_for(self) -> None:
         async with (
@@ -163,7 +175,10 @@ class TestMetricsPort:
             client.get("/metrics", headers={"Accept": OPENMETRICS}) as response,
         ):
             assert response.headers["Content-Type"].startswith("application/openmetrics-text")
-            assert (await response.text()).endswith("# EOF\n")
+            text = await response.text()
+        assert text.endswith("# EOF\n")
+        families = {one.name for one in openmetrics_families(text)}  # type: ignore[no-untyped-call]
+        assert {"ipvsproxy_services", "ipvsproxy_service_bytes"} <= families
 
     @pytest.mark.parametrize(("path", "expected"), [("/proxyMode", "ipvs"), ("/healthz", "ok")])
     async def test_plain_pages(self, path: str, expected: str) -> None:

@@ -26,6 +26,7 @@ from ipvsproxy.telemetry import (
     Health,
     Metrics,
     ServiceStatus,
+    Watches,
     status_table,
 )
 
@@ -167,7 +168,8 @@ class TestHealth:
 class TestMetrics:
     def test_names_are_those_that_dashboards_know(self) -> None:
         conditions = Conditions()
-        metrics = Metrics(conditions, version="1.2.3")
+        watches = Watches()
+        metrics = Metrics(conditions, version="1.2.3", watches=watches)
         metrics.operations.labels("AddRealServer", "done").inc(3)
         metrics.healthz.labels(code="200").inc()
         metrics.sync_duration.observe(0.0015)
@@ -175,6 +177,10 @@ class TestMetrics:
         metrics.set_members.labels("KUBE-CLUSTER-IP").set(7)
         metrics.set_capacity.labels("KUBE-CLUSTER-IP").set(65536)
         metrics.health_check_node_ports.set(3)
+        metrics.network_programming.observe(119)
+        metrics.endpoint_changes.inc()
+        metrics.service_changes_pending.set(2)
+        watches.requests["200", "GET", "192.0.2.1:6443"] += 1
         conditions.set(WEB, ConditionType.INVALID_ANNOTATION, message="x", now=0)
 
         text = generate_latest(metrics.registry).decode()
@@ -195,6 +201,14 @@ class TestMetrics:
             'ipvsproxy_set_members{set="KUBE-CLUSTER-IP"} 7.0',
             'ipvsproxy_set_capacity{set="KUBE-CLUSTER-IP"} 65536.0',
             "ipvsproxy_health_check_node_ports 3.0",
+            'kubeproxy_network_programming_duration_seconds_bucket{le="0.25"} 0.0',
+            'kubeproxy_network_programming_duration_seconds_bucket{le="59.0"} 0.0',
+            'kubeproxy_network_programming_duration_seconds_bucket{le="115.0"} 0.0',
+            'kubeproxy_network_programming_duration_seconds_bucket{le="120.0"} 1.0',
+            'kubeproxy_network_programming_duration_seconds_bucket{le="300.0"} 1.0',
+            "kubeproxy_sync_proxy_rules_endpoint_changes_total 1.0",
+            "kubeproxy_sync_proxy_rules_service_changes_pending 2.0",
+            'rest_client_requests_total{code="200",host="192.0.2.1:6443",method="GET"} 1.0',
             'ipvsproxy_build_info{version="1.2.3"} 1.0',
         ):
             assert f"{line}\n" in text

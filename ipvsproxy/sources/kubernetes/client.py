@@ -20,9 +20,11 @@ import asyncio
 import os
 import socket
 import ssl
+from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager, contextmanager
 from typing import NamedTuple
+from urllib.parse import urlsplit
 
 import aiohttp
 import structlog
@@ -52,6 +54,8 @@ _LIST_SECONDS = 300.0
 _LONGEST_ERROR = 64 << 10
 _CREATE_SECONDS = 30.0
 _OK, _CREATED, _UNAUTHORIZED = 200, 201, 401
+_NO_ANSWER = "<error>"
+"""The code of a request without an answer, client-go's word."""
 
 KEEP_ALIVE_IDLE, KEEP_ALIVE_INTERVAL, KEEP_ALIVE_COUNT = 30, 10, 3
 """A stream's peer is asked after so many seconds of silence, again each so many, and given up after
@@ -67,8 +71,11 @@ class _Answer(NamedTuple):
 class ApiConnection:
     """Requests to the API servers of one cluster; made by `connect`, to be closed."""
 
-    def __init__(self, access: Access, session: Session) -> None:
+    def __init__(
+        self, access: Access, session: Session, requests: Counter[tuple[str, str, str]]
+    ) -> None:
         self._access = access
+        self._requests = requests
         self._session = session
         self._turn = 0
         """Which server is asked, counted on with each that has failed."""
@@ -169,8 +176,14 @@ class ApiConnection:
     ) -> aiohttp.ClientResponse:
         session = await self._current()
         await stack.enter_async_context(session.used())
-        async with asyncio.timeout(_ANSWER_SECONDS):
-            response = await session.send(server, request)
+        code = _NO_ANSWER
+        try:
+            async with asyncio.timeout(_ANSWER_SECONDS):
+                response = await session.send(server, request)
+            code = str(response.status)
+        finally:
+            host = urlsplit(server).netloc.rpartition("@")[2]
+            self._requests[code, request.method, host] += 1
         stack.callback(response.close)
         if request.limits.total is None:
             _ask_after_the_peer(response)
@@ -230,12 +243,15 @@ class ApiConnection:
             return self._session
 
 
-async def connect(access: Access) -> ApiConnection:
+async def connect(
+    access: Access, requests: Counter[tuple[str, str, str]] | None = None
+) -> ApiConnection:
     """Load configuration and credentials; no request is made yet.
 
-    Raises AccessError, whose message says what is missing and where.
+    In `requests` each is counted, as in `Watches`. Raises AccessError, whose message says what is
+    missing and where.
     """
-    return ApiConnection(access, await load(access))
+    return ApiConnection(access, await load(access), Counter() if requests is None else requests)
 
 
 def _ask_after_the_peer(response: aiohttp.ClientResponse) -> None:
