@@ -73,6 +73,10 @@ def explain(
     """  # noqa: D301 - \b keeps lines as they are
     if (place is None) == (service is None):
         raise click.UsageError("give either --to ADDRESS:PORT or --service NAMESPACE/NAME")
+    if (service is not None and not all(service.partition("/"))) or (service or "").count("/") > 1:
+        raise click.BadParameter(
+            f"{service!r} is not NAMESPACE/NAME, such as default/web", param_hint="--service"
+        )
     who = _who(sender, interface)
     target = _place(place, who) if place is not None else service or ""
     settings = resolve(flags).settings

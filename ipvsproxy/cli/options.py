@@ -361,5 +361,5 @@ def read_text(path: Path) -> str:
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
         raise ConfigurationError(
-            f"configuration file {path}: cannot be read ({reason}): give --config a readable file"
+            f"configuration file {path}: cannot be read ({reason}): give a readable file"
         ) from None

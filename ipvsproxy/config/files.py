@@ -21,6 +21,7 @@ from ipvsproxy.config.yaml_text import UnreadableYaml, read_yaml
 
 OWN_KIND = "IpvsproxyConfiguration"
 """Optional in our own file."""
+_CONFIG_MAP = "ConfigMap"
 _OWN_EXTRA = frozenset({"apiVersion", "kind"})
 _OWN_FIELDS = {name_in_file(field): field for field in READERS}
 
@@ -37,6 +38,11 @@ def read_file(text: str) -> FileContents:
         contents = kube_proxy.read(document, lines)
         section = document.get(kube_proxy.OWN_SECTION)
         return contents if section is None else _with_section(contents, section, lines)
+    if kind == _CONFIG_MAP:
+        raise ConfigurationError(
+            f"{place(lines, 'kind')}: a ConfigMap is not read itself, but one text of its data "
+            "(kubeadm: config.conf); `ipvsproxy config convert` makes a file of it"
+        )
     if kind not in (None, OWN_KIND):
         raise ConfigurationError(
             f"{place(lines, 'kind')}: {kind!r}: {OWN_KIND} or {kube_proxy.KIND} is needed"
@@ -51,7 +57,7 @@ def config_of_config_map(text: str) -> str:
     (kubeadm: config.conf); ours has it in config.yaml. Raises ConfigurationError where neither is.
     """
     document, _ = _parse(text)
-    if document.get("kind") != "ConfigMap":
+    if document.get("kind") != _CONFIG_MAP:
         return text
     data = document.get("data")
     texts = [value for value in data.values() if isinstance(value, str)] if _is_map(data) else []

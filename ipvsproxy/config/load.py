@@ -7,6 +7,7 @@ flags beside a file; a listed difference), and `Resolved.sources` says for each 
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterator, Mapping
 from enum import StrEnum
 from types import MappingProxyType
@@ -33,6 +34,8 @@ _NAMELESS = (
 )
 _ALONE = "conntrack-min is without effect: conntrack-max-per-core is not set"
 
+_NEAR = 0.8
+"""How much of a variable's name is a setting's, so that it is taken for a slip."""
 _EMPTY_MEANS_NONE = frozenset({"healthz_bind_address", "metrics_bind_address"})
 
 
@@ -106,7 +109,7 @@ def load(
     return Resolved(
         settings,
         sources,
-        (*contents.warnings, *_without_effect(settings)),
+        (*contents.warnings, *_misspelt(environment), *_without_effect(settings)),
         {field: candidate.place for field, candidate in winners.items()},
     )
 
@@ -134,6 +137,25 @@ def _candidate(
     if (entry := from_file.get(field)) is not None:
         return _Candidate(Source.FILE, entry.place, entry.value)
     return None
+
+
+def _misspelt(environment: Mapping[str, str]) -> Iterator[str]:
+    """Name variables that look like settings and are none.
+
+    Not every variable that begins so: kubelet makes IPVSPROXY_SERVICE_HOST and the like for a
+    Service of that name.
+    """
+    flags = {flag(field).strip("-").replace("-", "_"): field for field in READERS}
+    for name in sorted(environment):
+        written = name.removeprefix(PREFIX).lower()
+        if written == name.lower() or written in READERS:
+            continue
+        near = difflib.get_close_matches(written, READERS, n=1, cutoff=_NEAR)
+        field = flags.get(written) or next(iter(near), None)
+        if field is not None:
+            yield (
+                f"environment variable {name} sets nothing; did you mean {PREFIX}{field.upper()}?"
+            )
 
 
 def _conflicts(settings: Settings) -> Iterator[str]:

@@ -211,7 +211,9 @@ def bind_address(default_port: int) -> Reader:
 
 def split_bind_address(written: str) -> tuple[str, int]:
     """Take ADDRESS:PORT apart; ValueError says what is wrong."""
-    host, _, port = written.rpartition(":")
+    host, colon, port = written.rpartition(":")
+    if not colon:
+        raise ValueError("no IP address; ADDRESS:PORT such as 0.0.0.0:10256 is needed")
     if host.startswith("[") and host.endswith("]"):
         host = host[1:-1]
     alone = _address_alone(host)

@@ -69,17 +69,30 @@ def parse_place(text: str) -> Place:
     """
     place, _, name = text.partition("/")
     if name.lower() == "icmp":
-        return Place(None, Address.parse(place.strip("[]")))
+        return Place(None, _address(place))
     try:
         protocol = Protocol[name.upper() or "TCP"]
     except KeyError:
         raise ValueError(f"{name!r} is none of tcp, udp, sctp, icmp") from None
     host, _, port = place.rpartition(":")
     if not port.isdecimal() or not 0 < int(port) <= _MOST_PORT:
-        raise ValueError(f"{text!r} has no port: give ADDRESS:PORT/PROTOCOL, IPv6 in brackets")
+        raise ValueError(
+            f"{text!r} has no port from 1 to {_MOST_PORT}: give ADDRESS:PORT/PROTOCOL, IPv6 in "
+            "brackets"
+        )
     if ":" in host and not host.startswith("["):
         raise ValueError(f"{text!r}: give an IPv6 address in brackets")
-    return Place(protocol, Address.parse(host.strip("[]")), int(port))
+    return Place(protocol, _address(host), int(port))
+
+
+def _address(text: str) -> Address:
+    try:
+        return Address.parse(text.strip("[]"))
+    except ValueError:
+        raise ValueError(
+            f"{text!r} is no address; names are not looked up (ask for a Service by --service "
+            "NAMESPACE/NAME)"
+        ) from None
 
 
 def packet_of(who: Who, place: Place, settings: Settings, state: State) -> Packet:

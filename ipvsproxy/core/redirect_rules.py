@@ -31,6 +31,11 @@ def redirect_target(rule: Rule) -> VirtualServerKey:
     return VirtualServerKey(protocol, Address.parse(host.strip("[]")), int(port))
 
 
+def redirect_targets(ruleset: Ruleset) -> dict[Rule, VirtualServerKey]:
+    """Give where clients are sent, by what `redirect_match` gives."""
+    return {_redirected(rule): redirect_target(rule) for rule in redirect_rules(ruleset)}
+
+
 def with_present_redirects(
     wanted: Ruleset,
     found: Ruleset,

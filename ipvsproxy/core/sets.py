@@ -132,6 +132,7 @@ class Role(Enum):
 
 _ROLES: Mapping[str, Role] = {
     EXTERNAL_IP: Role.MASKS,
+    LOAD_BALANCER: Role.MASKS,
     LOAD_BALANCER_FW: Role.CLOSES,
     LOAD_BALANCER_LOCAL: Role.BARES,
     **dict.fromkeys(NODE_PORT_LOCAL.values(), Role.BARES),

@@ -23,6 +23,13 @@ _READERS: Mapping[tuple[str, str], _Reader] = {
     ("discovery.k8s.io/v1", "EndpointSlice"): read_endpoint_slice,
     ("v1", "Node"): read_node,
 }
+_MEANT = {
+    (version.lower(), right[1].lower()): right
+    for right in _READERS
+    for version in ("v1", "discovery.k8s.io/v1")
+}
+"""Kinds that are read, by what may be written for them: in these two groups there is no other of
+such a name."""
 _LISTS: Mapping[tuple[str, str], str] = {
     (version, f"{kind}List"): kind for version, kind in _READERS
 } | {("v1", "List"): ""}
@@ -94,7 +101,7 @@ def _read_object(place: str, document: Mapping[str, object], contents: Contents)
         return
     reader = _READERS.get((version, kind))
     if reader is None:
-        contents.ignored[_hint(version, kind)] += 1
+        _pass_over(place, version, kind, contents)
         return
     try:
         found = reader(document)
@@ -120,6 +127,16 @@ def _lacks_address(service: Service, document: Mapping[str, object]) -> bool:
         return False
     spec = document.get("spec")
     return isinstance(spec, Mapping) and not spec.get("clusterIP") and not spec.get("clusterIPs")
+
+
+def _pass_over(place: str, version: str, kind: str, contents: Contents) -> None:
+    """Count an object of another kind; one whose kind is misspelt is not taken for gone."""
+    meant = _MEANT.get((version.lower(), kind.lower().removesuffix("s")))
+    if meant is not None:
+        reason = f"{version} {kind}: there is no such kind; did you mean {' '.join(meant)}?"
+        contents.unnamed.append(Unnamed(place, reason))
+    else:
+        contents.ignored[_hint(version, kind)] += 1
 
 
 def _hint(version: str, kind: str) -> str:

@@ -156,8 +156,8 @@ class ConditionWriter:
         """Tell that settings need the own Node, and there is none; or that all is well."""
         if needed_for and self._store.listed and self._store.node is None:
             text = (
-                f"there is no Node {name}, which {needed_for} needs; give hostnameOverride the "
-                "name that kubelet has registered"
+                f"there is no Node {name}, which {needed_for} needs; set nodeName "
+                "(--hostname-override) to the name that kubectl get nodes shows"
             )
             self._set("Node", ConditionType.NODES_UNKNOWN, text)
         else:

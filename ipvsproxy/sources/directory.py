@@ -66,6 +66,8 @@ class DirectorySource:
         self._survey_seconds = survey_seconds
         self._reader = _Reader(folder)
         self._picture = Picture()
+        self._empty = False
+        """Whether it was, and has been said."""
 
     async def read(self) -> list[Event]:
         """Read the folder once; return what has changed since the last time, at first everything.
@@ -74,6 +76,10 @@ class DirectorySource:
         what is wrong in or with the folder: it is said by events.
         """
         reading = await asyncio.to_thread(self._reader.read)
+        empty = reading.present and not reading.manifests and not reading.problems
+        if empty and not self._empty:
+            log.warning("no manifests in the folder", folder=str(self._folder))
+        self._empty = empty
         self._picture, events = advance(self._picture, reading)
         return events
 

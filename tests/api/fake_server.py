@@ -26,6 +26,7 @@ from typing import NamedTuple, Self
 import yaml
 from aiohttp import web
 
+from tests.api.fake_connections import Connections
 from tests.api.fake_events import Events, namespace_of
 from tests.api.fake_objects import Collection, Object, Objects, Selector, SelectorError
 
@@ -111,6 +112,8 @@ class FakeApiServer:
         self._continuations: dict[str, tuple[int, list[Object]]] = {}
         self._transports: set[asyncio.Transport] = set()
         self._runner: web.AppRunner | None = None
+        self._listening: asyncio.Server | None = None
+        self._connections: Connections | None = None
 
     @property
     def url(self) -> str:
@@ -129,16 +132,19 @@ class FakeApiServer:
         application.router.add_route("*", "/{path:.*}", self._handle)
         self._runner = web.AppRunner(application, shutdown_timeout=1.0)
         await self._runner.setup()
-        site = web.TCPSite(
-            self._runner, "127.0.0.1", self.port, ssl_context=self.tls, reuse_address=True
+        self._connections = Connections(self._runner)
+        self._listening = await asyncio.get_running_loop().create_server(
+            self._connections.gate, "127.0.0.1", self.port, ssl=self.tls, reuse_address=True
         )
-        await site.start()
-        self.port = self._runner.addresses[0][1]
+        self.port = self._listening.sockets[0].getsockname()[1]
 
     async def stop(self) -> None:
         """Reset all connections and stop listening."""
-        for transport in list(self._transports):
-            transport.abort()
+        if self._listening is not None:
+            self._listening.close()
+            self._listening = None
+        if self._connections is not None:
+            self._connections.abort()
         await self.end_watches()
         if self._runner is not None:
             await self._runner.cleanup()
@@ -313,11 +319,12 @@ class FakeApiServer:
             await self._send(request, response, {"type": "ERROR", "object": error}, fault)
         elif not fault.end:
             if version in ("", "0"):
+                # Sending takes time, in which more may change: that is sent after these.
+                since = self.objects.version
                 for found in [one for one in collection.objects.values() if selects(one)]:
                     added: Object = {"type": "ADDED", "object": found}
                     await self._send(request, response, added, fault)
                     fault = replace(fault, sound=fault.sound - 1)
-                since = self.objects.version
             if "sendInitialEvents" in request.query and self.streams is Streams.OFFERED:
                 end = _bookmark(kind.name, since, {"k8s.io/initial-events-end": "true"})
                 await self._send(request, response, end, fault)

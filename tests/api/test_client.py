@@ -104,9 +104,20 @@ def test_a_master_that_is_no_url_is_answered_with_what_to_write(master: str) -> 
         choose(kubeconfig=None, master=master, environment={})
 
 
-def test_without_any_way_the_flags_are_named() -> None:
-    with pytest.raises(AccessError, match="--kubeconfig FILE, --master URL or --manifests DIR"):
-        choose(kubeconfig=None, master=None, environment={})
+@pytest.mark.parametrize("environment", [{}, {"KUBERNETES_SERVICE_HOST": "192.0.2.1"}])
+def test_without_any_way_the_flags_are_named(environment: dict[str, str]) -> None:
+    with pytest.raises(AccessError, match=r"both set.*--kubeconfig FILE, --master URL or"):
+        choose(kubeconfig=None, master=None, environment=environment)
+
+
+async def test_a_kubeconfig_that_is_empty_or_names_no_file_says_so(tmp_path: Path) -> None:
+    empty = tmp_path / "empty"
+    empty.touch()
+    with pytest.raises(AccessError, match="empty: the file is empty"):
+        await connect(Kubeconfig(empty))
+    cluster: dict[str, object] = {"server": "https://h", "certificate-authority": "/none"}
+    with pytest.raises(AccessError, match="kubeconfig: there is no file: /none"):
+        await connect(Kubeconfig(kubeconfig(tmp_path, cluster=cluster)))
 
 
 @pytest.mark.parametrize(
@@ -235,7 +246,7 @@ async def test_a_pod_trusts_its_authority_and_follows_it_when_it_is_rotated(tmp_
 
 async def test_a_server_without_tls_is_told_apart(server: FakeApiServer) -> None:
     async with connected(Server((server.url.replace("http:", "https:"),))) as connection:
-        with pytest.raises(Unavailable, match="no TLS with https://"):
+        with pytest.raises(Unavailable, match=r"no TLS with https://.*does an API server listen"):
             await connection.get(SERVICES, {})
 
 

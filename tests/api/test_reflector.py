@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncIterator
 
 import pytest
 import structlog
 
 from ipvsproxy.sources.kubernetes.client import ApiConnection
-from ipvsproxy.sources.kubernetes.errors import Unavailable
+from ipvsproxy.sources.kubernetes.errors import ApiError, Unavailable
 from ipvsproxy.sources.kubernetes.reflector import (
     Changed,
     Complete,
@@ -363,4 +364,20 @@ async def test_a_list_by_itself_raises_what_went_wrong(
 ) -> None:
     server.faults.append(Fault(status=503))
     with pytest.raises(Unavailable, match="the API server answered 503"):
+        _ = [item async for item in Rig(connection, time).reflector.list()]
+
+
+@pytest.mark.parametrize(
+    ("status", "mend"),
+    [
+        (401, "check the token or certificate"),
+        (403, "the role needs the rule"),
+        (404, "it knows no services; check its URL, and that it is Kubernetes 1.21 or newer"),
+    ],
+)
+async def test_a_list_by_itself_says_what_mends_a_refusal(
+    server: FakeApiServer, connection: ApiConnection, time: VirtualTime, status: int, mend: str
+) -> None:
+    server.faults.append(Fault(status=status, keep=True))
+    with pytest.raises(ApiError, match=re.escape(mend)):
         _ = [item async for item in Rig(connection, time).reflector.list()]

@@ -114,9 +114,7 @@ def test_side_by_side_a_node_has_one_proxy_or_the_other() -> None:
     patch = yaml.safe_load((SIDE_BY_SIDE / "kube-proxy-patch.yaml").read_text())
     affinity = patch["spec"]["template"]["spec"]["affinity"]["nodeAffinity"]
     (term,) = affinity["requiredDuringSchedulingIgnoredDuringExecution"]["nodeSelectorTerms"]
-    assert term["matchExpressions"] == [
-        {"key": ours, "operator": "NotIn", "values": [selector[ours]]}
-    ]
+    assert term["matchExpressions"] == [{"key": ours, "operator": "DoesNotExist"}]
 
 
 def test_side_by_side_differs_from_kubeadm_in_the_nodes_only() -> None:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 
 import pytest
 
-from ipvsproxy.core.firewall import OWN_CHAINS, ruleset
+from ipvsproxy.core.firewall import OUT_FILTER, ruleset
 from ipvsproxy.core.operations import AddMember, CreateSet, GrowSet, ReplaceChains
 from ipvsproxy.core.sets import set_specs
 from ipvsproxy.dataplane import DONE, Refusal
@@ -226,17 +226,18 @@ def test_every_form_of_rule_is_printed_as_it_was_written(
 
 @pytest.mark.parametrize("family", Family)
 def test_chains_of_the_mangle_table_are_read_and_written_like_all_others(
-    iptables: Iptables, monkeypatch: pytest.MonkeyPatch, family: Family
+    iptables: Iptables, family: Family
 ) -> None:
-    own = {**OWN_CHAINS, "mangle": frozenset({"KUBE-SERVICES"})}
-    monkeypatch.setattr("ipvsproxy.kernel.iptables.OWN_CHAINS", own)
-    rule = ("-m", "comment", "--comment", "kubernetes service portals", "-j", "KUBE-SERVICES")
+    comment = ("-m", "comment", "--comment", "kubernetes ipvs access filter")
     meant = Ruleset(
         (
-            Chain("mangle", "KUBE-SERVICES", (("-j", "MARK", "--set-xmark", "0x4000/0x4000"),)),
+            Chain("mangle", OUT_FILTER, (("-j", "MARK", "--set-xmark", "0x4000/0x4000"),)),
             Chain("nat", "KUBE-SERVICES", (("-j", "RETURN"),)),
         ),
-        (Jump("mangle", "OUTPUT", rule), Jump("nat", "OUTPUT", rule)),
+        (
+            Jump("mangle", "OUTPUT", (*comment, "-j", OUT_FILTER)),
+            Jump("nat", "OUTPUT", (*comment, "-j", "KUBE-SERVICES")),
+        ),
     )
     assert found(iptables, family) == NOTHING, "the table may not be there at all"
     assert iptables.apply(ReplaceChains(family, meant, NOTHING)) == DONE

@@ -49,7 +49,8 @@ class Places(NamedTuple):
     """The addresses of one family."""
 
     node: Address
-    cluster: tuple[Address, Address]
+    cluster: tuple[Address, ...]
+    """Two for each Service."""
     external: tuple[Address, Address]
     """Neither is an address of the node."""
     local_pods: tuple[Address, Address]
@@ -74,7 +75,7 @@ def _places(  # noqa: PLR0917 - one for each of the family's addresses
     ranges = tuple(Network(address, address.family.host_prefix) for address in (one, other, own))
     return Places(
         own,
-        addresses(cluster),
+        tuple(Address.parse(f"{cluster}{index}") for index in range(1, 5)),
         addresses(external),
         addresses(local),
         addresses(remote),
@@ -131,7 +132,7 @@ class Wanted(NamedTuple):
     protocol: Protocol = Protocol.TCP
     port: int = 80
     cluster: int = 0
-    """Which ClusterIP, 0 or 1; two Services never have the same one."""
+    """Which of its ClusterIPs, 0 or 1; the API server never gives one to two Services."""
     external_ip: int | None = None
     ingress: int | None = None
     """Which external address, 0 or 1; 2: the node's own."""
@@ -153,7 +154,7 @@ def service_of(index: int, wanted: Wanted, family: Family) -> Service:
     return Service(
         NAMES[index],
         created=float(index),
-        cluster_ips=(places.cluster[wanted.cluster ^ index],),
+        cluster_ips=(places.cluster[2 * index + wanted.cluster],),
         ports=(ServicePort("http", wanted.protocol, wanted.port, wanted.node_port),),
         external_ips=() if wanted.external_ip is None else (addresses[wanted.external_ip],),
         ingress_ips=() if wanted.ingress is None else (addresses[wanted.ingress],),

@@ -361,7 +361,7 @@ def test_a_refusal_holds_up_only_what_depends_on_it(
         ]
 
 
-def _may_wait(  # noqa: C901, PLR0911, PLR0912 - one case for each kind
+def _may_wait(  # noqa: C901, PLR0911 - one case for each kind
     undone: Operation, refused: Operation, situation: Situation
 ) -> bool:
     new = {key for key in KEYS if key not in situation.state.virtual_servers}
@@ -374,9 +374,8 @@ def _may_wait(  # noqa: C901, PLR0911, PLR0912 - one case for each kind
             return isinstance(refused, _OF_SERVERS) and refused.key == key
         case AddRealServer() | SetRealServer():
             return False
-        case SetVirtualServer(key):
-            return isinstance(refused, (SetRealServer, RemoveRealServer)) and refused.key == key
-        case RemoveRealServer(key):
+        case SetVirtualServer(key) | RemoveRealServer(key):
+            # A switch back to dh waits for a lowering, and that for the additions before it.
             return isinstance(refused, _OF_SERVERS) and refused.key == key
         case ForgetFlows(key):
             gone = (RemoveVirtualServer, *_OF_SERVERS)

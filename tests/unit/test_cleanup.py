@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from ipvsproxy.config import Settings
+from ipvsproxy.config import Settings, WatchNodes
 from ipvsproxy.core.cleanup import cleanup
 from ipvsproxy.core.execution import Execution
 from ipvsproxy.core.foundation import foundation
 from ipvsproxy.core.operations import DestroySet, RemoveVirtualServer
+from ipvsproxy.core.packet import Packet, Sender, SenderKind
 from ipvsproxy.core.sets import frontend_member, loop_back_member
-from ipvsproxy.kernel.fake import ALL_SCHEDULERS, fresh_state
+from ipvsproxy.core.trace import trace
+from ipvsproxy.kernel.fake import ALL_SCHEDULERS, FakeDataplane, copy_state, fresh_state
 from ipvsproxy.kernel.iptables_text import parse_save
 from ipvsproxy.kernel.rules import carry_out
 from ipvsproxy.model import (
@@ -19,6 +21,7 @@ from ipvsproxy.model import (
     IpMember,
     Member,
     Network,
+    NodeNetwork,
     Protocol,
     RealServer,
     RealServerKey,
@@ -29,6 +32,8 @@ from ipvsproxy.model import (
     VirtualServer,
     VirtualServerKey,
 )
+from ipvsproxy.objects import Service, ServiceName, ServicePort
+from tests.unit.builders import Agent, part
 from tests.unit.test_foreign import IPTABLES_MODE
 
 BOUND = VirtualServerKey(Protocol.TCP, Address.parse("10.96.0.1"), 80)
@@ -161,6 +166,60 @@ def test_a_predecessor_without_a_ledger_is_cleaned_up_too() -> None:
     assert removed == [LISTED]
     last = done[-1]
     assert isinstance(last, DestroySet)
+
+
+OWN = Address.parse("192.0.2.10")
+BALANCED = Service(
+    ServiceName("shop", "web"),
+    type="LoadBalancer",
+    cluster_ips=(BOUND.address,),
+    ports=tuple(
+        ServicePort(protocol.name, protocol, 80, 30080 + index)
+        for index, protocol in enumerate(Protocol)
+    ),
+    external_ips=(Address.parse("203.0.113.5"), OWN),
+    ingress_ips=(Address.parse("203.0.113.6"),),
+    source_ranges=(Network.parse("198.51.100.0/24"), Network.parse("192.0.2.0/24")),
+    health_check_node_port=32080,
+    external_traffic_local=True,
+)
+
+
+async def everything() -> FakeDataplane:
+    """Give a kernel in which every kind of frontend is served, and somebody else's too."""
+    fake = FakeDataplane()
+    fake.state.network = NodeNetwork({"eth0": frozenset({OWN})})
+    fake.state.virtual_servers[FOREIGN], fake.state.real_servers[FOREIGN] = VirtualServer("rr"), {}
+    settings = Settings(node_name="node-a", watch_nodes=WatchNodes.NEVER)
+    agent = Agent(fake, settings=settings)
+    agent.list_all([BALANCED, part("web", "10.244.1.5")])
+    await agent.settle()
+    assert len(fake.state.virtual_servers) == 1 + 3 * 5
+    return fake
+
+
+async def test_every_kind_of_frontend_goes_without_a_trace() -> None:
+    fake = await everything()
+    cleaned(fake.state)
+    assert fake.state.virtual_servers.keys() == {FOREIGN}
+    assert not fake.state.sets
+    assert not fake.state.link
+    assert all(found == Ruleset() for found in fake.state.rulesets.values())
+
+
+@pytest.mark.parametrize("exclude", ["192.0.2.10/32", "203.0.113.6/32", "203.0.113.0/24"])
+async def test_an_excluded_frontend_of_any_kind_keeps_what_it_serves_by(exclude: str) -> None:
+    fake = await everything()
+    before = copy_state(fake.state)
+    cleaned(fake.state, exclude)
+    network = Network.parse(exclude)
+    kept = {key for key in before.virtual_servers if key.address in network}
+    assert kept
+    assert fake.state.virtual_servers.keys() == kept | {FOREIGN}
+    outside = Sender(SenderKind.OUTSIDE, Address.parse("198.51.100.7"), "eth0")
+    for key in kept:
+        packet = Packet(outside, key.protocol, key.address, key.port)
+        assert trace(fake.state, packet).fate == trace(before, packet).fate, key
 
 
 def test_chains_in_which_iptables_mode_serves_by_now_stay() -> None:

@@ -96,6 +96,27 @@ def error(file_text: str | None = None, **flags: object) -> str:
     return str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("SYNCPERIOD", "SYNC_PERIOD"),
+        ("CLUSTER_CIDR", "CLUSTER_CIDRS"),
+        ("HOSTNAME_OVERRIDE", "NODE_NAME"),
+        ("NODEPORT_ADDRESSES", "NODE_PORT_ADDRESSES"),
+    ],
+)
+def test_a_variable_that_looks_like_a_setting_is_told(written: str, meant: str) -> None:
+    name = f"IPVSPROXY_{written}"
+    assert load({}, {**NAME, name: "1m"}, None).warnings == (
+        f"environment variable {name} sets nothing; did you mean IPVSPROXY_{meant}?",
+    )
+
+
+def test_variables_that_kubelet_makes_for_a_service_of_our_name_are_not_told() -> None:
+    names = ("SERVICE_HOST", "SERVICE_PORT_METRICS", "PORT", "PORT_10249_TCP_ADDR", "METRICS_PORT")
+    assert load({}, {**NAME, **{f"IPVSPROXY_{one}": "x" for one in names}}, None).warnings == ()
+
+
 class TestPrecedence:
     def test_a_flag_goes_before_the_environment_before_the_file_before_the_default(self) -> None:
         file_text = "syncPeriod: 3s\nminSyncPeriod: 1s\nverbosity: 5\n"
@@ -225,6 +246,7 @@ class TestOwnFile:
             ("noLocalEndpoints: ignore", ("one of drop, reject",)),
             ("watchNodes: yes", ("one of auto, always, never",)),
             ("healthzBindAddress: localhost:1", ("'localhost' is no IP address",)),
+            ("healthzBindAddress: '10256'", ("'10256': no IP address; ADDRESS:PORT such as",)),
             ("metricsBindAddress: 127.0.0.1:70000", ("'70000' is no port",)),
             ("master: 192.0.2.1", ("https://",)),
             ("manifests: ''", ("not empty",)),
@@ -252,6 +274,7 @@ class TestOwnFile:
             ("kind: KubeProxyConfiguration\na: &a {b: *a}", ("line 2", "a.b", "contains itself")),
             ("- a", ("a mapping",)),
             ("kind: Pod", ("KubeProxyConfiguration is needed",)),
+            ("kind: ConfigMap", ("line 1, kind", "one text of its data", "config convert")),
         ],
     )
     def test_what_is_wrong_is_named_with_its_place_and_what_would_be_right(

@@ -17,6 +17,7 @@ import yaml
 
 from ipvsproxy.cli import main
 from ipvsproxy.config import Settings, effective, load
+from ipvsproxy.config.load import PREFIX
 from ipvsproxy.config.values import ConfigurationError, seconds
 from ipvsproxy.core.annotations import SCHEDULER, SCHEDULER_ALIASES, WEIGHTS, read_weights
 from ipvsproxy.core.detect_local import LocalPods
@@ -294,6 +295,44 @@ def shown_commands(text: str) -> Iterator[Sequence[str]]:
 
 
 # --------------------------------------------------------------------------- what is named
+
+
+@documents
+def test_variables_that_are_named_set_something(path: Path) -> None:
+    settings = {f"{PREFIX}{field.upper()}" for field in effective(Settings(node_name="a"))}
+    named = set(re.findall(r"\bIPVSPROXY_[A-Z_]*[A-Z]\b", path.read_text()))
+    assert named <= settings | {"IPVSPROXY_RIG"}
+
+
+@documents
+def test_conditions_that_are_named_exist(path: Path) -> None:
+    named = set(re.findall(r"\bconditions? ([A-Z][a-z]+[A-Z]\w+)", path.read_text()))
+    assert named <= set(ConditionType)
+
+
+@documents
+def test_metrics_that_are_named_exist(path: Path) -> None:
+    named = set(re.findall(r"`((?:ipvsproxy|kubeproxy)_[a-z_]*[a-z])(?=[`{])", path.read_text()))
+    assert named <= set(metric_names())
+
+
+@documents
+def test_settings_that_are_shown_with_a_value_may_have_it(path: Path) -> None:
+    for name, value in re.findall(r"`(\w+): ([^`{]+)`", path.read_text()):
+        if name in setting_rows():
+            load({}, {}, f"{name}: {value}", host_name="a")
+
+
+@documents
+def test_a_node_is_given_the_label_that_the_overlay_asks_for(path: Path) -> None:
+    """The value none is for a node that is to have neither proxy."""
+    overlay = ROOT / "manifests" / "overlays" / "side-by-side" / "daemonset.yaml"
+    pod = yaml.safe_load(overlay.read_text())["spec"]["template"]["spec"]
+    ((label, value),) = pod["nodeSelector"].items()
+    given = set(re.findall(rf"{re.escape(label)}=([\w-]+)", path.read_text()))
+    assert given <= {value, "none"}
+    if path.name == "migration.md":
+        assert f"{label.replace('/', '~1')}\n         value: {value}\n" in path.read_text()
 
 
 @documents

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ipvsproxy.core.endpoints import Policy, Whereabouts, gather, select
 from ipvsproxy.model import Address, Family, Protocol, RealServerKey
@@ -122,3 +124,126 @@ def test_one_endpoint_in_two_slices_is_one(
     ]
     gathered = gather(parts, port_name="http", protocol=Protocol.TCP, family=Family.IPV4)
     assert [placed.slice_name for placed in gathered.values()] == [wins]
+
+
+def test_the_one_of_this_node_wins_where_two_are_alike() -> None:
+    parts = [
+        a_slice(endpoint(1, READY, "far"), name="s1"),
+        a_slice(endpoint(1, READY, "here"), name="s2"),
+    ]
+    gathered = gather(
+        parts, port_name="http", protocol=Protocol.TCP, family=Family.IPV4, node_name="here"
+    )
+    assert [placed.endpoint.node_name for placed in gathered.values()] == ["here"]
+
+
+def hinted(
+    index: int,
+    zones: str = "",
+    nodes: str = "",
+    conditions: tuple[bool, bool, bool] = READY,
+    node: str = "far",
+) -> Endpoint:
+    ready, serving, terminating = conditions
+    return Endpoint(
+        pod(index),
+        ready,
+        serving,
+        terminating,
+        node,
+        tuple(zones.split()),
+        tuple(nodes.split()),
+    )
+
+
+@pytest.mark.parametrize(
+    ("endpoints", "zone", "serving"),
+    [
+        pytest.param([hinted(1, "z1"), hinted(2, "z2")], "z1", "1", id="zone"),
+        pytest.param([hinted(1, "z1 z2"), hinted(2, "z2")], "z2", "12", id="several zones"),
+        pytest.param([hinted(1, "z1"), hinted(2)], "z1", "12", id="one ready one has no hint"),
+        pytest.param([hinted(1, "z1"), hinted(2, "z2")], None, "12", id="the node has no zone"),
+        pytest.param([hinted(1, "z1"), hinted(2, "z2")], "z3", "12", id="none for this zone"),
+        pytest.param(
+            [hinted(1, "z1"), hinted(2, "", conditions=STARTING), hinted(3, "z2")],
+            "z1",
+            "1",
+            id="one that is not ready needs no hint",
+        ),
+        pytest.param(
+            [hinted(1, "z1", conditions=TERMINATING), hinted(2, "z2")],
+            "z1",
+            "2",
+            id="a hinted one that terminates does not count",
+        ),
+        pytest.param(
+            [hinted(1, "z1", conditions=TERMINATING), hinted(2, "z2", conditions=TERMINATING)],
+            "z1",
+            "12",
+            id="nobody ready: those that terminate, whatever their hints",
+        ),
+        pytest.param(
+            [hinted(1, "z1", "here"), hinted(2, "z1", "far")], "z1", "1", id="node before zone"
+        ),
+        pytest.param(
+            [hinted(1, "z1", "far"), hinted(2, "z2", "far")], "z1", "1", id="not this node: zone"
+        ),
+        pytest.param(
+            [hinted(1, "z1", "here"), hinted(2, "z1")], "z1", "12", id="one has no hint for nodes"
+        ),
+        pytest.param(
+            [hinted(1, "", "here"), hinted(2, "", "far")], None, "1", id="node without a zone"
+        ),
+        pytest.param(
+            [hinted(1, "", "here"), hinted(2, "z1", "")], "z1", "12", id="each lacks one kind"
+        ),
+        pytest.param([], "z1", "", id="no endpoint"),
+    ],
+)
+def test_hints_are_followed_where_all_ready_ones_have_them(
+    endpoints: list[Endpoint], zone: str | None, serving: str
+) -> None:
+    gathered = gather(
+        [a_slice(*endpoints)], port_name="http", protocol=Protocol.TCP, family=Family.IPV4
+    )
+    selection = select(gathered, Policy.CLUSTER, Whereabouts("here", zone))
+    assert selection.serving == members(serving)
+    ready = {key for key, placed in gathered.items() if placed.endpoint.ready}
+    assert selection.displaced == ready - selection.serving
+
+
+def test_policy_local_follows_no_hint() -> None:
+    parts = [a_slice(hinted(1, "z2", "far", node="here"), hinted(2, "z1", "here", node="far"))]
+    gathered = gather(parts, port_name="http", protocol=Protocol.TCP, family=Family.IPV4)
+    assert select(gathered, Policy.LOCAL, Whereabouts("here", "z1")).serving == members("1")
+
+
+_endpoints = st.builds(
+    hinted,
+    st.integers(1, 4),
+    st.sampled_from(("", "z1", "z2", "z1 z2")),
+    st.sampled_from(("", "here", "far")),
+    st.sampled_from((READY, STARTING, TERMINATING, GONE)),
+    st.sampled_from(("here", "far")),
+)
+
+
+@given(
+    endpoints=st.lists(_endpoints, max_size=4, unique_by=lambda one: one.address),
+    policy=st.sampled_from(Policy),
+    zone=st.sampled_from((None, "z1", "z3")),
+)
+def test_somebody_serves_wherever_anybody_can(
+    endpoints: list[Endpoint], policy: Policy, zone: str | None
+) -> None:
+    gathered = gather(
+        [a_slice(*endpoints)], port_name="http", protocol=Protocol.TCP, family=Family.IPV4
+    )
+    selection = select(gathered, policy, Whereabouts("here", zone))
+    parts = (selection.serving, selection.displaced, selection.retiring)
+    assert sum(map(len, parts)) == len(frozenset().union(*parts)) == len(gathered)
+    near = [one for one in endpoints if policy is Policy.CLUSTER or one.node_name == "here"]
+    usable = any(one.ready or (one.serving and one.terminating) for one in near)
+    assert bool(selection.serving) == usable
+    served = [gathered[key].endpoint for key in selection.serving]
+    assert len({one.ready for one in served}) <= 1, "those that terminate serve only alone"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 import types
 from pathlib import Path
@@ -91,6 +92,24 @@ class TestQuestion:
     def test_no_place(self, text: str) -> None:
         with pytest.raises(ValueError, match=r"\w"):
             parse_place(text)
+
+    @pytest.mark.parametrize(
+        ("text", "answer"),
+        [
+            ("192.0.2.1:http", "has no port from 1 to 65535: give ADDRESS:PORT"),
+            ("web.shop:80", "'web.shop' is no address; names are not looked up (ask for a Service"),
+            ("web/icmp", "'web' is no address"),
+        ],
+    )
+    def test_what_is_no_place_is_answered_with_what_to_give(self, text: str, answer: str) -> None:
+        with pytest.raises(ValueError, match=re.escape(answer)):
+            parse_place(text)
+
+    @pytest.mark.parametrize("service", ["web", "/web", "shop/", "shop/web/80"])
+    def test_a_service_is_asked_for_with_its_namespace(self, service: str) -> None:
+        result = CliRunner().invoke(main, ["explain", "--service", service])
+        assert result.exit_code == 2
+        assert f"{service!r} is not NAMESPACE/NAME, such as default/web" in result.stderr
 
     def test_who(self) -> None:
         assert parse_who("pod") == Who(SenderKind.POD)

@@ -88,6 +88,55 @@ def test_nothing_is_adopted_of_a_family_that_the_kernel_lacks() -> None:
     assert adopt(state) == frozenset()
 
 
+OWN = Address.parse("192.0.2.10")
+NODE_PORT = VirtualServerKey(Protocol.TCP, OWN, 30080)
+SCTP = NODE_PORT._replace(protocol=Protocol.SCTP)
+
+
+def with_port(state: State, name: str, port: int, *, own: Address = OWN) -> State:
+    state.network = NodeNetwork({"eth0": frozenset({own})})
+    state.members.setdefault(name, set()).add(PortMember(port))
+    return state
+
+
+@pytest.mark.parametrize(
+    ("state", "adopted"),
+    [
+        pytest.param(kernel(KEY, KUBE_EXTERNAL_IP=KEY), {KEY}, id="an externalIP"),
+        pytest.param(kernel(KEY, KUBE_EXTERNAL_IP_LOCAL=KEY), {KEY}, id="an externalIP, Local"),
+        pytest.param(kernel(KEY, KUBE_LOAD_BALANCER=KEY), {KEY}, id="a load balancer's address"),
+        pytest.param(
+            kernel(KEY, KUBE_LOAD_BALANCER_FW=KEY), set(), id="only in a set that closes frontends"
+        ),
+        pytest.param(
+            with_port(kernel(NODE_PORT), "KUBE-NODE-PORT-TCP", 30080), {NODE_PORT}, id="a NodePort"
+        ),
+        pytest.param(
+            with_port(kernel(NODE_PORT), "KUBE-NODE-PORT-TCP", 30081), set(), id="another number"
+        ),
+        pytest.param(
+            with_port(kernel(NODE_PORT), "KUBE-NODE-PORT-UDP", 30080), set(), id="another protocol"
+        ),
+        pytest.param(
+            with_port(kernel(NODE_PORT), "KUBE-6-NODE-PORT-TCP", 30080), set(), id="another family"
+        ),
+        pytest.param(
+            with_port(kernel(NODE_PORT), "KUBE-NODE-PORT-TCP", 30080, own=KEY.address),
+            set(),
+            id="its number, at an address that is not the node's",
+        ),
+        pytest.param(kernel(SCTP, KUBE_NODE_PORT_SCTP_HASH=SCTP), {SCTP}, id="a NodePort of SCTP"),
+        pytest.param(
+            kernel(NODE_PORT, KUBE_NODE_PORT_SCTP_HASH=SCTP), set(), id="of SCTP, not of TCP"
+        ),
+    ],
+)
+def test_every_kind_of_a_predecessors_frontends_is_adopted(
+    state: State, adopted: set[VirtualServerKey]
+) -> None:
+    assert adopt(state) == {("IPVSPROXY-OWN", frontend_member(key)) for key in adopted}
+
+
 THEIR_CHAIN = Chain("nat", "KUBE-SERVICES", (("-j", "KUBE-MARK-MASQ"),))
 OUR_SPLIT = Chain("nat", "KUBE-SPLIT", (("-j", "RETURN"),))
 OUR_CHAIN = Chain("nat", "KUBE-SERVICES", (("-j", "KUBE-SPLIT"),))

@@ -579,6 +579,23 @@ class TestDocuments:
         }
         assert contents.objects == []
 
+    @pytest.mark.parametrize(
+        ("version", "kind", "meant"),
+        [
+            ("v1", "service", "v1 Service"),
+            ("V1", "Services", "v1 Service"),
+            ("v1", "EndpointSlice", "discovery.k8s.io/v1 EndpointSlice"),
+            ("discovery.k8s.io/v1", "Endpointslice", "discovery.k8s.io/v1 EndpointSlice"),
+            ("v1", "node", "v1 Node"),
+        ],
+    )
+    def test_a_misspelt_kind_is_not_passed_over(self, version: str, kind: str, meant: str) -> None:
+        contents = Contents()
+        read_document({"apiVersion": version, "kind": kind}, contents)
+        (unnamed,) = contents.unnamed
+        assert unnamed.reason == f"{version} {kind}: there is no such kind; did you mean {meant}?"
+        assert not contents.ignored
+
     def test_a_forgotten_address_is_refused_and_a_headless_service_is_not(self) -> None:
         contents = Contents()
         read_document(service(clusterIP=None), contents)

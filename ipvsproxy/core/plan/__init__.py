@@ -47,6 +47,7 @@ def plan(target: Target, state: State, seed: bytes = b"") -> Batch:
     ground.lead_in()
     for key, one in wanted:
         servers.make(key, one)
+    servers.bind_targets()
     members.switch()
     servers.bind()
     ground.switch()

@@ -58,6 +58,9 @@ class Ground:
         self._draft = draft
         self._standing: dict[Family, Ruleset] = {}
         """The chains as they are when all steps so far are done."""
+        self._last: dict[Family, int] = {}
+        """The latest step that replaces a family's chains: the next one is written for what it
+        leaves."""
 
     def lay(self) -> None:
         """Plan what is missing."""
@@ -112,7 +115,7 @@ class Ground:
             needs = [draft.created[key] for key in targets if key in draft.created]
             needs += [draft.bound[key.address] for key in targets if key.address in draft.bound]
             follows = (step for key in targets for step in draft.raised.get(key, ()))
-            step = self._replace_chains(family, bridged, (*needs, *draft.chain_of(family)), follows)
+            step = self._replace_chains(family, bridged, needs, follows)
             if step is None:
                 continue
             for key in map(redirect_target, going):
@@ -128,8 +131,7 @@ class Ground:
                 continue
             held = self._held(family)
             wanted = with_present_redirects(wanted, standing, led_elsewhere=False, only=held)
-            needs = (*draft.chain_of(family), *draft.unlisted[family])
-            self._replace_chains(family, wanted, needs)
+            self._replace_chains(family, wanted, draft.unlisted[family])
 
     def _held(self, family: Family) -> frozenset[Rule]:
         """Give what is redirected for members that nobody asks for, and that stay for all that.
@@ -181,9 +183,11 @@ class Ground:
         if wanted == standing:
             return None
         self._standing[family] = wanted
-        return self._draft.add(
-            ReplaceChains(family, wanted, standing), needs=needs, follows=follows
+        last = (self._last[family],) if family in self._last else ()
+        self._last[family] = self._draft.add(
+            ReplaceChains(family, wanted, standing), needs=(*last, *needs), follows=follows
         )
+        return self._last[family]
 
     def _forget_flows(self, family: Family, before: frozenset[Rule], step: int) -> None:
         """Forget the flows of what is redirected already, and to somewhere else from now on."""

@@ -13,6 +13,7 @@ from collections import defaultdict
 from ipvsproxy.core.members import SetMember
 from ipvsproxy.core.operations import AddMember, ForgetFlows, RemoveMember
 from ipvsproxy.core.plan.steps import Draft
+from ipvsproxy.core.redirect_rules import redirect_match, redirect_targets
 from ipvsproxy.core.sets import LOOP_BACK, NODE_PORT, NODE_PORT_LOCAL, Role, role_of, set_name
 from ipvsproxy.model import (
     Address,
@@ -25,6 +26,7 @@ from ipvsproxy.model import (
     PortMember,
     Protocol,
     RealServerKey,
+    Rule,
     VirtualServerKey,
 )
 
@@ -91,6 +93,7 @@ class Members:
             key = _frontend(member)
             raised = self._draft.raised.get(key, ())
             let_in[key] = self._draft.add(RemoveMember(name, member), follows=raised)
+        led = self._led() if self._going[Role.REDIRECTS] else {}
         for name, member in self._going[Role.REDIRECTS]:
             key = _frontend(member)
             step = self._draft.add(
@@ -100,7 +103,19 @@ class Members:
             )
             self._draft.unlisted[key.family].append(step)
             self._undirected[key] = step
+            for address in (key.address, None):
+                target = led.get((key.family, redirect_match(key.protocol, address, key.port)))
+                if target is not None:
+                    self._draft.led_no_more[target].append(step)
             self._forget(key, step)
+
+    def _led(self) -> dict[tuple[Family, Rule], VirtualServerKey]:
+        """Give where clients are sent now, by family and what is redirected."""
+        return {
+            (family, match): target
+            for family, found in self._draft.state.rulesets.items()
+            for match, target in redirect_targets(found).items()
+        }
 
     def bare(self) -> None:
         """Plan the end of masquerading where it had to wait."""
@@ -144,11 +159,11 @@ class Members:
                     needs = tuple(self._draft.left[RealServerKey(address, port)])
                 case IpPortMember() | IpPortIpMember() | IpPortNetMember():
                     key = _frontend(member)
+                    admitted = self._draft.admitted.get(key, ())
                     needs = (*self._removed(key), *((opened[key],) if key in opened else ()))
-                    follows = (
-                        *self._draft.admitted.get(key, ()),
-                        *self._draft.shrunk.get(key, ()),
-                    )
+                    if isinstance(member, IpPortMember):
+                        needs += tuple(admitted)  # the filter lets through what has one of them
+                    follows = (*admitted, *self._draft.shrunk.get(key, ()))
             self._draft.add(RemoveMember(name, member), needs=needs, follows=follows)
 
     def _add(self, name: str, member: Member, *needs: int, follows: list[int] | None = None) -> int:
@@ -179,6 +194,7 @@ class Members:
         follows: list[int] = []
         if target is not None:
             needs += [draft.created[target]] if target in draft.created else []
+            needs += [draft.bound[target.address]] if target.address in draft.bound else []
             follows += draft.raised.get(target, ())
         step = self._add(name, member, *needs, follows=follows)
         draft.switched[key].append(step)

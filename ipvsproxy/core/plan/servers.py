@@ -68,14 +68,24 @@ class Servers:
         behind += draft.raised[key]
         behind += self._loop_backs_of(key, wanted)
 
+    def bind_targets(self) -> None:
+        """Plan the addresses to which clients are redirected: before anybody is."""
+        target = self._draft.target
+        sources = target.redirections.sources_of
+        self._bind(sorted({key.address for key in target.virtual_servers if sources(key)}))
+
     def bind(self) -> None:
-        """Plan the addresses that come to the dummy interface."""
+        """Plan all others that come to the dummy interface."""
+        draft = self._draft
+        self._bind(sorted(draft.target.addresses.keys() - draft.bound.keys()))
+
+    def _bind(self, addresses: Iterable[Address]) -> None:
         draft = self._draft
         switched: dict[Address, list[int]] = {}
         for key, steps in draft.switched.items():
             switched.setdefault(key.address, []).extend(steps)
-        for address, wanted in sorted(draft.target.addresses.items()):
-            if wanted and address not in draft.state.addresses:
+        for address in addresses:
+            if draft.target.addresses[address] and address not in draft.state.addresses:
                 standing = address in self._standing
                 draft.bound[address] = draft.add(
                     BindAddress(address),
@@ -175,7 +185,12 @@ class Servers:
             else:
                 continue
             needs = patiently if member in wanted.patient and found.weight else switched
-            step = draft.add(operation, needs=needs, needs_any=serving if found.weight else ())
+            step = draft.add(
+                operation,
+                needs=needs,
+                needs_any=serving if found.weight else (),
+                follows=draft.led_no_more.get(key, ()),
+            )
             yield step
             if real is None:
                 draft.left[member].append(step)

@@ -76,6 +76,8 @@ class Draft:
     bound: dict[Address, int] = field(default_factory=dict)
     rerouted: defaultdict[VirtualServerKey, list[int]] = field(default_factory=_lists)
     """Chains that lead clients to another virtual server than this one from now on."""
+    led_no_more: defaultdict[VirtualServerKey, list[int]] = field(default_factory=_lists)
+    """Redirections to this virtual server that end."""
     shrunk: dict[VirtualServerKey, tuple[int, ...]] = field(default_factory=dict)
     """Real servers that take no new connection any more."""
     unbound: dict[Address, int] = field(default_factory=dict)

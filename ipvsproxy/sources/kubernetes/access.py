@@ -69,7 +69,7 @@ def choose(
     host, port = environment.get(_HOST), environment.get(_PORT)
     if not host or not port:
         raise AccessError(
-            f"no API server is known: {_HOST} and {_PORT} are not set, so this is no pod; "
+            f"no API server is known: {_HOST} and {_PORT} are not both set, so this is no pod; "
             "give --kubeconfig FILE, --master URL or --manifests DIR"
         )
     return InCluster((f"https://[{host}]:{port}" if ":" in host else f"https://{host}:{port}",))
@@ -127,7 +127,10 @@ def token_file(kubeconfig: Path) -> Path | None:
     is no kubeconfig, or whose current context leads nowhere.
     """
     try:
-        content = msgspec.yaml.decode(kubeconfig.read_bytes(), type=_File)
+        written = kubeconfig.read_bytes()
+        if not written.strip():
+            raise AccessError(f"kubeconfig {kubeconfig}: the file is empty")
+        content = msgspec.yaml.decode(written, type=_File)
     except OSError as error:
         raise AccessError(f"kubeconfig {kubeconfig}: {error.strerror}") from None
     except (ValueError, msgspec.DecodeError) as error:

@@ -285,11 +285,12 @@ def _explain(error: Exception, url: str) -> ApiError:
             cause = error.certificate_error
             reason = getattr(cause, "verify_message", "") or str(cause)
             return Unreachable(
-                f"the certificate of {url} is not trusted: {reason}; check the certificate "
-                "authority in the kubeconfig, or the server's name"
+                f"the certificate of {url} is not trusted: {reason}; give its certificate "
+                "authority in a kubeconfig, and a name or address that the certificate has"
             )
         case aiohttp.ClientSSLError():
-            return Unreachable(f"no TLS with {url}: {_system_reason(error.os_error)}")
+            reason = _system_reason(error.os_error)
+            return Unreachable(f"no TLS with {url}: {reason}; does an API server listen there?")
         case aiohttp.ClientConnectorError():
             return Unreachable(f"cannot reach {url}: {_system_reason(error.os_error)}")
         case TimeoutError():

@@ -96,11 +96,18 @@ class Dialect:
 
     def for_operator(self, error: ApiError) -> str:
         """Say in one line what went wrong, and the mend where there is one."""
-        if not isinstance(error, Forbidden):
-            return str(error)
         resource = self._resource
-        rule = f'apiGroups: ["{resource.group}"], resources: ["{resource.plural}"]'
-        return f'{error}; the role needs the rule {{{rule}, verbs: ["list", "watch"]}}'
+        match error:
+            case Forbidden():
+                rule = f'apiGroups: ["{resource.group}"], resources: ["{resource.plural}"]'
+                return f'{error}; the role needs the rule {{{rule}, verbs: ["list", "watch"]}}'
+            case NotFound():
+                return (
+                    f"{error}: it knows no {resource.plural}; check its URL, and that it is "
+                    "Kubernetes 1.21 or newer"
+                )
+            case _:
+                return str(error)
 
 
 _OF_STREAMS = (BadRequest, Rejected, Expired, Silent)

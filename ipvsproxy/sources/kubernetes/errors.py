@@ -22,6 +22,7 @@ from __future__ import annotations
 import msgspec
 
 _LONGEST_MESSAGE = 300
+_UNAUTHORIZED = 401
 _VERSION_TOO_LARGE = "Too large resource version"
 
 
@@ -94,7 +95,7 @@ class _Status(msgspec.Struct):
 
 _KINDS: dict[int, type[ApiError]] = {
     400: BadRequest,
-    401: Unauthorized,
+    _UNAUTHORIZED: Unauthorized,
     403: Forbidden,
     404: NotFound,
     409: Conflict,
@@ -130,6 +131,8 @@ def _make(code: int, message: str, retry_after: float) -> ApiError:
     text = f"the API server answered {code or 'with an error'}"
     if message:
         text += f": {' '.join(message.split())[:_LONGEST_MESSAGE]}"
+    if code == _UNAUTHORIZED:
+        text += "; check the token or certificate in the kubeconfig, or the pod's ServiceAccount"
     # The server has gone back in time, as after a restore of etcd: what we know is from a future
     # that it does not have, and only a new list helps.
     if _VERSION_TOO_LARGE in message:

@@ -179,7 +179,7 @@ class Reflector:
                     yield Complete()
                     return
                 if not self._dialect.other_path(error):
-                    raise
+                    raise type(error)(self._dialect.for_operator(error)) from error
             else:
                 return
 
@@ -324,7 +324,7 @@ class Reflector:
             case BadRequest() | Rejected():
                 self._version = None
                 self._dialect.start_anew()
-                self._health.failed(watch, error, str(error))
+                self._health.failed(watch, error, self._dialect.for_operator(error))
             case _:
                 self._health.failed(watch, error, self._dialect.for_operator(error))
         return self._backoff.next(error.retry_after)

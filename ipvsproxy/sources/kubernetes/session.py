@@ -150,6 +150,7 @@ async def _use_kubeconfig(path: Path, configuration: Configuration) -> None:
         raise AccessError(f"kubeconfig {path}: {error.filename}: {error.strerror}") from None
     except (library.ConfigException, LookupError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split()).removeprefix("Invalid kube-config file. ")
+        reason = reason.replace("File does not exists", "there is no file")
         raise AccessError(f"kubeconfig {path}: {reason}") from None
     if token is not None:
         _use_token_file(token, configuration)
