@@ -217,7 +217,7 @@ class Desired:
                 del self._claims[key]
         for key, before in owners.items():
             touched.add(self._settle_claim(key, now))
-            if before is not None and before != self.owner(key):
+            if before is not None and self.owner(key) not in (None, before):
                 touched.keys.add(key)  # though both may want the same of it, it is another's now
         return touched
 

@@ -109,14 +109,19 @@ class Settlement:
         `touched`.
         """
         state = around.kernel
+        ours = Ownership(state)
         wanted: dict[VirtualServerKey, Wanted | None] = {}
-        for key in self._with_neighbours(touched, state):
+        keys = self._with_neighbours(touched, state)
+        for key in keys:
             settled = self._settle(key, state, connections.get(key, {}), now, around.unavailable)
-            wanted[key] = settled.wanted if settled else None
-            if settled is None:
-                touched.members |= self._desired.finish(key).members
+            if settled is not None:
+                wanted[key] = settled.wanted
+                continue
+            touched.members |= self._desired.finish(key).members
+            if key in ours:  # what nobody wants is removed only where it is ours
+                wanted[key] = None
                 self._over.add(key)
-        addresses = touched.addresses | {key.address for key in wanted}
+        addresses = touched.addresses | {key.address for key in keys}
         return Target(
             foundation=self._foundation(around),
             virtual_servers=wanted,

@@ -12,7 +12,7 @@ from ipvsproxy.core.sets import frontend_member
 from ipvsproxy.core.settlement import NO_HOLDS, Holds, Settlement
 from ipvsproxy.core.surroundings import Surroundings
 from ipvsproxy.core.translate import Fragment, Frontend
-from ipvsproxy.kernel.fake import fresh_state
+from ipvsproxy.kernel.fake import FakeDataplane, fresh_state
 from ipvsproxy.model import (
     Address,
     IpMember,
@@ -26,6 +26,7 @@ from ipvsproxy.model import (
     VirtualServerKey,
 )
 from ipvsproxy.objects import ServiceName
+from tests.unit.builders import Agent, service
 
 IP = Address.parse("10.96.0.1")
 KEY = VirtualServerKey(Protocol.TCP, IP, 80)
@@ -204,3 +205,31 @@ def test_a_foreign_virtual_server_is_in_no_target_and_no_leftover() -> None:
     target = here.target(touched, around(state), connections={}, now=0.0)
     assert target.virtual_servers.keys() == {KEY}
     assert not desired.departing
+
+
+def test_what_nobody_wants_any_more_is_left_alone_where_it_is_not_ours() -> None:
+    """A Service that wanted somebody else's virtual server, and moves away from it."""
+    desired = Desired()
+    state = fresh_state()
+    state.virtual_servers = {KEY: VirtualServer("wlc"), FOREIGN: VirtualServer("wlc")}
+    state.real_servers = {KEY: {}, FOREIGN: {}}
+    here = settlement(desired)
+    desired.mark_foreign(FOREIGN)
+    put(desired, FOREIGN)
+    touched = put(desired, SECOND)
+    touched.keys |= {FOREIGN, KEY}
+    target = here.target(touched, around(state), connections={}, now=0.0)
+    assert set(target.virtual_servers) == {SECOND}
+
+
+async def test_an_agent_whose_service_moves_away_from_a_foreign_server_leaves_that() -> None:
+    fake = FakeDataplane()
+    foreign = VirtualServerKey(Protocol.TCP, Address.parse("10.96.0.3"), 80)
+    fake.state.virtual_servers[foreign] = VirtualServer("wlc")
+    fake.state.real_servers[foreign] = {POD: RealServer(7)}
+    agent = Agent(fake)
+    agent.list_all([service("kubernetes", "10.96.0.1"), service("a", "10.96.0.3")])
+    await agent.settle()
+    agent.put(service("a", "10.96.0.1"))
+    await agent.settle()
+    assert fake.state.real_servers[foreign] == {POD: RealServer(7)}
