@@ -9,11 +9,19 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, assert_never
 
 from ipvsproxy.objects import EndpointSlice, ObjectReference, ServiceName
-from ipvsproxy.store import Event
-from ipvsproxy.store.events import Gone, Put, reference_of
+from ipvsproxy.store import (
+    Event,
+    Gone,
+    Listed,
+    Put,
+    Readable,
+    Refused,
+    Unreadable,
+    reference_of,
+)
 from ipvsproxy.telemetry import Conditions, ConditionType, Metrics
 
 _KINDS = ("Service", "EndpointSlice")
@@ -57,8 +65,10 @@ class Changes:
                     self._note_trigger(changed, revision)
             case Gone(reference):
                 self._count(reference, revision)
-            case _:
+            case Refused() | Unreadable() | Readable() | Listed():
                 return
+            case _:
+                assert_never(event)
 
     def finished(self, covers: int) -> None:
         """Take note that a cycle has carried out all changes up to a revision, or was refused."""

@@ -108,13 +108,11 @@ class LinuxDataplane:
 
         In portions, so that a write waits for one of them and not for all.
         """
-        counted = await self._in_worker(self._ipvs.virtual_server_counters)
+        counted = await self._count(self._ipvs.virtual_server_counters)
         members: dict[VirtualServerKey, Mapping[RealServerKey, Counters]] = {}
         keys = [key for key in real_servers_of if key in counted]
         for start in range(0, len(keys), _PORTION):
-            if self._closed:
-                raise DataplaneError("the counters of IPVS cannot be read: the agent stops")
-            members |= await self._in_worker(
+            members |= await self._count(
                 partial(self._real_server_counters, keys[start : start + _PORTION])
             )
         return {key: TrafficReading(one, members.get(key, {})) for key, one in counted.items()}
@@ -141,6 +139,11 @@ class LinuxDataplane:
     async def _in_worker(self, work: Callable[[], _Result]) -> _Result:
         # Without the shield, cancelling would take work that waits for the thread out of the queue.
         return await asyncio.shield(asyncio.wrap_future(self._worker.submit(work)))
+
+    async def _count(self, work: Callable[[], _Result]) -> _Result:
+        if self._closed:  # a scrape may outlive the rest of the agent by a moment
+            raise DataplaneError("the counters of IPVS cannot be read: the agent stops")
+        return await self._in_worker(work)
 
     def _real_server_counters(
         self, keys: Sequence[VirtualServerKey]

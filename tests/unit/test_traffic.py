@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 import msgspec
 import pytest
@@ -20,7 +20,16 @@ from ipvsproxy.core.operations import (
 )
 from ipvsproxy.dataplane import Counters, DataplaneError, TrafficReading
 from ipvsproxy.kernel.fake import FakeDataplane
-from ipvsproxy.model import Address, Protocol, RealServer, VirtualServer, VirtualServerKey
+from ipvsproxy.kernel.ipvs import Ipvs
+from ipvsproxy.kernel.linux import LinuxDataplane
+from ipvsproxy.model import (
+    Address,
+    Protocol,
+    RealServer,
+    RealServerKey,
+    VirtualServer,
+    VirtualServerKey,
+)
 from ipvsproxy.objects import Node, ServiceName, ServicePort, SlicePort
 from ipvsproxy.store import KINDS, Gone, Listed, Put
 from ipvsproxy.telemetry.traffic import Traffic, TrafficPort
@@ -283,3 +292,58 @@ class TestReading:
         await agent.connections()
         endpoint = "10.244.1.5:8080"
         assert value(agent.metrics.traffic, "endpoint_connections", endpoint=endpoint) == 1
+
+
+class StandInIpvs(Ipvs):
+    """A table of 120 virtual servers without a kernel."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.read_of: list[VirtualServerKey] = []
+        self.at_the_first: Callable[[], None] = lambda: None
+
+    def virtual_server_counters(self) -> dict[VirtualServerKey, Counters]:
+        return {WEB._replace(port=port): Counters(port) for port in range(1, 121)}
+
+    def real_server_counters(self, key: VirtualServerKey) -> dict[RealServerKey, Counters]:
+        if not self.read_of:
+            self.at_the_first()
+        self.read_of.append(key)
+        return {POD: Counters(key.port)}
+
+
+class TestPortions:
+    async def test_writes_go_ahead_between_two_portions(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        ipvs, dataplane = StandInIpvs(), LinuxDataplane(())
+        monkeypatch.setattr(dataplane, "_ipvs", ipvs)
+        keys = tuple(ipvs.virtual_server_counters())
+        read_before: list[int] = []
+        loop = asyncio.get_running_loop()
+
+        async def write() -> None:
+            await dataplane.apply(())
+            read_before.append(len(ipvs.read_of))
+
+        writes: list[asyncio.Future[None]] = []
+        ipvs.at_the_first = lambda: writes.append(
+            asyncio.wrap_future(asyncio.run_coroutine_threadsafe(write(), loop), loop=loop)
+        )
+        try:
+            readings = await dataplane.counters(keys)
+            await asyncio.gather(*writes)
+        finally:
+            await dataplane.close()
+        assert len(ipvs.read_of) == 120
+        assert read_before[0] < 120
+        assert readings[keys[118]] == TrafficReading(Counters(119), {POD: Counters(119)})
+
+    async def test_an_agent_that_stops_reads_no_further(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        ipvs, dataplane = StandInIpvs(), LinuxDataplane(())
+        monkeypatch.setattr(dataplane, "_ipvs", ipvs)
+        await dataplane.close()
+        with pytest.raises(DataplaneError, match="the agent stops"):
+            await dataplane.counters([WEB])
