@@ -133,7 +133,7 @@ def _pass_over(place: str, version: str, kind: str, contents: Contents) -> None:
     """Count an object of another kind; one whose kind is misspelt is not taken for gone."""
     meant = _MEANT.get((version.lower(), kind.lower().removesuffix("s")))
     if meant is not None:
-        reason = f"{version} {kind}: there is no such kind; did you mean {' '.join(meant)}?"
+        reason = f"{version} {kind}: there is no such kind; write {' '.join(meant)}"
         contents.unnamed.append(Unnamed(place, reason))
     else:
         contents.ignored[_hint(version, kind)] += 1

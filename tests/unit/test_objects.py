@@ -593,7 +593,7 @@ class TestDocuments:
         contents = Contents()
         read_document({"apiVersion": version, "kind": kind}, contents)
         (unnamed,) = contents.unnamed
-        assert unnamed.reason == f"{version} {kind}: there is no such kind; did you mean {meant}?"
+        assert unnamed.reason == f"{version} {kind}: there is no such kind; write {meant}"
         assert not contents.ignored
 
     def test_a_forgotten_address_is_refused_and_a_headless_service_is_not(self) -> None:
