@@ -102,7 +102,7 @@ class Servers:
         """Plan the addresses that leave the dummy interface."""
         draft = self._draft
         rerouted: dict[Address, list[int]] = {}
-        for key, steps in draft.rerouted.items():
+        for key, steps in (*draft.rerouted.items(), *draft.led_no_more.items()):
             rerouted.setdefault(key.address, []).extend(steps)
         for address, wanted in sorted(draft.target.addresses.items()):
             if not wanted and address in draft.state.addresses:
@@ -123,7 +123,8 @@ class Servers:
         """Plan the end of a virtual server, after its address."""
         draft = self._draft
         unbound = (draft.unbound[key.address],) if key.address in draft.unbound else ()
-        needs = (*unbound, *draft.rerouted.get(key, ()))
+        # Clients that are still led here, because the end of a redirection was refused, keep it.
+        needs = (*unbound, *draft.rerouted.get(key, ()), *draft.led_no_more.get(key, ()))
         removed = draft.removed[key] = draft.add(RemoveVirtualServer(key), needs=needs)
         for member in draft.state.real_servers.get(key, {}):
             self._forget(key, member, removed)
@@ -176,6 +177,8 @@ class Servers:
             step for step in raised if not stays and _weight_of(draft.steps[step].operation)
         )
         patiently = (*switched, *raised, *draft.switched.get(key, ()))
+        # Whoever is led elsewhere from now on, or here until now, is so before these are gone.
+        led = (*draft.led_no_more.get(key, ()), *draft.switched.get(key, ()))
         for member, found in actual.items():
             real = wanted.real_servers.get(member)
             if real is None:
@@ -189,7 +192,7 @@ class Servers:
                 operation,
                 needs=needs,
                 needs_any=serving if found.weight else (),
-                follows=draft.led_no_more.get(key, ()),
+                follows=led,
             )
             yield step
             if real is None:
