@@ -57,6 +57,12 @@ def waits(batch: Batch, text: str) -> set[str]:
     return {texts[index] for index in before}
 
 
+def needs(batch: Batch, text: str) -> set[str]:
+    """Give what must not have been refused when an operation is sent, itself only."""
+    texts = [describe(step.operation) for step in batch.steps]
+    return {texts[index] for index in batch.steps[texts.index(text)].needs}
+
+
 def operations(batch: Batch) -> list[str]:
     return [describe(step.operation) for step in batch.steps]
 
@@ -141,8 +147,31 @@ class TestLocalToCluster:
         lowered = f"set real server {THERE} weight 0 of {CLUSTER}:80/TCP"
         assert remove("SPLIT") in waits(batch, lowered)
 
+    def test_its_virtual_server_stays_if_somebody_is_sent_to_it_still(self) -> None:
+        before = LOCAL._replace(protocol=Protocol.UDP, port=81)
+        batch = changed(before, before._replace(external_local=False, port=80))
+        removed = needs(batch, f"remove virtual server {CLUSTER}:81/UDP")
+        assert remove("SPLIT", f"{EXTERNAL},udp:81") in removed
+
+    def test_its_address_stays_if_somebody_is_sent_to_it_still(self) -> None:
+        before = LOCAL._replace(protocol=Protocol.UDP)
+        batch = changed(before, before._replace(external_local=False, cluster=1))
+        unbound = needs(batch, f"unbind address {CLUSTER}")
+        assert remove("SPLIT", f"{EXTERNAL},udp:80") in unbound
+
 
 class TestSplit:
+    def test_it_stands_before_the_servers_of_another_service_take_nobody_any_more(self) -> None:
+        """One Service goes and another takes its NodePort, with a server elsewhere only."""
+        there = (None, None, None)
+        before = Wanted(node_port=30080, endpoints=(*there, LEAVING))
+        after = Wanted(node_port=30080, external_local=True, endpoints=(*there, READY))
+        batch = changed((before, None), (None, after))
+        lowered = [text for text in operations(batch) if "weight 0 of 192.0.2.10:30080" in text]
+        assert lowered
+        for text in lowered:
+            assert add("SPLIT", "192.0.2.10,tcp:30080") in waits(batch, text)
+
     def test_it_comes_after_the_cluster_ip_stands_and_is_bound(self) -> None:
         batch = changed(None, LOCAL)
         assert {
