@@ -7,6 +7,8 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
 from typing import Generic, TypeVar
 
+from ipvsproxy.sources.kubernetes.access import Access
+from ipvsproxy.sources.kubernetes.client import ApiConnection, connect
 from ipvsproxy.sources.kubernetes.health import SourceHealth
 from ipvsproxy.sources.kubernetes.pace import Timing
 from ipvsproxy.sources.kubernetes.reflector import Changed, Complete, Item, Removed
@@ -16,6 +18,16 @@ from tests.api.fake_objects import Object
 Value = TypeVar("Value")
 
 SERVICES: Resource = resources("node-1")[0]
+
+
+@asynccontextmanager
+async def connected(access: Access) -> AsyncIterator[ApiConnection]:
+    """Give a connection, closed at the end."""
+    connection = await connect(access)
+    try:
+        yield connection
+    finally:
+        await connection.close()
 
 
 class VirtualTime:

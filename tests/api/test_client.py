@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -36,9 +33,9 @@ from ipvsproxy.sources.kubernetes.errors import (
     Unauthorized,
     Unavailable,
 )
-from tests.api.certificates import authority, server_context
+from tests.api.certificates import authority, needs_openssl, server_context
 from tests.api.fake_server import FakeApiServer, Fault
-from tests.api.support import service
+from tests.api.support import connected, service
 
 SERVICES = "/api/v1/services"
 IN_POD = {"KUBERNETES_SERVICE_HOST": "192.0.2.1", "KUBERNETES_SERVICE_PORT": "6443"}
@@ -47,17 +44,6 @@ NAMING_ALL = (
     "{{current-context: a, contexts: [{{name: a, context: {{cluster: c, user: u}}}}],"
     "clusters: [{{name: c, cluster: {{{cluster}}}}}], users: [{{name: u, user: {{{user}}}}}]}}"
 )
-
-needs_openssl = pytest.mark.skipif(shutil.which("openssl") is None, reason="needs openssl")
-
-
-@asynccontextmanager
-async def connected(access: Access) -> AsyncIterator[ApiConnection]:
-    connection = await connect(access)
-    try:
-        yield connection
-    finally:
-        await connection.close()
 
 
 def kubeconfig(

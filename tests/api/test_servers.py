@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
 import socket
 import ssl
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import aiohttp
@@ -16,25 +15,20 @@ import structlog
 import yaml
 
 from ipvsproxy.sources.kubernetes import client
-from ipvsproxy.sources.kubernetes.access import Access, InCluster, Kubeconfig, Server
-from ipvsproxy.sources.kubernetes.client import ApiConnection, connect
+from ipvsproxy.sources.kubernetes.access import InCluster, Kubeconfig, Server
+from ipvsproxy.sources.kubernetes.client import ApiConnection
 from ipvsproxy.sources.kubernetes.errors import Forbidden, Throttled, Unauthorized, Unreachable
-from tests.api.certificates import Authority, authority, client_certificate, server_context
+from tests.api.certificates import (
+    Authority,
+    authority,
+    client_certificate,
+    needs_openssl,
+    server_context,
+)
 from tests.api.fake_server import FakeApiServer, Fault
-from tests.api.support import service
+from tests.api.support import connected, service
 
 SERVICES = "/api/v1/services"
-
-needs_openssl = pytest.mark.skipif(shutil.which("openssl") is None, reason="needs openssl")
-
-
-@asynccontextmanager
-async def connected(access: Access) -> AsyncIterator[ApiConnection]:
-    connection = await connect(access)
-    try:
-        yield connection
-    finally:
-        await connection.close()
 
 
 class Pair:

@@ -1,4 +1,4 @@
-"""A network namespace for a test that talks to the kernel itself."""
+"""A network namespace, and adapters in it, for a test that talks to the kernel itself."""
 
 import fcntl
 import socket
@@ -7,10 +7,18 @@ from collections.abc import Iterator
 
 import pytest
 
+from ipvsproxy.kernel.link import Link
 from tests.kernel.namespace import fresh_network_namespace
 
 SIOCSIFFLAGS = 0x8914
 IFF_UP = 0x1
+
+
+@pytest.fixture
+def link() -> Iterator[Link]:
+    adapter = Link()
+    yield adapter
+    adapter.close()
 
 
 @pytest.fixture

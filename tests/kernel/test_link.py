@@ -2,18 +2,17 @@
 
 import os
 import socket
-import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from ipvsproxy.core.operations import BindAddress, CreateLink, RemoveLink, UnbindAddress
-from ipvsproxy.dataplane import DONE, Refusal
+from ipvsproxy.dataplane import Refusal
 from ipvsproxy.kernel import rtnetlink, surroundings
 from ipvsproxy.kernel.link import Link, LinkOperation, families
 from ipvsproxy.kernel.netlink import NetlinkSocket
 from ipvsproxy.model import DUMMY_INTERFACE, Address, Family
+from tests.kernel.interfaces import apply, ip
 
 pytestmark = [
     pytest.mark.kernel,
@@ -26,23 +25,8 @@ V6 = Address.parse("fd00::1")
 NEW_DEVICES = Path("/proc/sys/net/ipv6/conf/default/disable_ipv6")
 
 
-@pytest.fixture
-def link() -> Iterator[Link]:
-    adapter = Link()
-    yield adapter
-    adapter.close()
-
-
-def apply(link: Link, *operations: LinkOperation) -> None:
-    assert link.apply(operations) == [DONE] * len(operations)
-
-
 def refusals(link: Link, *operations: LinkOperation) -> list[Refusal | None]:
     return [outcome.refusal for outcome in link.apply(operations)]
-
-
-def ip(*words: str) -> str:
-    return subprocess.run(["ip", *words], check=True, capture_output=True, text=True).stdout
 
 
 def bound() -> set[Address] | None:

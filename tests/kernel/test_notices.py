@@ -2,16 +2,16 @@
 
 import asyncio
 import os
-import subprocess
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 
 import pytest
 
 from ipvsproxy.core.operations import BindAddress, CreateLink, UnbindAddress
-from ipvsproxy.dataplane import DONE, Change, NodeNetworkChanged
-from ipvsproxy.kernel.link import Link, LinkOperation
+from ipvsproxy.dataplane import Change, NodeNetworkChanged
+from ipvsproxy.kernel.link import Link
 from ipvsproxy.kernel.notices import changes
 from ipvsproxy.model import Address
+from tests.kernel.interfaces import apply, ip
 
 pytestmark = [
     pytest.mark.kernel,
@@ -21,21 +21,6 @@ pytestmark = [
 
 V4 = Address.parse("10.0.0.1")
 V6 = Address.parse("fd00::1")
-
-
-@pytest.fixture
-def link() -> Iterator[Link]:
-    adapter = Link()
-    yield adapter
-    adapter.close()
-
-
-def apply(link: Link, *operations: LinkOperation) -> None:
-    assert link.apply(operations) == [DONE] * len(operations)
-
-
-def ip(*words: str) -> str:
-    return subprocess.run(["ip", *words], check=True, capture_output=True, text=True).stdout
 
 
 def many(count: int) -> list[Address]:

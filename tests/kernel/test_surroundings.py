@@ -2,7 +2,6 @@
 
 import os
 import socket
-import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack
 
@@ -14,6 +13,7 @@ from ipvsproxy.kernel import rtnetlink, surroundings
 from ipvsproxy.kernel.link import Link
 from ipvsproxy.kernel.netlink import NetlinkSocket
 from ipvsproxy.model import Address, Listener, NodeNetwork, Protocol
+from tests.kernel.interfaces import ip
 
 pytestmark = [
     pytest.mark.kernel,
@@ -37,10 +37,6 @@ def route() -> Iterator[NetlinkSocket]:
 def sockets() -> Iterator[ExitStack]:
     with ExitStack() as stack:
         yield stack
-
-
-def ip(*words: str) -> None:
-    subprocess.run(["ip", *words], check=True, capture_output=True)
 
 
 def uplink() -> None:

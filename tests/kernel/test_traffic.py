@@ -10,14 +10,14 @@ from collections.abc import Iterator
 import pytest
 from prometheus_client import generate_latest
 
-from ipvsproxy.agent.wiring import Wiring, wire
+from ipvsproxy.agent.wiring import wire
 from ipvsproxy.config import Settings
 from ipvsproxy.core.foundation import WATCHED_SYSCTLS
 from ipvsproxy.kernel.linux import LinuxDataplane
 from ipvsproxy.kernel.process import Processes
 from ipvsproxy.objects import Node
 from ipvsproxy.store import KINDS, Listed, Put
-from tests.unit.builders import frontend, part, service
+from tests.unit.builders import frontend, part, service, settle
 
 pytestmark = [
     pytest.mark.kernel,
@@ -46,14 +46,6 @@ def pod() -> Iterator[socket.socket]:
     assert done.returncode == 0
     with socket.create_server((POD, 8080)) as listening:
         yield listening
-
-
-async def settle(wiring: Wiring) -> None:
-    for _ in range(10):
-        await wiring.reconciler.cycle()
-        if not wiring.reconciler.busy:
-            return
-    pytest.fail("the agent does not come to rest")
 
 
 def exchange(pod: socket.socket) -> None:
@@ -94,7 +86,7 @@ async def test_a_connection_is_counted_with_its_packets_and_bytes(pod: socket.so
             wiring.take(Put(one, "test"))
         for kind in KINDS:
             wiring.take(Listed(kind))
-        await settle(wiring)
+        await settle(wiring.reconciler)
         assert await scraped("service_connections") is None
 
         exchange(pod)

@@ -12,6 +12,7 @@ from ipvsproxy.config import Settings
 from ipvsproxy.kernel.fake import FakeDataplane
 from ipvsproxy.sources.directory import DirectorySource
 from ipvsproxy.telemetry import Condition, ConditionType
+from tests.unit.builders import settle
 
 GOOD = """\
 apiVersion: v1
@@ -61,11 +62,7 @@ class Folder:
     async def synchronise(self) -> None:
         for event in await self._source.read():
             self.agent.take(event)
-        for _ in range(20):
-            await self.agent.reconciler.cycle()
-            if not self.agent.reconciler.busy:
-                return
-        raise AssertionError("there is always something to do")
+        await settle(self.agent.reconciler)
 
     def only_condition(self) -> Condition:
         (condition,) = self.agent.conditions

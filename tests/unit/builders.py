@@ -97,6 +97,15 @@ def pods_in(family: Family, *blocks: str) -> LocalPods:
     return local_pods(family, settings, None, NodeNetwork())
 
 
+async def settle(reconciler: Reconciler) -> None:
+    """Run cycles until another one would find nothing to do."""
+    for _ in range(20):
+        await reconciler.cycle()
+        if not reconciler.busy:
+            return
+    raise AssertionError("there is always something to do")
+
+
 class Agent:
     """A store and a reconciler on a kernel, and the clock that both go by."""
 
@@ -130,12 +139,7 @@ class Agent:
             self.store.apply(Listed(kind))
 
     async def settle(self) -> None:
-        """Run cycles until another one would find nothing to do."""
-        for _ in range(20):
-            await self.reconciler.cycle()
-            if not self.reconciler.busy:
-                return
-        raise AssertionError("there is always something to do")
+        await settle(self.reconciler)
 
     def said(self) -> list[str]:
         """Give what is wrong, by subject and type."""

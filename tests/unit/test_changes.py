@@ -12,7 +12,7 @@ from ipvsproxy.dataplane import Refusal
 from ipvsproxy.kernel.fake import FakeDataplane, FaultyDataplane
 from ipvsproxy.objects import EndpointSlice, KubernetesObject, Node, read_endpoint_slice
 from ipvsproxy.store import KINDS, Gone, Listed, Put
-from tests.unit.builders import Clock, part, service, slice_reference
+from tests.unit.builders import Clock, part, service, settle, slice_reference
 
 STARTED = 1_700_000_000.0
 NAME = "kubeproxy_sync_proxy_rules"
@@ -37,11 +37,7 @@ class Agent:
             self.wiring.take(Put(one, "test"))
 
     async def settle(self) -> None:
-        for _ in range(10):
-            await self.wiring.reconciler.cycle()
-            if not self.wiring.reconciler.busy:
-                return
-        pytest.fail("the agent does not come to rest")
+        await settle(self.wiring.reconciler)
 
     async def value(self, name: str) -> float | None:
         await self.wiring.scrape()

@@ -33,7 +33,16 @@ from ipvsproxy.model import (
 from ipvsproxy.objects import Node, ServiceName, ServicePort, SlicePort
 from ipvsproxy.store import KINDS, Gone, Listed, Put
 from ipvsproxy.telemetry.traffic import Traffic, TrafficPort
-from tests.unit.builders import Clock, frontend, member, named, part, service, service_reference
+from tests.unit.builders import (
+    Clock,
+    frontend,
+    member,
+    named,
+    part,
+    service,
+    service_reference,
+    settle,
+)
 
 WEB, NODE_PORT = frontend(), frontend("192.0.2.1", 30080)
 PORT = TrafficPort(named(), "http", "TCP")
@@ -188,11 +197,7 @@ class Scraped:
         await self.settle()
 
     async def settle(self) -> None:
-        for _ in range(10):
-            await self.wiring.reconciler.cycle()
-            if not self.wiring.reconciler.busy:
-                return
-        pytest.fail("the agent does not come to rest")
+        await settle(self.wiring.reconciler)
 
     async def connections(self, seconds: float = FRESH_SECONDS) -> float | None:
         self.clock.now += seconds
