@@ -13,10 +13,12 @@ Pure: the same inputs give an equal fragment, and an equal fragment touches noth
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 from ipvsproxy.core.annotations import (
-    WEIGHTS,
+    SLICE_WEIGHTS,
+    Reader,
     choose_scheduler,
     read_weights,
     scheduler_flags,
@@ -42,6 +44,7 @@ from ipvsproxy.model import (
 from ipvsproxy.objects import EndpointSlice, Service, ServiceName, ServicePort
 
 DEFAULT_WEIGHT = 1
+NOTHING_WRITTEN: Mapping[str, str] = MappingProxyType({})
 
 
 class Frontend(NamedTuple):
@@ -87,6 +90,8 @@ class Fragment(NamedTuple):
     without_local: frozenset[str] = frozenset()
     """Traffic policies, internal and external, that are Local and find no endpoint on this node
     though there is one elsewhere."""
+    good: Mapping[str, str] = NOTHING_WRITTEN
+    """The annotations in force, as written: the last good text where the present one is wrong."""
 
 
 class Inputs(NamedTuple):
@@ -114,6 +119,7 @@ def translate(inputs: Inputs, around: Surroundings, previous: Fragment | None) -
     served = frozenset(one.key for one in previous.frontends) if previous else frozenset()
     found = places(service, around, served)
     annotations = dict(service.annotations)
+    reader = Reader(annotations, previous.good if previous else {})
     choice = choose_scheduler(
         annotations,
         default=around.settings.default_scheduler,
@@ -123,7 +129,13 @@ def translate(inputs: Inputs, around: Surroundings, previous: Fragment | None) -
     weighing = _Weighing(inputs.slices, previous, around.kernel)
     builder = _Frontends(inputs, around, choice.scheduler, weighing)
     frontends = tuple(map(builder.frontend, found.places))
-    said = (choice.problem, unknown_annotation(annotations), *weighing.problems, *found.problems)
+    said = (
+        choice.problem,
+        unknown_annotation(annotations),
+        *reader.problems,
+        *weighing.problems,
+        *found.problems,
+    )
     return Fragment(
         service.name,
         service.created,
@@ -136,6 +148,7 @@ def translate(inputs: Inputs, around: Surroundings, previous: Fragment | None) -
         service_members(service, builder.endpoints(), around) if frontends else frozenset(),
         _health_check(inputs, around) if frontends else None,
         frozenset(builder.without_local),
+        reader.good,
     )
 
 
@@ -292,7 +305,7 @@ class _Weighing:
             self.weights[slice_name] = read_weights(text)
         except ValueError as error:
             message = (
-                f"annotation {WEIGHTS} of EndpointSlice {slice_name}: {error}; "
+                f"annotation {SLICE_WEIGHTS} of EndpointSlice {slice_name}: {error}; "
                 "the previous weights stay"
             )
             self.problems.append(Problem(ProblemKind.INVALID_ANNOTATION, message))

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from ipvsproxy.core.annotations import SCHEDULER, WEIGHTS, read_weights
+from ipvsproxy.core.annotations import SCHEDULER, SLICE_WEIGHTS, read_weights
 from ipvsproxy.model import Scheduler
 from tests.deployment.rendered import MANIFESTS, Json, sound
 
@@ -109,7 +109,7 @@ def test_weights_that_the_agent_takes_are_let_in_and_others_are_refused(text: st
         assert not right
     else:
         assert right
-    messages = refusals("EndpointSlice", {WEIGHTS: text})
+    messages = refusals("EndpointSlice", {SLICE_WEIGHTS: text})
     assert not messages if right else "no JSON object from IP address to weight" in messages[0]
 
 
@@ -117,8 +117,8 @@ def test_weights_that_the_agent_takes_are_let_in_and_others_are_refused(text: st
     ("kind", "annotations"),
     [
         ("Service", {SCHEDULER: "wrong"}),
-        ("Service", {WEIGHTS: "{}"}),
-        ("EndpointSlice", {WEIGHTS: "wrong"}),
+        ("Service", {SLICE_WEIGHTS: "{}"}),
+        ("EndpointSlice", {SLICE_WEIGHTS: "wrong"}),
     ],
     ids=str,
 )
@@ -133,5 +133,5 @@ def test_what_was_wrong_before_does_not_keep_others_from_writing(
 
 
 def test_weights_on_a_service_are_refused_with_the_place_where_they_belong() -> None:
-    (message,) = refusals("Service", {WEIGHTS: "{}"})
+    (message,) = refusals("Service", {SLICE_WEIGHTS: "{}"})
     assert "EndpointSlice" in message

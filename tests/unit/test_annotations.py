@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ipvsproxy.core.annotations import (
+    Reader,
     choose_scheduler,
     read_weights,
     scheduler_flags,
@@ -126,3 +127,30 @@ def test_wrong_weights_are_answered_in_one_line(text: str, says: str) -> None:
         read_weights(text)
     assert "write for example" in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_wrong_value_leaves_the_last_good_one_and_says_so() -> None:
+    first = Reader({"a": " 1 "}, {})
+    assert first.read("a", int) == 1
+    assert not first.problems
+    second = Reader({"a": "one"}, first.good)
+    assert second.read("a", int) == 1
+    (problem,) = second.problems
+    assert problem.kind is ProblemKind.INVALID_ANNOTATION
+    assert problem.message.startswith("annotation a: invalid literal")
+    assert problem.message.endswith("; '1' stays")
+    assert Reader({"a": "none"}, second.good).read("a", int) == 1
+
+
+def test_a_value_that_was_never_right_counts_as_not_written() -> None:
+    reader = Reader({"a": "one"}, {"b": "1"})
+    assert reader.read("a", int) is None
+    assert reader.read("b", int) is None
+    assert reader.problems[0].message.endswith("; it counts as not written")
+    assert reader.good == {}
+
+
+def test_a_value_that_was_taken_away_is_not_the_last_good_one() -> None:
+    removed = Reader({}, {"a": "1"})
+    assert removed.read("a", int) is None
+    assert removed.good == {}

@@ -19,7 +19,7 @@ from ipvsproxy.cli import main
 from ipvsproxy.config import Settings, effective, load
 from ipvsproxy.config.load import PREFIX
 from ipvsproxy.config.values import ConfigurationError, seconds
-from ipvsproxy.core.annotations import SCHEDULER, SCHEDULER_ALIASES, WEIGHTS, read_weights
+from ipvsproxy.core.annotations import SCHEDULER, SCHEDULER_ALIASES, SLICE_WEIGHTS, read_weights
 from ipvsproxy.core.detect_local import LocalPods
 from ipvsproxy.core.firewall import ruleset
 from ipvsproxy.core.sets import Role, role_of, set_specs
@@ -185,7 +185,7 @@ def test_every_annotation_is_explained() -> None:
     assert explained == [
         SCHEDULER,
         *SCHEDULER_ALIASES,
-        WEIGHTS,
+        SLICE_WEIGHTS,
     ]
 
 

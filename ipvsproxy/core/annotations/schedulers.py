@@ -1,8 +1,8 @@
-"""What an operator chooses by annotation: the scheduler of a Service, the weights of a slice.
+"""The annotation that chooses a Service's scheduler, and what the kernel makes of the choice.
 
-Knows the annotations' names and values, and the one rule for a wrong one: the last good value
-stays, and a `Problem` says so (DESIGN: what an operator types wrong is answered). It never falls
-to another scheduler in silence. Does not know where the last good value was kept.
+A wrong value leaves the last good scheduler, and it never falls to another one in silence; what
+this kernel lacks is as good as wrong. After a restart the last good one is read from the kernel:
+by whom, this module does not know.
 """
 
 from __future__ import annotations
@@ -10,18 +10,12 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
-import msgspec
-
 from ipvsproxy.core.problem import Problem, ProblemKind
-from ipvsproxy.model import Address, Flags, Scheduler
+from ipvsproxy.model import Flags, Scheduler
 
 SCHEDULER = "ipvsproxy.io/scheduler"
 SCHEDULER_ALIASES = ("kube-router.io/service.scheduler",)
 """Accepted for those who come from elsewhere; of lower rank than `SCHEDULER`."""
-WEIGHTS = "ipvsproxy.io/weights"
-
-MAX_WEIGHT = 65535
-"""Greatest weight of a real server (IP_VS_DEST_ATTR_WEIGHT is 32 bits; ipvsadm stops here)."""
 
 _HASH_WITH_FALLBACK = frozenset({Scheduler.SH, Scheduler.MH})
 
@@ -86,20 +80,6 @@ def choose_scheduler(
     return SchedulerChoice(value, value)
 
 
-def unknown_annotation(annotations: Mapping[str, str]) -> Problem | None:
-    """Say which annotations of a Service are in our domain and mean nothing there."""
-    unknown = sorted(
-        name for name in annotations if name != SCHEDULER and name not in SCHEDULER_ALIASES
-    )
-    if not unknown:
-        return None
-    return Problem(
-        ProblemKind.INVALID_ANNOTATION,
-        f"annotation {', '.join(unknown)}: not known on a Service, and passed over; "
-        f"{SCHEDULER} is ({WEIGHTS} is read on an EndpointSlice)",
-    )
-
-
 def scheduler_flags(scheduler: str) -> Flags:
     """Give the flags that a scheduler is always programmed with.
 
@@ -108,34 +88,6 @@ def scheduler_flags(scheduler: str) -> Flags:
     endpoint would turn clients away.
     """
     return Flags.SCHED_1 if scheduler in _HASH_WITH_FALLBACK else Flags.NONE
-
-
-def read_weights(text: str) -> dict[Address, int]:
-    """Read the annotation `WEIGHTS` of a slice: JSON, from address to weight (0-65535).
-
-    Raises ValueError with one line that says which entry is wrong and how to write it.
-    """
-    try:
-        entries = msgspec.json.decode(text, type=dict[str, object])
-    except msgspec.DecodeError as error:
-        raise ValueError(f"not a JSON object ({error}); {_WEIGHTS_HINT}") from None
-    return dict(_weight(address, weight) for address, weight in entries.items())
-
-
-_WEIGHTS_HINT = 'write for example {"10.244.1.7": 3, "10.244.2.9": 1}'
-
-
-def _weight(address: str, weight: object) -> tuple[Address, int]:
-    try:
-        parsed = Address.parse(address)
-    except ValueError:
-        raise ValueError(f"{address!r} is no IP address; {_WEIGHTS_HINT}") from None
-    if isinstance(weight, bool) or not isinstance(weight, int) or not 0 <= weight <= MAX_WEIGHT:
-        raise ValueError(
-            f"weight {weight!r} of {address} is not a whole number from 0 to {MAX_WEIGHT}; "
-            f"{_WEIGHTS_HINT}"
-        )
-    return parsed, weight
 
 
 def _scheduler_annotation(annotations: Mapping[str, str]) -> tuple[str | None, str]:

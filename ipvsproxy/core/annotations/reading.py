@@ -1,0 +1,57 @@
+"""How a Service's annotations are read; of a wrong value, the last good one stays.
+
+Knows no annotation. What each may say is its own module's; the texts that were good are kept by
+whoever keeps the Service's last translation, and handed in again. After a restart nobody remembers
+any, and a wrong value then counts as not written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TypeVar
+
+from ipvsproxy.core.problem import Problem, ProblemKind
+
+Value = TypeVar("Value")
+
+
+class Reader:
+    """Reads the annotations of one Service, one by one, and gathers what is wrong with them."""
+
+    def __init__(self, written: Mapping[str, str], good_before: Mapping[str, str]) -> None:
+        """Read `written`; `good_before` are the texts in force until now, by annotation."""
+        self._written = written
+        self._good_before = good_before
+        self.good: dict[str, str] = {}
+        """The texts in force now: what to hand in the next time."""
+        self.problems: list[Problem] = []
+
+    def read(self, name: str, parse: Callable[[str], Value]) -> Value | None:
+        """Give what an annotation says; None where it is not written, or was never right.
+
+        `parse` raises ValueError with one line: what is wrong, and how to write it.
+        """
+        text = self._written.get(name)
+        if text is None:
+            return None
+        try:
+            value = parse(text.strip())
+        except ValueError as error:
+            return self._last_good(name, parse, str(error))
+        self.good[name] = text
+        return value
+
+    def refuse(self, name: str, why: str) -> None:
+        """Tell of a value that is well written, but cannot be taken here."""
+        self.problems.append(
+            Problem(ProblemKind.INVALID_ANNOTATION, f"annotation {name}: {why}"),
+        )
+
+    def _last_good(self, name: str, parse: Callable[[str], Value], why: str) -> Value | None:
+        text = self._good_before.get(name)
+        stays = "it counts as not written" if text is None else f"{text.strip()!r} stays"
+        self.refuse(name, f"{why}; {stays}")
+        if text is None:
+            return None
+        self.good[name] = text
+        return parse(text.strip())

@@ -1,0 +1,43 @@
+"""The annotation of an EndpointSlice that gives weights by address.
+
+Says what is wrong with a value; what stays in force instead is its caller's.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from ipvsproxy.model import Address
+
+SLICE_WEIGHTS = "ipvsproxy.io/weights"
+
+MAX_WEIGHT = 65535
+"""Greatest weight of a real server (IP_VS_DEST_ATTR_WEIGHT is 32 bits; ipvsadm stops here)."""
+
+
+def read_weights(text: str) -> dict[Address, int]:
+    """Read the annotation `SLICE_WEIGHTS` of a slice: JSON, from address to weight (0-65535).
+
+    Raises ValueError with one line that says which entry is wrong and how to write it.
+    """
+    try:
+        entries = msgspec.json.decode(text, type=dict[str, object])
+    except msgspec.DecodeError as error:
+        raise ValueError(f"not a JSON object ({error}); {_WEIGHTS_HINT}") from None
+    return dict(_weight(address, weight) for address, weight in entries.items())
+
+
+_WEIGHTS_HINT = 'write for example {"10.244.1.7": 3, "10.244.2.9": 1}'
+
+
+def _weight(address: str, weight: object) -> tuple[Address, int]:
+    try:
+        parsed = Address.parse(address)
+    except ValueError:
+        raise ValueError(f"{address!r} is no IP address; {_WEIGHTS_HINT}") from None
+    if isinstance(weight, bool) or not isinstance(weight, int) or not 0 <= weight <= MAX_WEIGHT:
+        raise ValueError(
+            f"weight {weight!r} of {address} is not a whole number from 0 to {MAX_WEIGHT}; "
+            f"{_WEIGHTS_HINT}"
+        )
+    return parsed, weight
