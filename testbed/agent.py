@@ -64,7 +64,7 @@ class Agent:
             )
 
     def ensure_running(self) -> None:
-        """Raise AgentError where it has ended."""
+        """Raise AgentError where it has ended by itself."""
         if self._process is not None and not self.running:
             lines = self.log.read_text().splitlines()[-10:]
             status = self._process.returncode
@@ -86,6 +86,7 @@ class Agent:
         if self._process is not None and self.running:
             self._process.send_signal(number)
             self._process.wait(STOP_SECONDS)
+        self._process = None
 
     def run(self, *words: str) -> str:
         """Run another of its commands on its node, as in `ipvsproxy status`; return the output."""

@@ -91,14 +91,19 @@ def reasons(replies: Iterable[Reply]) -> Counter[str]:
 
 
 @contextlib.contextmanager
-def under_load(cluster: Cluster, ways: Mapping[str, Way]) -> Iterator[Observed]:
-    """Talk on long connections and open short ones by all ways, while the block runs."""
+def under_load(
+    cluster: Cluster, ways: Mapping[str, Way], *, every: float = PAUSE / SHORT
+) -> Iterator[Observed]:
+    """Talk on long connections and open short ones by all ways, while the block runs.
+
+    A short one is opened `every` so many seconds, over all ways.
+    """
     observed = Observed()
     traffic = cluster.traffic
     with contextlib.ExitStack() as stack:
         for name, (host, target) in ways.items():
             steady = traffic.steady(host, target, LONG // len(ways))
             observed.long[name] = stack.enter_context(steady)
-            load = traffic.load(host, target, workers=SHORT // len(ways), pause=PAUSE)
+            load = traffic.load(host, target, workers=SHORT // len(ways), pause=every * SHORT)
             observed.short[name] = stack.enter_context(load)
         yield observed
