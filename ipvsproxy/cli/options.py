@@ -15,6 +15,7 @@ from typing import IO, TYPE_CHECKING, TypeVar
 
 import click
 
+from ipvsproxy.config.load import FILE_VARIABLE
 from ipvsproxy.config.values import ConfigurationError
 
 if TYPE_CHECKING:
@@ -59,7 +60,9 @@ _OPTIONS: Mapping[str, Decorator] = {
         "config_file",
         metavar="FILE",
         default=None,
-        help="Configuration file: our own, or kube-proxy's KubeProxyConfiguration as it is.",
+        envvar=FILE_VARIABLE,
+        help="Configuration file: our own, or kube-proxy's KubeProxyConfiguration as it is "
+        f"(default: the one that {FILE_VARIABLE} names, if any).",
     ),
     "manifests": _option(
         "--manifests",

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from ipvsproxy.config import Resolved
 
 EPILOG = """\b
-Every setting can also come from the environment (IPVSPROXY_SYNC_PERIOD=1m) or from --config;
-a flag goes before the environment, the environment before the file.
+Every setting can also come from the environment (IPVSPROXY_SYNC_PERIOD=1m) or from --config,
+which IPVSPROXY_CONFIG can name; a flag goes before the environment, that before the file.
 
 \b
 exit status:

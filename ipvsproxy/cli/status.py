@@ -6,10 +6,21 @@ Knows its flags and how the table looks; the values come from `agent.status`.
 from __future__ import annotations
 
 import sys
+from typing import TYPE_CHECKING
 
 import click
+from click.core import ParameterSource
 
-from ipvsproxy.cli.options import follow, output_option, resolve, setting_options
+from ipvsproxy.cli.options import (
+    WrongSettingError,
+    follow,
+    output_option,
+    resolve,
+    setting_options,
+)
+
+if TYPE_CHECKING:
+    from ipvsproxy.config import Settings
 
 EPILOG = """\b
 exit status:
@@ -34,7 +45,7 @@ def status(*, output: str, **flags: object) -> None:
       ipvsproxy status
       ipvsproxy status --output json
     """  # noqa: D301 - \b keeps lines as they are
-    settings = resolve(flags).settings
+    settings = _settings(flags)
 
     from ipvsproxy import agent  # noqa: PLC0415 - costs time that --help need not take
     from ipvsproxy.cli import logs, render  # noqa: PLC0415
@@ -46,3 +57,19 @@ def status(*, output: str, **flags: object) -> None:
     else:
         render.report(table, output, render.status_text)
     sys.exit(1 if table.problems or any(row.problems for row in table.rows) else 0)
+
+
+def _settings(flags: dict[str, object]) -> Settings:
+    """Return the settings, without a file that is wrong where only the environment names it.
+
+    That is the running agent's file, which has become wrong: what the agent says of it is what was
+    asked for.
+    """
+    try:
+        return resolve(flags).settings
+    except WrongSettingError as error:
+        given = click.get_current_context().get_parameter_source("config_file")
+        if given is not ParameterSource.ENVIRONMENT:
+            raise
+        click.echo(f"Warning: {error.format_message()}", err=True)
+        return resolve(flags | {"config_file": None}).settings

@@ -23,6 +23,9 @@ from ipvsproxy.model import Address, Network
 PREFIX = "IPVSPROXY_"
 """Of every environment variable: `IPVSPROXY_SYNC_PERIOD` sets `sync_period`."""
 
+FILE_VARIABLE = f"{PREFIX}CONFIG"
+"""Names the file where no flag does: so that every command in a container has the agent's."""
+
 _NEEDED_BY_MODE = {
     DetectLocalMode.BRIDGE_INTERFACE: "pod_bridge_interface",
     DetectLocalMode.INTERFACE_NAME_PREFIX: "pod_interface_name_prefix",
@@ -146,7 +149,8 @@ def _misspelt(environment: Mapping[str, str]) -> Iterator[str]:
     Service of that name.
     """
     flags = {flag(field).strip("-").replace("-", "_"): field for field in READERS}
-    for name in sorted(environment):
+    flags["config_file"] = "config"
+    for name in sorted(environment.keys() - {FILE_VARIABLE}):
         written = name.removeprefix(PREFIX).lower()
         if written == name.lower() or written in READERS:
             continue

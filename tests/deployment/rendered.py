@@ -18,6 +18,8 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from ipvsproxy.config.load import FILE_VARIABLE
+
 ROOT = Path(__file__).resolve().parents[2]
 MANIFESTS = ROOT / "manifests"
 BASE = MANIFESTS / "base"
@@ -77,6 +79,13 @@ def container(objects: Mapping[str, Json]) -> Json:
     (found,) = pod(objects)["containers"]
     assert isinstance(found, dict)
     return found
+
+
+def file_of(one: Json) -> tuple[str, str]:
+    """Return folder and name of the configuration file that a container's commands read."""
+    (path,) = (each["value"] for each in one["env"] if each["name"] == FILE_VARIABLE)
+    folder, _, name = str(path).rpartition("/")
+    return folder, name
 
 
 def sound(one: Json, version: str) -> None:

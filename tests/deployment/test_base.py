@@ -14,9 +14,20 @@ from click.testing import CliRunner, Result
 
 from ipvsproxy.cli import main
 from ipvsproxy.config import load
+from ipvsproxy.config.load import FILE_VARIABLE
 from ipvsproxy.sources.kubernetes.access import InCluster, choose
 from ipvsproxy.sources.kubernetes.resources import other_nodes, resources
-from tests.deployment.rendered import BASE, VERSIONS, Json, base, container, kustomized, pod, sound
+from tests.deployment.rendered import (
+    BASE,
+    VERSIONS,
+    Json,
+    base,
+    container,
+    file_of,
+    kustomized,
+    pod,
+    sound,
+)
 
 OBJECTS = base()
 POD = pod(OBJECTS)
@@ -78,9 +89,9 @@ def test_the_command_line_is_one_that_the_program_has() -> None:
     main.commands[name].make_context(name, arguments)
 
 
-def test_the_configuration_file_is_where_the_command_line_says() -> None:
-    (config,) = (word for word in CONTAINER["args"] if word.startswith("--config="))
-    folder, _, file = config.removeprefix("--config=").rpartition("/")
+def test_the_configuration_file_is_where_every_command_in_the_container_looks() -> None:
+    folder, file = file_of(CONTAINER)
+    assert file_of(INIT) == (folder, file)
     mounts = {mount["mountPath"]: mount["name"] for mount in CONTAINER["volumeMounts"]}
     volume = next(one for one in POD["volumes"] if one["name"] == mounts[folder])["configMap"]
     assert volume["name"] == OBJECTS["ConfigMap"]["metadata"]["name"]
@@ -102,6 +113,8 @@ def environment(data: Mapping[str, str]) -> dict[str, str]:
     """Return the container's variables as kubelet would make them of a ConfigMap's `data`."""
     found = {}
     for one in CONTAINER["env"]:
+        if one["name"] == FILE_VARIABLE:
+            continue  # a file of the pod
         origin = one["valueFrom"]
         if "fieldRef" in origin:
             assert origin["fieldRef"]["fieldPath"] == "spec.nodeName"
@@ -125,8 +138,7 @@ def test_the_agent_knows_its_node() -> None:
 
 def run_in_pod(data: Mapping[str, str]) -> Result:
     """Run the container's command with the variables of `data`, outside of a pod."""
-    arguments = [word for word in CONTAINER["args"] if not word.startswith("--config=")]
-    return CliRunner().invoke(main, arguments, env=environment(data))
+    return CliRunner().invoke(main, CONTAINER["args"], env=environment(data))
 
 
 def test_an_address_that_was_not_set_is_one_clear_line() -> None:
@@ -177,7 +189,8 @@ def test_the_first_container_does_what_needs_all_rights_by_the_same_settings() -
     name, *arguments = CONTAINER["args"]
     assert INIT["args"] == [name, "--init-only", *arguments]
     assert INIT["image"] == CONTAINER["image"]
-    assert INIT["env"] == [one for one in CONTAINER["env"] if one["name"] == "NODE_NAME"]
+    common = {FILE_VARIABLE, "NODE_NAME"}
+    assert INIT["env"] == [one for one in CONTAINER["env"] if one["name"] in common]
     assert INIT["securityContext"] == {"privileged": True, "readOnlyRootFilesystem": True}
     mounts = {one["mountPath"]: one for one in INIT["volumeMounts"]}
     assert mounts["/etc/ipvsproxy"] in CONTAINER["volumeMounts"]

@@ -21,6 +21,7 @@ from tests.deployment.rendered import (
     Json,
     base,
     container,
+    file_of,
     kustomized,
     pod,
     sound,
@@ -64,11 +65,10 @@ def test_with_kubeadm_nothing_has_to_be_set() -> None:
     """The files of kubeadm's ConfigMap say all that the agent has to know."""
     rendered = overlay("kubeadm")
     assert "ConfigMap" not in rendered
-    name, config = container(rendered)["args"]
+    assert container(rendered)["args"] == ["run"]
     volumes = {one["name"]: one.get("configMap") for one in pod(rendered)["volumes"]}
     mounts = {one["mountPath"]: one["name"] for one in container(rendered)["volumeMounts"]}
-    folder, _, file = config.removeprefix("--config=").rpartition("/")
-    assert name == "run"
+    folder, file = file_of(container(rendered))
     assert volumes[mounts[folder]] == {"name": KUBE_PROXY["metadata"]["name"]}
     settings = load({}, {"NODE_NAME": "node-a"}, KUBE_PROXY["data"][file]).settings
     assert settings.cluster_cidrs == (Network.parse("10.244.0.0/16"),)
@@ -83,13 +83,15 @@ def test_with_kubeadm_the_agent_goes_where_kube_proxy_went_with_an_account_of_it
     token = token_file(tmp_path / "kubeconfig.conf")
     assert token == Path("/var/run/secrets/kubernetes.io/serviceaccount/token")
     assert pod(overlay("kubeadm"))["serviceAccountName"] == "ipvsproxy"
-    assert [one["name"] for one in container(overlay("kubeadm"))["env"]] == ["NODE_NAME"]
+    variables = {one["name"] for one in container(overlay("kubeadm"))["env"]}
+    assert variables == {"IPVSPROXY_CONFIG", "NODE_NAME"}
 
 
 def test_with_kubeadm_the_first_container_has_the_same_settings() -> None:
     (init,) = pod(overlay("kubeadm"))["initContainers"]
     agent = container(overlay("kubeadm"))
-    assert init["args"] == ["run", "--init-only", *agent["args"][1:]]
+    assert init["args"] == ["run", "--init-only"]
+    assert init["env"] == agent["env"]
     assert [one for one in init["volumeMounts"] if one in agent["volumeMounts"]]
 
 
@@ -99,7 +101,7 @@ def test_on_k3s_the_agent_has_a_way_to_the_api_server_that_is_no_service() -> No
     environment = {
         one["name"]: data[one["valueFrom"]["configMapKeyRef"]["key"]]
         for one in container(rendered)["env"]
-        if "configMapKeyRef" in one["valueFrom"]
+        if "configMapKeyRef" in one.get("valueFrom", {})
     }
     access = choose(kubeconfig=None, master=None, environment=environment)
     assert access == InCluster(("https://127.0.0.1:6444",))

@@ -592,6 +592,20 @@ class TestStatus:
         assert result.stdout == TEXT
         assert result.exit_code == 1
 
+    def test_a_file_that_has_become_wrong_hides_nothing_where_only_the_environment_names_it(
+        self, agent: StandInAgent, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        path = tmp_path / "config.yaml"
+        path.write_text("syncPeriod: never\n", "utf-8")
+        monkeypatch.setenv("IPVSPROXY_CONFIG", str(path))
+        agent.table = TABLE
+
+        result = call("status")
+
+        assert result.stdout == TEXT
+        assert said(result).startswith("Warning: configuration file, line 1, syncPeriod: ")
+        assert call("status", "--config", str(path)).exit_code == 2
+
     @pytest.mark.usefixtures("agent")
     def test_without_an_agent_it_says_so(self) -> None:
         result = call("status")

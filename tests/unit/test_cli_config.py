@@ -84,6 +84,18 @@ def test_settings_are_shown_with_where_they_come_from(
     assert (shown["syncPeriod"]["value"], shown["syncPeriod"]["source"]) == (60, "file")
 
 
+def test_a_variable_names_the_file_and_a_flag_goes_before_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "named").write_text("defaultScheduler: sh\n")
+    (tmp_path / "given").write_text("defaultScheduler: lc\n")
+    monkeypatch.setenv("IPVSPROXY_CONFIG", str(tmp_path / "named"))
+    for words, scheduler in (((), "sh"), ((f"--config={tmp_path / 'given'}",), "lc")):
+        result = call("config", "show", "--output=json", *words)
+        assert json.loads(result.stdout)["defaultScheduler"]["value"] == scheduler
+        assert result.stderr == ""
+
+
 def test_a_config_map_becomes_a_file_of_ours(tmp_path: Path) -> None:
     path = tmp_path / "cm.yaml"
     path.write_text(CONFIG_MAP)

@@ -103,6 +103,7 @@ def error(file_text: str | None = None, **flags: object) -> str:
         ("CLUSTER_CIDR", "CLUSTER_CIDRS"),
         ("HOSTNAME_OVERRIDE", "NODE_NAME"),
         ("NODEPORT_ADDRESSES", "NODE_PORT_ADDRESSES"),
+        ("CONFIG_FILE", "CONFIG"),
     ],
 )
 def test_a_variable_that_looks_like_a_setting_is_told(written: str, meant: str) -> None:
@@ -112,8 +113,15 @@ def test_a_variable_that_looks_like_a_setting_is_told(written: str, meant: str) 
     )
 
 
-def test_variables_that_kubelet_makes_for_a_service_of_our_name_are_not_told() -> None:
-    names = ("SERVICE_HOST", "SERVICE_PORT_METRICS", "PORT", "PORT_10249_TCP_ADDR", "METRICS_PORT")
+def test_the_files_variable_and_those_that_kubelet_makes_of_our_name_are_not_told() -> None:
+    names = (
+        "CONFIG",
+        "SERVICE_HOST",
+        "SERVICE_PORT_METRICS",
+        "PORT",
+        "PORT_10249_TCP_ADDR",
+        "METRICS_PORT",
+    )
     assert load({}, {**NAME, **{f"IPVSPROXY_{one}": "x" for one in names}}, None).warnings == ()
 
 
