@@ -45,7 +45,8 @@ def preflight(*, output: str, **flags: object) -> None:
     it, and what stands in the way.
 
     Schedulers, ipsets, rules and the dummy interface are tried in a network namespace that is
-    thrown away, so nothing of the node is changed, but that the kernel may load modules.
+    thrown away, so nothing of the node is changed, but that the kernel may load modules. That takes
+    root, in a pod a privileged one: the agent's own container may neither try nor write settings.
 
     \b
     Examples:

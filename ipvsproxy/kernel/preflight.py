@@ -50,7 +50,8 @@ from ipvsproxy.model import (
 from ipvsproxy.telemetry import Check, Verdict
 
 _NEW_NETWORK_NAMESPACE = 0x40000000  # CLONE_NEWNET
-_CAP_NET_ADMIN = 12
+_CAPABILITIES = {"CAP_NET_ADMIN": 12, "CAP_NET_RAW": 13}
+"""What the agent needs, by bit: the second for iptables, which asks for ipsets on a raw socket."""
 _OLDEST_KERNEL = (4, 1)
 _GOOD_KERNEL = (5, 9)
 _PROBE = VirtualServerKey(Protocol.TCP, Address.parse("198.51.100.1"), 20000)
@@ -100,10 +101,13 @@ def rights_check(process_status: str) -> Check:
     """Judge the rights of this process, by the text of /proc/self/status."""
     found = re.search(r"^CapEff:\s*([0-9a-f]+)", process_status, re.MULTILINE)
     capabilities = int(found[1], 16) if found is not None else 0
-    if capabilities >> _CAP_NET_ADMIN & 1:
-        return Check("rights", Verdict.OK, "CAP_NET_ADMIN")
-    mend = "run as root, or give the container CAP_NET_ADMIN"
-    return Check("rights", Verdict.FAIL, "CAP_NET_ADMIN is missing", mend)
+    missing = [name for name, bit in _CAPABILITIES.items() if not capabilities >> bit & 1]
+    if not missing:
+        return Check("rights", Verdict.OK, ", ".join(_CAPABILITIES))
+    names = " and ".join(missing)
+    mend = f"run as root, or give the container {names}"
+    verb = "is" if len(missing) == 1 else "are"
+    return Check("rights", Verdict.FAIL, f"{names} {verb} missing", mend)
 
 
 def scheduler_check(scheduler: Scheduler, outcome: Outcome, *, default: Scheduler) -> Check:

@@ -44,13 +44,22 @@ def test_old_kernels_are_warned_of_or_refused(release: str, expected: Verdict) -
 
 
 @pytest.mark.parametrize(
-    ("effective", "expected"),
-    [("000001ffffffffff", OK), ("0000000000001000", OK), ("0000000000000fff", FAIL)],
+    ("effective", "expected", "finding"),
+    [
+        ("000001ffffffffff", OK, "CAP_NET_ADMIN, CAP_NET_RAW"),
+        ("0000000000003000", OK, "CAP_NET_ADMIN, CAP_NET_RAW"),
+        ("0000000000001fff", FAIL, "CAP_NET_RAW is missing"),
+        ("0000000000000fff", FAIL, "CAP_NET_ADMIN and CAP_NET_RAW are missing"),
+    ],
 )
-def test_the_right_is_read_from_the_process_status(effective: str, expected: Verdict) -> None:
+def test_the_rights_are_read_from_the_process_status(
+    effective: str, expected: Verdict, finding: str
+) -> None:
     status = f"Name:\tx\nCapPrm:\t000001ffffffffff\nCapEff:\t{effective}\nCapBnd:\t0\n"
 
-    assert preflight.rights_check(status).verdict is expected
+    check = preflight.rights_check(status)
+
+    assert (check.verdict, check.finding) == (expected, finding)
 
 
 def test_a_missing_scheduler_fails_only_where_it_is_the_default() -> None:
