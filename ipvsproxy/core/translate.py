@@ -24,6 +24,7 @@ from ipvsproxy.core.annotations import (
     scheduler_flags,
     unknown_annotation,
 )
+from ipvsproxy.core.annotations.strays import strays
 from ipvsproxy.core.endpoints import PlacedEndpoint, Policy, Selection, gather, select
 from ipvsproxy.core.frontends import Kind, Place, places
 from ipvsproxy.core.health_check import HealthCheck, local_endpoints
@@ -132,6 +133,7 @@ def translate(inputs: Inputs, around: Surroundings, previous: Fragment | None) -
     said = (
         choice.problem,
         unknown_annotation(annotations),
+        *strays(inputs.slices),
         *reader.problems,
         *weighing.problems,
         *found.problems,

@@ -288,7 +288,13 @@ def _endpoint_slice(written: wire.EndpointSlice) -> EndpointSlice | None:
         ports=_slice_ports(written.ports or ()),
         weights=(metadata.annotations or {}).get(WEIGHTS_ANNOTATION),
         triggered=_triggered(metadata.annotations or {}),
+        strays=_strays(metadata.annotations or {}),
     )
+
+
+def _strays(annotations: Iterable[str]) -> tuple[str, ...]:
+    ours = (name for name in annotations if name.startswith(ANNOTATION_DOMAIN))
+    return tuple(sorted(name for name in ours if name != WEIGHTS_ANNOTATION))
 
 
 def _triggered(annotations: Mapping[str, str | None]) -> float | None:

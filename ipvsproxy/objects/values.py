@@ -135,6 +135,8 @@ class EndpointSlice(msgspec.Struct, frozen=True):
     """Annotation ipvsproxy.io/weights, as written; core.annotations reads it."""
     triggered: float | None = None
     """When what led to its latest change happened, seconds since the epoch; None: not told."""
+    strays: tuple[str, ...] = ()
+    """Names of annotations in our domain that mean nothing on an EndpointSlice, in order."""
 
 
 class Node(msgspec.Struct, frozen=True):

@@ -389,7 +389,8 @@ class TestEndpointSlice:
                 {"name": "zero", "port": 0},
             ],
         )
-        raw = changed(raw, "metadata", annotations={"ipvsproxy.io/weights": "{}", "a": "b"})
+        written = {"ipvsproxy.io/weights": "{}", "a": "b", "ipvsproxy.io/wieghts": "{}"}
+        raw = changed(raw, "metadata", annotations=written)
         read = read_endpoint_slice(json.dumps(raw).encode())
         assert read == read_endpoint_slice(raw)
         assert read is not None
@@ -409,6 +410,7 @@ class TestEndpointSlice:
             SlicePort("", Protocol.UDP, 53),
         )
         assert read.weights == "{}"
+        assert read.strays == ("ipvsproxy.io/wieghts",)
 
     @pytest.mark.parametrize("value", [None, True])
     def test_absent_conditions_are_ready_serving_and_not_terminating(

@@ -186,6 +186,13 @@ def test_weights_of_a_slice(weights: str | None, expected: list[int]) -> None:
     assert weights_of(translated(service(), a_slice(weights))) == expected
 
 
+def test_an_annotation_that_means_nothing_on_a_slice_is_answered() -> None:
+    stray = msgspec.structs.replace(a_slice(), strays=("ipvsproxy.io/x",))
+    (problem,) = translated(service(), stray).problems
+    assert problem.kind is ProblemKind.INVALID_ANNOTATION
+    assert "annotation ipvsproxy.io/x of EndpointSlice s1: not known on an" in problem.message
+
+
 def test_the_last_good_weights_stay() -> None:
     good = translated(service(), a_slice('{"10.1.0.1": 3}'))
     wrong = translated(service(), a_slice("{"), previous=good)

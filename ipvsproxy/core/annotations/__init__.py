@@ -3,6 +3,7 @@
     reading        how a Service's annotations are read; what becomes of a wrong value
     schedulers     ipvsproxy.io/scheduler
     slice_weights  ipvsproxy.io/weights of an EndpointSlice
+    strays         what is in our domain, and means nothing on an EndpointSlice
 
 Every value is judged where it is read, and a wrong one is answered with what is wrong and how to
 write it (DESIGN: what an operator types wrong is answered). A new annotation of a Service has a
