@@ -137,7 +137,8 @@ _OPTIONS: Mapping[str, Decorator] = {
         "--watch-nodes",
         metavar="auto|always|never",
         help="Whether all Nodes are watched, to keep Services off their addresses (default auto: "
-        "while a Service has externalIPs).",
+        "from the first Service on with externalIPs, or with a load balancer's address near this "
+        "node's own).",
     ),
     "strict_arp": switch(
         "--strict-arp",
