@@ -113,7 +113,8 @@ class Writer:
     async def dump(self) -> Counter[str]:
         """Read the whole kernel into the shadow; count what others had changed, by kind.
 
-        Raises DataplaneError when it cannot be read; the shadow is then as before.
+        Raises DataplaneError when it cannot be read; the shadow is then as before. So are the
+        chains of a family that could not be read this time: they stand, and sets lead into them.
         """
         try:
             found = await self._dataplane.dump()
@@ -121,7 +122,12 @@ class Writer:
             self._troubles["dump"] = str(error)
             raise
         self._troubles.clear()
-        drifted = drift(self._state, found) if self._state is not None else Counter[str]()
+        drifted = Counter[str]()
+        if self._state is not None:
+            for family in found.families - found.rulesets.keys():
+                if family in self._state.rulesets:
+                    found.rulesets[family] = self._state.rulesets[family]
+            drifted = drift(self._state, found)
         self._state = found
         return drifted
 

@@ -20,7 +20,16 @@ from ipvsproxy.core.operations import (
 from ipvsproxy.core.plan import Batch, Step
 from ipvsproxy.dataplane import DataplaneError, Outcome, Reading, Refusal
 from ipvsproxy.kernel.fake import ALL_SCHEDULERS, FakeDataplane, FaultyDataplane
-from ipvsproxy.model import RealServer, RealServerKey, State, VirtualServer, VirtualServerKey
+from ipvsproxy.model import (
+    Chain,
+    Family,
+    RealServer,
+    RealServerKey,
+    Ruleset,
+    State,
+    VirtualServer,
+    VirtualServerKey,
+)
 from ipvsproxy.reconciler.writer import Writer, drift, virtual_server_of
 from tests.unit.builders import Clock, frontend, member
 
@@ -201,6 +210,23 @@ async def test_a_dump_that_fails_leaves_the_shadow_as_it_was() -> None:
         await writer.dump()
     assert writer.known
     assert writer.state.link
+
+
+async def test_chains_that_a_dump_could_not_read_stay_in_the_shadow_as_they_were() -> None:
+    fake = FakeDataplane()
+    chains = Ruleset((Chain("nat", "KUBE-SPLIT", (("-j", "RETURN"),)),))
+    fake.state.rulesets = {Family.IPV4: chains, Family.IPV6: chains}
+    writer = Writer(fake, Clock())
+    await writer.dump()
+    del fake.state.rulesets[Family.IPV4]
+    fake.state.lacks = {"IPv4 chains": "iptables-save took too long"}
+    assert await writer.dump() == {}
+    assert writer.state.rulesets == {Family.IPV4: chains, Family.IPV6: chains}
+    assert writer.state.lacks == fake.state.lacks
+
+    fake.state.families = frozenset({Family.IPV6})
+    await writer.dump()
+    assert writer.state.rulesets == {Family.IPV6: chains}
 
 
 async def test_a_dump_counts_what_others_have_changed() -> None:
