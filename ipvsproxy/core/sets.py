@@ -191,4 +191,13 @@ def _named(base: str, family: Family) -> str:
 
 
 _NAMES = {(base, family): _named(base, family) for base in _SETS for family in Family}
+PORT_SETS: Mapping[str, tuple[Family, Protocol]] = {
+    set_name(bases[protocol], family): (family, protocol)
+    for bases in (NODE_PORT, NODE_PORT_LOCAL)
+    for protocol in Protocol
+    for family in Family
+}
+"""The family and the protocol of the NodePorts in a set, by its name."""
+LOOP_BACKS = frozenset(set_name(LOOP_BACK, family) for family in Family)
+"""Names of the sets whose members are of endpoints, not of frontends."""
 _ROLE_BY_NAME = {_named(base, family): role for base, role in _ROLES.items() for family in Family}

@@ -25,7 +25,7 @@ from ipvsproxy.core.plan import Target
 from ipvsproxy.core.predecessors import are_others
 from ipvsproxy.core.sets import (
     IPVS_IPS,
-    LOOP_BACK,
+    LOOP_BACKS,
     NODE_IP,
     NODE_PORT,
     NODE_PORT_LOCAL,
@@ -37,7 +37,6 @@ from ipvsproxy.core.surroundings import Surroundings
 from ipvsproxy.core.translate import Frontend
 from ipvsproxy.model import (
     Address,
-    Family,
     IpMember,
     IpPortIpMember,
     IpPortMember,
@@ -71,9 +70,6 @@ class Holds(NamedTuple):
 
 
 NO_HOLDS = Holds()
-
-_LOOP_BACKS = frozenset(set_name(LOOP_BACK, family) for family in Family)
-"""Their members are of endpoints, not of frontends."""
 
 
 class Settlement:
@@ -269,7 +265,7 @@ def _members_of(state: State, names: Collection[str]) -> Mapping[VirtualServerKe
     """Give the set members of every frontend that is in the kernel, but for redirections."""
     found: defaultdict[VirtualServerKey, list[SetMember]] = defaultdict(list)
     for name in names:
-        if role_of(name) in (Role.REDIRECTS, Role.SHUTS_OUT) or name in _LOOP_BACKS:
+        if role_of(name) in (Role.REDIRECTS, Role.SHUTS_OUT) or name in LOOP_BACKS:
             continue
         for member in state.members.get(name, ()):
             match member:

@@ -23,6 +23,7 @@ from ipvsproxy.core.operations import (
     UnbindAddress,
     describe,
 )
+from ipvsproxy.core.sets import PORT_SETS
 from ipvsproxy.dataplane import Refusal
 from ipvsproxy.model import (
     Family,
@@ -255,8 +256,8 @@ class ConditionWriter:
         """Say whom a refusal concerns: the Service of its virtual server, else the node."""
         key = virtual_server_of(refused.operation)
         match refused.operation:
-            case AddMember(_, member) | RemoveMember(_, member):
-                key = self._frontend_of(member)
+            case AddMember(name, member) | RemoveMember(name, member):
+                key = self._frontend_of(name, member)
             case BindAddress(address) | UnbindAddress(address):
                 key = next(iter(self._desired.behind(address)), None)
             case _:
@@ -264,7 +265,7 @@ class ConditionWriter:
         owner = self._desired.owner(key) if key is not None else None
         return _subject(owner) if owner is not None else "Node"
 
-    def _frontend_of(self, member: Member) -> VirtualServerKey | None:
+    def _frontend_of(self, name: str, member: Member) -> VirtualServerKey | None:
         """Give a virtual server that a set member is for; None where nothing says which."""
         match member:
             case IpPortMember(address, protocol, port) | IpPortNetMember(address, protocol, port):
@@ -274,9 +275,11 @@ class ConditionWriter:
             case IpMember(address):
                 return next(iter(self._desired.behind(address)), None)
             case PortMember(port):
+                kind = PORT_SETS.get(name)
                 frontends = self._desired.held.values()
                 ports = (one.key for one in frontends if one.kind is Kind.NODE_PORT)
-                return next((key for key in ports if key.port == port), None)
+                found = (key for key in ports if key.port == port)
+                return next((key for key in found if (key.family, key.protocol) == kind), None)
 
     def _source(self) -> None:
         found: dict[tuple[str, ConditionType], str] = {}

@@ -12,9 +12,9 @@ from collections import defaultdict
 
 from ipvsproxy.core.members import SetMember
 from ipvsproxy.core.operations import AddMember, ForgetFlows, RemoveMember
-from ipvsproxy.core.plan.steps import Draft
+from ipvsproxy.core.plan.steps import Draft, NodePort, node_port
 from ipvsproxy.core.redirect_rules import redirect_match, redirect_targets
-from ipvsproxy.core.sets import LOOP_BACK, NODE_PORT, NODE_PORT_LOCAL, Role, role_of, set_name
+from ipvsproxy.core.sets import LOOP_BACKS, PORT_SETS, Role, role_of
 from ipvsproxy.model import (
     Address,
     Family,
@@ -29,15 +29,6 @@ from ipvsproxy.model import (
     Rule,
     VirtualServerKey,
 )
-
-_LOOP_BACKS = frozenset(set_name(LOOP_BACK, family) for family in Family)
-_PROTOCOLS = {
-    set_name(bases[protocol], family): protocol
-    for bases in (NODE_PORT, NODE_PORT_LOCAL)
-    for protocol in Protocol
-    for family in Family
-}
-"""The protocol of the ports in a set of ports."""
 
 
 class Members:
@@ -77,7 +68,7 @@ class Members:
             step = self._draft.add(RemoveMember(name, member))
             match member:
                 case PortMember(port):
-                    self._draft.masked_ports[_PROTOCOLS[name], port].append(step)
+                    self._draft.masked_ports[NodePort(*PORT_SETS[name], port)].append(step)
                 case _:
                     self._draft.masked[_frontend(member)].append(step)
 
@@ -141,10 +132,10 @@ class Members:
                 follows=self._draft.shrunk.get(key, ()),
             )
         at_address: defaultdict[Address, list[int]] = defaultdict(list)
-        at_port: defaultdict[tuple[Protocol, int], list[int]] = defaultdict(list)
+        at_port: defaultdict[NodePort, list[int]] = defaultdict(list)
         for key, step in self._draft.removed.items():
             at_address[key.address].append(step)
-            at_port[key.protocol, key.port].append(step)
+            at_port[node_port(key)].append(step)
         for name, member in (*self._going[Role.ADMITS], *self._going[Role.MASKS]):
             needs: tuple[int, ...] = ()
             follows: tuple[int, ...] = ()
@@ -153,10 +144,10 @@ class Members:
                     unbound = self._draft.unbound.get(address)
                     needs = tuple(at_address[address]) if unbound is None else (unbound,)
                 case PortMember(port):
-                    if name in _PROTOCOLS:
-                        needs = tuple(at_port[_PROTOCOLS[name], port])
-                case IpPortIpMember(address, _, port) if name in _LOOP_BACKS:
-                    needs = tuple(self._draft.left[RealServerKey(address, port)])
+                    if name in PORT_SETS:
+                        needs = tuple(at_port[NodePort(*PORT_SETS[name], port)])
+                case IpPortIpMember(address, protocol, port) if name in LOOP_BACKS:
+                    needs = tuple(self._draft.left[protocol, RealServerKey(address, port)])
                 case IpPortMember() | IpPortIpMember() | IpPortNetMember():
                     key = _frontend(member)
                     admitted = self._draft.admitted.get(key, ())
@@ -179,9 +170,9 @@ class Members:
             case IpMember(address):
                 self._draft.admitted_addresses[address].append(step)
             case PortMember(port):
-                if name in _PROTOCOLS:
-                    self._draft.admitted_ports[_PROTOCOLS[name], port].append(step)
-            case IpPortIpMember(address, protocol, port) if name in _LOOP_BACKS:
+                if name in PORT_SETS:
+                    self._draft.admitted_ports[NodePort(*PORT_SETS[name], port)].append(step)
+            case IpPortIpMember(address, protocol, port) if name in LOOP_BACKS:
                 self._draft.loop_backs[protocol, RealServerKey(address, port)] = step
             case IpPortMember() | IpPortIpMember() | IpPortNetMember():
                 self._draft.admitted[_frontend(member)].append(step)
@@ -215,11 +206,9 @@ class Members:
         """Give the virtual servers that a member is about."""
         match member:
             case PortMember(port):
-                family = Family.IPV6 if name.startswith("KUBE-6-") else Family.IPV4
+                family, protocol = PORT_SETS[name]
                 own = (one for one in self._draft.state.network.addresses if one.family is family)
-                return [
-                    VirtualServerKey(_PROTOCOLS[name], address, port) for address in sorted(own)
-                ]
+                return [VirtualServerKey(protocol, address, port) for address in sorted(own)]
             case _:
                 return [_frontend(member)]
 

@@ -22,7 +22,7 @@ from ipvsproxy.core.operations import (
     SetVirtualServer,
     UnbindAddress,
 )
-from ipvsproxy.core.plan.steps import Draft
+from ipvsproxy.core.plan.steps import Draft, node_port
 from ipvsproxy.model import (
     Address,
     Protocol,
@@ -134,7 +134,7 @@ class Servers:
         draft = self._draft
         own: tuple[int, ...] = ()
         if draft.is_own(key.address):  # perhaps a NodePort, and local before it is bound
-            ports = draft.admitted_ports.get((key.protocol, key.port), ())
+            ports = draft.admitted_ports.get(node_port(key), ())
             own = (*ports, *draft.admitted_addresses.get(key.address, ()))
         return (*draft.admitted.get(key, ()), *own, *draft.chain_of(key.family))
 
@@ -153,7 +153,7 @@ class Servers:
         switched = self._switched.get(key, ())
         masked = draft.masked.get(key, ())
         if draft.is_own(key.address):
-            masked = (*masked, *draft.masked_ports.get((key.protocol, key.port), ()))
+            masked = (*masked, *draft.masked_ports.get(node_port(key), ()))
         follows = (*switched, *masked)
         missing = [member for member in wanted.real_servers if member not in actual]
         for member in self._insertion_order(key, missing, wanted.server.scheduler):
@@ -196,7 +196,7 @@ class Servers:
             )
             yield step
             if real is None:
-                draft.left[member].append(step)
+                draft.left[key.protocol, member].append(step)
                 self._forget(key, member, step)
 
     def _forget(self, key: VirtualServerKey, member: RealServerKey, step: int) -> None:

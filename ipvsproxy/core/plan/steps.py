@@ -35,6 +35,19 @@ class Batch(NamedTuple):
     steps: tuple[Step, ...] = ()
 
 
+class NodePort(NamedTuple):
+    """A port at whatever address of the node, as the sets of NodePorts have it: of one family."""
+
+    family: Family
+    protocol: Protocol
+    port: int
+
+
+def node_port(key: VirtualServerKey) -> NodePort:
+    """Give what a virtual server at an address of the node is in the sets of NodePorts."""
+    return NodePort(key.family, key.protocol, key.port)
+
+
 _Key = TypeVar("_Key")
 
 
@@ -58,14 +71,14 @@ class Draft:
     """Chains that are replaced."""
     admitted: defaultdict[VirtualServerKey, list[int]] = field(default_factory=_lists)
     """Members without which a virtual server does not work, or is open to too many."""
-    admitted_ports: defaultdict[tuple[Protocol, int], list[int]] = field(default_factory=_lists)
+    admitted_ports: defaultdict[NodePort, list[int]] = field(default_factory=_lists)
     """The same for the NodePorts of a number, at whatever address."""
     admitted_addresses: defaultdict[Address, list[int]] = field(default_factory=_lists)
     """The same for all that stands at an address."""
     loop_backs: dict[tuple[Protocol, RealServerKey], int] = field(default_factory=dict)
     masked: defaultdict[VirtualServerKey, list[int]] = field(default_factory=_lists)
     """What begins the masquerading of a virtual server's clients again."""
-    masked_ports: defaultdict[tuple[Protocol, int], list[int]] = field(default_factory=_lists)
+    masked_ports: defaultdict[NodePort, list[int]] = field(default_factory=_lists)
     """The same for the NodePorts of a number."""
     created: dict[VirtualServerKey, int] = field(default_factory=dict)
     """Virtual servers that are made."""
@@ -83,7 +96,7 @@ class Draft:
     unbound: dict[Address, int] = field(default_factory=dict)
     removed: dict[VirtualServerKey, int] = field(default_factory=dict)
     """Virtual servers that go."""
-    left: defaultdict[RealServerKey, list[int]] = field(default_factory=_lists)
+    left: defaultdict[tuple[Protocol, RealServerKey], list[int]] = field(default_factory=_lists)
     """Real servers that go."""
     forgotten: defaultdict[tuple[VirtualServerKey, RealServerKey], list[int]] = field(
         default_factory=_lists
