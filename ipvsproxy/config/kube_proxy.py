@@ -85,7 +85,7 @@ WITHOUT_EFFECT: Mapping[str, str] = {
 """Paths, or the sections above them, that have no equal here, and why."""
 
 _DEFAULTS: Mapping[str, tuple[object, ...]] = {
-    "bindAddress": ("0.0.0.0", "::"),  # noqa: S104 - a value to compare with
+    "bindAddress": ("0.0.0.0",),  # noqa: S104 - a value to compare with; :: has other defaults
     "configSyncPeriod": ("15m", "15m0s"),
     "clientConnection.qps": (5,),
     "clientConnection.burst": (10,),

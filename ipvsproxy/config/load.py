@@ -16,7 +16,12 @@ from typing import NamedTuple
 from ipvsproxy.config.contents import FileContents, FileValue
 from ipvsproxy.config.fields import READERS, flag
 from ipvsproxy.config.files import read_file
-from ipvsproxy.config.settings import DetectLocalMode, NodePortAddresses, Settings
+from ipvsproxy.config.settings import (
+    IPV6_BIND_ADDRESSES,
+    DetectLocalMode,
+    NodePortAddresses,
+    Settings,
+)
 from ipvsproxy.config.values import ConfigurationError
 from ipvsproxy.model import Address, Network
 
@@ -90,6 +95,9 @@ def load(
         for field in READERS
         if (candidate := _candidate(field, flags, environment, contents.values)) is not None
     }
+    if ":" in str(winners["bind_address"].value if "bind_address" in winners else ""):
+        for field, default in IPV6_BIND_ADDRESSES.items():
+            winners.setdefault(field, winners["bind_address"]._replace(value=default))
     problems = [*contents.problems]
     decided: dict[str, object] = {}
     for field, candidate in winners.items():

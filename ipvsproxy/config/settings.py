@@ -14,6 +14,12 @@ from ipvsproxy.model import Address, Network, Scheduler
 
 HEALTHZ_BIND_ADDRESS = "0.0.0.0:10256"
 METRICS_BIND_ADDRESS = "127.0.0.1:10249"
+IPV6_BIND_ADDRESSES = {
+    "healthz_bind_address": "[::]:10256",
+    "metrics_bind_address": "[::1]:10249",
+}
+"""The defaults where `bind_address` is an IPv6 one, `::` too, as kube-proxy has them
+(getDefaultAddresses in pkg/proxy/apis/config/v1alpha1/defaults.go)."""
 
 
 class IptablesBackend(StrEnum):
@@ -215,10 +221,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     None: as it was started."""
 
     healthz_bind_address: str = HEALTHZ_BIND_ADDRESS
-    """ADDRESS:PORT of /healthz, /livez and /readyz. Empty: none."""
+    """ADDRESS:PORT of /healthz, /livez and /readyz; 0.0.0.0 and :: are all addresses of both
+    families. Empty: none."""
 
     metrics_bind_address: str = METRICS_BIND_ADDRESS
-    """ADDRESS:PORT of /metrics, /status, /proxyMode and /configz. Empty: none."""
+    """ADDRESS:PORT of /metrics, /status, /proxyMode and /configz; as above. Empty: none."""
 
     endpoint_metrics: bool = False
     """Count traffic for each endpoint too: up to five more series for each, and one more reading of

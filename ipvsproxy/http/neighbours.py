@@ -12,10 +12,11 @@ import aiohttp
 import msgspec
 from aiohttp import web
 
+from ipvsproxy.config.settings import IPV6_BIND_ADDRESSES, METRICS_BIND_ADDRESS
 from ipvsproxy.config.values import split_bind_address
 from ipvsproxy.telemetry import AgentStatus
 
-KUBE_PROXY_ADDRESS = "127.0.0.1:10249"
+KUBE_PROXY_ADDRESSES = (METRICS_BIND_ADDRESS, IPV6_BIND_ADDRESSES["metrics_bind_address"])
 """Where a kube-proxy serves /proxyMode unless its metricsBindAddress says otherwise
 (SetDefaults_KubeProxyConfiguration in pkg/proxy/apis/config/v1alpha1/defaults.go)."""
 _ANSWER_SECONDS = 2.0
@@ -35,7 +36,7 @@ class Neighbour(NamedTuple):
 
 def neighbour_addresses(bind_address: str) -> tuple[str, ...]:
     """Give the addresses where another proxy is looked for: kube-proxy's, and our own metrics'."""
-    return tuple(dict.fromkeys(one for one in (KUBE_PROXY_ADDRESS, bind_address) if one))
+    return tuple(dict.fromkeys(one for one in (*KUBE_PROXY_ADDRESSES, bind_address) if one))
 
 
 async def find_neighbour(bind_address: str) -> Neighbour | None:
@@ -58,14 +59,19 @@ async def _ask_mode(address: str) -> Neighbour | None:
 
 
 async def ask_agent(bind_address: str) -> AgentStatus | None:
-    """Ask the running agent for its status; None when none answers, or it is not one of ours."""
-    answer = await _get(bind_address, "/status")
-    if answer is None or not answer.server.startswith("ipvsproxy/"):
-        return None
-    try:
-        return msgspec.json.decode(answer.body, type=AgentStatus)
-    except msgspec.DecodeError:
-        return None
+    """Ask the running agent for its status; None when none answers, or it is not one of ours.
+
+    It is looked for in the usual places too: there is one in a network namespace, and its metrics
+    are on another loopback address where its file has an IPv6 bindAddress.
+    """
+    for address in dict.fromkeys((bind_address, *KUBE_PROXY_ADDRESSES)):
+        answer = await _get(address, "/status")
+        if answer is not None and answer.server.startswith("ipvsproxy/"):
+            try:
+                return msgspec.json.decode(answer.body, type=AgentStatus)
+            except msgspec.DecodeError:
+                return None
+    return None
 
 
 class _Answer(NamedTuple):

@@ -8,6 +8,8 @@ is set).
 from __future__ import annotations
 
 import asyncio
+import os
+import socket
 from collections.abc import Awaitable, Callable
 
 import structlog
@@ -21,6 +23,9 @@ log = structlog.get_logger(__name__)
 
 RETRY_SECONDS = 5.0
 """Between attempts to listen; kube-proxy's."""
+_BACKLOG = 128
+"""Connections that the kernel keeps until they are accepted; a check is short."""
+_ALL_ADDRESSES = frozenset({"0.0.0.0", "::"})  # noqa: S104 - what it stands for
 SIGNATURE = f"ipvsproxy/{__version__}"
 """The header Server of every answer: whoever asks can tell an ipvsproxy from others."""
 
@@ -69,20 +74,19 @@ class Server:
     async def _listen(self, runner: web.AppRunner) -> None:
         host, port = split_bind_address(self._bind_address)
         while True:
-            site = web.TCPSite(runner, host, port)
             try:
-                await site.start()
+                opened = open_socket(None if host in _ALL_ADDRESSES else host, port)
+                await web.SockSite(runner, opened).start()
             except OSError as error:
                 self._report(error)
             else:
                 self._conditions.clear(self._subject, ConditionType.PORT_TAKEN)
                 return
-            await site.stop()
             await asyncio.sleep(self._retry_seconds)
 
     def _report(self, error: OSError) -> None:
         """Make it a condition, and log it once: the next cycle that logs conditions may be far."""
-        reason = (error.strerror or str(error)).rpartition(": ")[2]
+        reason = os.strerror(error.errno or 0).lower()
         message = (
             f"the {self._name} server cannot listen on {self._bind_address} ({reason}): stop "
             f"what listens there or set --{self._name}-bind-address; traffic is not affected"
@@ -95,6 +99,21 @@ class Server:
             log.warning(
                 "condition", subject=raised.subject, type=str(raised.type), problem=raised.message
             )
+
+
+def open_socket(address: str | None, port: int) -> socket.socket:
+    """Listen on one address, or on all (None), of both families where there are both, as Go does.
+
+    Raises OSError.
+    """
+    if address is not None:
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        return socket.create_server((address, port), family=family, backlog=_BACKLOG)
+    if socket.has_dualstack_ipv6():
+        return socket.create_server(
+            ("", port), family=socket.AF_INET6, backlog=_BACKLOG, dualstack_ipv6=True
+        )
+    return socket.create_server(("", port), backlog=_BACKLOG)
 
 
 def application(handlers: dict[str, Handler]) -> web.Application:

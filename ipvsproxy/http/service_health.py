@@ -15,7 +15,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import socket
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable
 from typing import NamedTuple
@@ -24,15 +23,13 @@ import structlog
 from aiohttp import web
 
 from ipvsproxy.core.health_check import HealthCheck
-from ipvsproxy.http.server import RETRY_SECONDS, SIGNATURE, Clock
+from ipvsproxy.http.server import RETRY_SECONDS, SIGNATURE, Clock, open_socket
 from ipvsproxy.model import Address, Family
 from ipvsproxy.objects import ServiceName
 from ipvsproxy.telemetry import Condition, Conditions, ConditionType, Health
 
 log = structlog.get_logger(__name__)
 
-_BACKLOG = 128
-"""Connections that the kernel keeps until they are accepted; a check is short."""
 _IDLE_SECONDS = 75.0
 """How long a connection stays open between two checks."""
 
@@ -221,26 +218,12 @@ class HealthChecks:
 
 async def _listen(place: _Place, server: web.Server) -> asyncio.Server:
     """Listen; raises OSError when the place is taken or not this node's (any more)."""
-    opened = _open(place)
+    opened = open_socket(str(place.address) if place.address else None, place.port)
     try:
         return await asyncio.get_running_loop().create_server(server, sock=opened)
     except BaseException:
         opened.close()
         raise
-
-
-def _open(place: _Place) -> socket.socket:
-    """Open a socket; one that is for all addresses takes both families where there are both."""
-    if place.address is not None:
-        family = socket.AF_INET6 if place.address.family is Family.IPV6 else socket.AF_INET
-        return socket.create_server(
-            (str(place.address), place.port), family=family, backlog=_BACKLOG
-        )
-    if socket.has_dualstack_ipv6():
-        return socket.create_server(
-            ("", place.port), family=socket.AF_INET6, backlog=_BACKLOG, dualstack_ipv6=True
-        )
-    return socket.create_server(("", place.port), backlog=_BACKLOG)
 
 
 def _body(check: HealthCheck, *, healthy: bool) -> bytes:

@@ -16,6 +16,7 @@ from ipvsproxy.config import (
     NodePortAddresses,
     Settings,
     Source,
+    converted,
     effective,
     load,
 )
@@ -141,6 +142,21 @@ class TestPrecedence:
         assert resolved.sources["verbosity"] is Source.FILE
         assert resolved.sources["drain_deadline"] is Source.DEFAULT
         assert resolved.sources.keys() == set(Settings.__struct_fields__)
+
+    @pytest.mark.parametrize("file_text", ["bindAddress: '::'", KUBEADM.replace("0.0.0.0", '"::"')])
+    def test_with_an_ipv6_bind_address_the_ports_are_where_kube_proxy_has_them(
+        self, file_text: str
+    ) -> None:
+        resolved = load({}, NAME, file_text)
+        assert resolved.settings.bind_address is None
+        assert resolved.settings.healthz_bind_address == "[::]:10256"
+        assert resolved.settings.metrics_bind_address == "[::1]:10249"
+        assert resolved.places["metrics_bind_address"].endswith(", bindAddress")
+        assert load({}, NAME, converted(resolved)).settings == resolved.settings
+
+        named = settings(flags={"bind_address": "fd00::1", "healthz_bind_address": "0.0.0.0"})
+        assert named.healthz_bind_address == "0.0.0.0:10256"
+        assert named.metrics_bind_address == "[::1]:10249"
 
     def test_an_empty_variable_is_as_if_it_were_not_set_but_for_bind_addresses(self) -> None:
         read = settings(IPVSPROXY_DEFAULT_SCHEDULER="", IPVSPROXY_METRICS_BIND_ADDRESS="")

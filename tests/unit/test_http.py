@@ -281,6 +281,28 @@ class TestServing:
         ]
         assert conditions.take_raised() == ()
 
+    @pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="this machine has no IPv6")
+    @pytest.mark.parametrize("wildcard", ["0.0.0.0", "[::]"])
+    async def test_all_addresses_are_those_of_both_families(
+        self, wildcard: str, taken: socket.socket
+    ) -> None:
+        """As Go listens: kubelet asks an IPv6 node on its IPv6 address, a load balancer on any."""
+        port = taken.getsockname()[1]
+        taken.close()
+        server = http.Server(
+            f"{wildcard}:{port}",
+            http.metrics_application(StandInAgent()),
+            name="metrics",
+            conditions=Conditions(),
+            wall_clock=lambda: WALL,
+        )
+        task = asyncio.create_task(server.run())
+        await asyncio.wait_for(server.listening.wait(), 10)
+        for host in ("127.0.0.1", "[::1]"):
+            assert await http.ask_agent(f"{host}:{port}") is not None
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
     async def test_an_empty_address_serves_nothing(self) -> None:
         server = http.Server(
             "",
@@ -323,7 +345,7 @@ class TestServing:
 @pytest.fixture(autouse=True)
 def nobody_in_the_usual_place(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever runs on this machine, no kube-proxy answers."""
-    monkeypatch.setattr(neighbours, "KUBE_PROXY_ADDRESS", NOBODY)
+    monkeypatch.setattr(neighbours, "KUBE_PROXY_ADDRESSES", (NOBODY,))
 
 
 class TestNeighbour:
@@ -340,12 +362,20 @@ class TestNeighbour:
         async with TestServer(application) as first, TestServer(theirs) as second:
             here, there = (f"127.0.0.1:{one.port}" for one in (first, second))
             for usual, configured in ((here, there), (there, here)):
-                monkeypatch.setattr(neighbours, "KUBE_PROXY_ADDRESS", usual)
+                monkeypatch.setattr(neighbours, "KUBE_PROXY_ADDRESSES", (usual,))
                 assert await http.find_neighbour(configured) == http.Neighbour(
                     "ipvs", there, is_ours=False
                 )
-            monkeypatch.setattr(neighbours, "KUBE_PROXY_ADDRESS", NOBODY)
+            monkeypatch.setattr(neighbours, "KUBE_PROXY_ADDRESSES", (NOBODY,))
             assert await http.find_neighbour(here) == http.Neighbour("ipvs", here, is_ours=True)
+
+    async def test_a_command_finds_the_agent_in_the_usual_places_too(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        async with TestServer(http.metrics_application(StandInAgent())) as server:
+            usual = (NOBODY, f"127.0.0.1:{server.port}")
+            monkeypatch.setattr(neighbours, "KUBE_PROXY_ADDRESSES", usual)
+            assert await http.ask_agent(NOBODY) is not None
 
     async def test_another_proxy_is_told_from_ours(self) -> None:
         async def proxy_mode(_: web.Request) -> web.Response:

@@ -12,7 +12,7 @@ from ipvsproxy.http import neighbours
 @pytest.fixture(autouse=True)
 def nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing answers in kube-proxy's usual place, whatever runs on this machine."""
-    monkeypatch.setattr(neighbours, "KUBE_PROXY_ADDRESS", "127.0.0.1:1")
+    monkeypatch.setattr(neighbours, "KUBE_PROXY_ADDRESSES", ("127.0.0.1:1",))
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ async def test_a_start_beside_a_live_kube_proxy_is_refused(kube_proxy: str) -> N
 async def test_wherever_our_metrics_are_a_kube_proxy_is_found_where_it_listens(
     kube_proxy: str, monkeypatch: pytest.MonkeyPatch, ours: str
 ) -> None:
-    monkeypatch.setattr(neighbours, "KUBE_PROXY_ADDRESS", kube_proxy)
+    monkeypatch.setattr(neighbours, "KUBE_PROXY_ADDRESSES", (kube_proxy,))
     with pytest.raises(AnotherAgentError, match=rf"kube-proxy .*{kube_proxy}"):
         await refuse_beside_kube_proxy(Settings(node_name="n", metrics_bind_address=ours))
 

@@ -161,9 +161,9 @@ def test_another_proxy_is_warned_of(
 
 def test_both_places_are_named_where_no_proxy_answers() -> None:
     asked = http.neighbour_addresses("127.0.0.1:20249")
-    assert asked == ("127.0.0.1:10249", "127.0.0.1:20249")
+    assert asked == ("127.0.0.1:10249", "[::1]:10249", "127.0.0.1:20249")
     assert neighbour_check(None, asked).finding == (
-        "none answers on 127.0.0.1:10249 or 127.0.0.1:20249"
+        "none answers on 127.0.0.1:10249 or [::1]:10249 or 127.0.0.1:20249"
     )
 
 
@@ -188,7 +188,7 @@ def found(monkeypatch: pytest.MonkeyPatch) -> list[Check]:
 
     monkeypatch.setattr(preflight, "check_node", check_node)
     monkeypatch.setattr(agent, "readiness", readiness)
-    monkeypatch.setattr(neighbours, "KUBE_PROXY_ADDRESS", "127.0.0.1:1")
+    monkeypatch.setattr(neighbours, "KUBE_PROXY_ADDRESSES", ("127.0.0.1:1",))
     monkeypatch.setenv("NODE_NAME", "n")
     return checks
 
