@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import structlog
-from watchfiles import awatch
 
 from ipvsproxy.agent.wiring import Wiring
 from ipvsproxy.config import (
@@ -26,14 +25,12 @@ from ipvsproxy.config import (
     name_in_file,
     taken,
 )
+from ipvsproxy.sources.watching import CannotWatchError, changes_in
 from ipvsproxy.telemetry import ConditionType
 
 log = structlog.get_logger(__name__)
 
 _SUBJECT = "Configuration"
-_QUIET_MILLISECONDS = 50
-_LONGEST_MILLISECONDS = 2000
-"""As for a folder of manifests: a change is taken up when none follows it for a moment."""
 _LOOK_SECONDS = 10.0
 """How often the file is looked at in any case."""
 
@@ -125,17 +122,9 @@ class Reloader:
 async def _watch(folder: Path, changed: asyncio.Event, stop: asyncio.Event) -> None:
     """Set `changed` when something changes in a folder; ends where that cannot be known."""
     try:
-        async for _ in awatch(
-            folder,
-            watch_filter=None,
-            recursive=False,
-            debounce=_LONGEST_MILLISECONDS,
-            step=_QUIET_MILLISECONDS,
-            stop_event=stop,
-            ignore_permission_denied=True,
-        ):
+        async for _ in changes_in(folder, stop, recursive=False):
             changed.set()
-    except (OSError, RuntimeError) as error:  # watchfiles' own error is a RuntimeError
+    except CannotWatchError as error:
         log.warning(
             "the configuration's folder cannot be watched, the file is read at intervals",
             folder=str(folder),

@@ -33,7 +33,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import structlog
-from watchfiles import Change, awatch
+from watchfiles import Change
 
 from ipvsproxy.sources.manifests import (
     MAXIMUM_BYTES,
@@ -43,12 +43,9 @@ from ipvsproxy.sources.manifests import (
     read_manifest,
 )
 from ipvsproxy.sources.picture import Picture, Reading, advance
+from ipvsproxy.sources.watching import CannotWatchError, changes_in
 from ipvsproxy.store import Event
 
-_QUIET_MILLISECONDS = 50
-"""Changes are taken up when none has followed for so long ..."""
-_LONGEST_MILLISECONDS = 2000
-"""... or when they have gone on for so long."""
 _MISSING_SECONDS = 1.0
 """How often a folder that is not there is looked for."""
 _MAXIMUM_SURVEYS = 10
@@ -110,7 +107,7 @@ class DirectorySource:
         """Do nothing: all Nodes that are in the folder are told in any case."""
 
     def _patience(self) -> float:
-        missing = str(self._folder) in self._picture.problems
+        missing = _shown(self._folder) in self._picture.problems
         return min(self._survey_seconds, _MISSING_SECONDS) if missing else self._survey_seconds
 
 
@@ -158,12 +155,11 @@ class _Reader:
             before, survey = survey, self._survey()
             if survey == before:
                 break
-        manifests = {
-            path: said for path, (_, said) in self._known.items() if isinstance(said, Manifest)
-        }
-        unparsed = {path: said for path, (_, said) in self._known.items() if isinstance(said, str)}
-        present = str(self._folder) not in survey.problems
-        return Reading(manifests, survey.problems | unparsed, present)
+        said = {_shown(path): said for path, (_, said) in self._known.items()}
+        manifests = {path: one for path, one in said.items() if isinstance(one, Manifest)}
+        unparsed = {path: one for path, one in said.items() if isinstance(one, str)}
+        problems = {_shown(path): problem for path, problem in survey.problems.items()}
+        return Reading(manifests, problems | unparsed, _shown(self._folder) not in problems)
 
     def _read_file(self, path: str, stamp: _Stamp) -> tuple[_Stamp | None, Manifest | str]:
         known = self._known.get(path)
@@ -172,7 +168,7 @@ class _Reader:
         if stamp.size > MAXIMUM_BYTES:
             return stamp, f"{stamp.size} bytes are more than the {MAXIMUM_BYTES} that are read"
         try:
-            manifest = read_manifest(Path(path).read_bytes(), path)
+            manifest = read_manifest(Path(path).read_bytes(), _shown(path))
         except OSError as error:  # what mends that (rights, a disk) need not change the stamp
             return None, _explain(error)
         except UnreadableManifest as error:
@@ -250,6 +246,11 @@ def _status(path: Path) -> os.stat_result | None:
         raise OSError(f"the link cannot be followed: {_explain(error)}") from error
 
 
+def _shown(path: str | Path) -> str:
+    r"""Write a path as text that can be shown anywhere: a name that is not UTF-8 with \\x.."""
+    return os.fsencode(path).decode(errors="backslashreplace")
+
+
 def _explain(error: OSError) -> str:
     return (error.strerror or str(error)).lower()
 
@@ -290,20 +291,11 @@ class _Watch:
 
     async def _follow(self, stop: asyncio.Event) -> None:
         try:
-            async for changes in awatch(
-                self._folder,
-                watch_filter=None,
-                debounce=_LONGEST_MILLISECONDS,
-                step=_QUIET_MILLISECONDS,
-                stop_event=stop,
-                ignore_permission_denied=True,
-            ):
+            async for changes in changes_in(self._folder, stop, recursive=True):
                 self._changed.set()
                 if (Change.deleted, str(self._folder)) in changes:
                     return
-        except FileNotFoundError:
-            return
-        except (OSError, RuntimeError) as error:  # watchfiles' own error is a RuntimeError
+        except CannotWatchError as error:
             if not self._complained:
                 self._complained = True
                 log.warning(

@@ -13,7 +13,7 @@ import pytest
 import structlog
 
 from ipvsproxy.objects import ObjectReference, Service
-from ipvsproxy.sources import directory
+from ipvsproxy.sources import directory, watching
 from ipvsproxy.sources.directory import DirectorySource
 from ipvsproxy.sources.manifests import Manifest, Statement, read_manifest
 from ipvsproxy.sources.picture import Picture, Reading, advance
@@ -562,7 +562,7 @@ class TestFollowing:
         def no_watch(*_: object, **__: object) -> None:
             raise OSError("OS file watch limit reached")
 
-        monkeypatch.setattr(directory, "awatch", no_watch)
+        monkeypatch.setattr(watching, "awatch", no_watch)
         with structlog.testing.capture_logs() as logs:
             async with following(tmp_path, survey_seconds=0.02) as follower:
                 await follower.several(len(LISTED))
@@ -570,6 +570,19 @@ class TestFollowing:
                 assert await follower.next() == A
         reasons = [entry["reason"] for entry in logs if "reason" in entry]
         assert reasons == ["OS file watch limit reached"]
+
+    async def test_a_name_that_is_not_utf_8_ends_nothing_and_its_file_is_read(
+        self, tmp_path: Path
+    ) -> None:
+        with structlog.testing.capture_logs() as logs:
+            async with following(tmp_path, survey_seconds=0.02) as follower:
+                await follower.several(len(LISTED))
+                odd = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.yaml"))
+                save(odd, service("a"))
+                assert await follower.next() == "put a 10.96.0.10 from \\xff.yaml"
+                save(tmp_path / "b.yaml", service("b", "10.96.0.11"))
+                assert await follower.next() == "put b 10.96.0.11 from b.yaml"
+        assert len([entry for entry in logs if "reason" in entry]) <= 1
 
     async def test_a_change_during_the_first_reading_is_not_missed(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

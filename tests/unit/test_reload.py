@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 import pytest
 from structlog.testing import capture_logs
 
-from ipvsproxy.agent.reload import ConfigFile, Reloader
+from ipvsproxy.agent.reload import ConfigFile, Reloader, _watch
 from ipvsproxy.agent.wiring import Wiring, wire
 from ipvsproxy.config import Resolved, Settings, load
 from ipvsproxy.config.fields import NEED_RESTART, READERS
@@ -191,6 +192,19 @@ async def test_a_file_that_is_renamed_over_it_is_read(agent: Agent) -> None:
             new.write_text(f"defaultScheduler: {scheduler}\n")
             new.replace(agent.path)
             await until_scheduler(agent, scheduler)
+
+
+async def test_a_name_that_is_not_utf_8_beside_it_ends_nothing(agent: Agent) -> None:
+    folder = agent.path.parent
+    changed, stop = asyncio.Event(), asyncio.Event()
+    watch = asyncio.create_task(_watch(folder, changed, stop))
+    await asyncio.sleep(0)
+    with capture_logs() as lines:
+        os.mknod(os.fsencode(folder) + b"/\xff")
+        await asyncio.wait_for(watch, 20)
+    (line,) = lines
+    assert line["event"].startswith("the configuration's folder cannot be watched")
+    assert "\\xFF" in line["reason"]
 
 
 async def test_a_mounted_config_map_is_read_when_its_link_is_swapped(tmp_path: Path) -> None:
