@@ -6,6 +6,7 @@ output belongs to the answers of commands.
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
 from typing import TextIO
@@ -80,7 +81,10 @@ def _json(node: str) -> list[Processor]:
 
 
 def _serialize(event: object, **_: object) -> str:
-    return msgspec.json.encode(event, enc_hook=str).decode()
+    try:
+        return msgspec.json.encode(event, enc_hook=str).decode()
+    except UnicodeEncodeError:  # half a surrogate pair, as in a file name that is not UTF-8
+        return json.dumps(event, default=str)
 
 
 def quiet() -> None:

@@ -13,6 +13,7 @@ and keeps a broken or hostile file from taking the agent down.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from typing import NamedTuple, NoReturn, TypeAlias
 
@@ -23,6 +24,9 @@ from ipvsproxy.store import Put, Refused
 SUFFIXES = frozenset({".yaml", ".yml", ".json"})
 MAXIMUM_BYTES = 64 * 1024 * 1024
 """A larger file is not read: some 20,000 Services fit in this."""
+
+_HALF_A_PAIR = re.compile(r"\\u[dD][89a-fA-F]")
+"""Where a text may have half a surrogate pair; also a whole pair looks so."""
 
 Statement: TypeAlias = Put | Refused
 """What a file says of one object."""
@@ -118,8 +122,19 @@ def _json_documents(text: str) -> Iterator[tuple[int, object]]:
             raise UnreadableManifest(f"line {error.lineno}: not JSON: {error.msg}") from None
         except (ValueError, RecursionError) as error:
             raise UnreadableManifest(f"document at line {line}: {error}") from None
+        if _HALF_A_PAIR.search(text) and not _is_text(document):
+            raise UnreadableManifest(f"document at line {line}: half a surrogate pair is no text")
         yield line, document
         position = _skip_space(text, position)
+
+
+def _is_text(document: object) -> bool:
+    """Say whether all texts are whole: JSON can write half a character, and UTF-8 cannot."""
+    try:
+        json.dumps(document, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _skip_space(text: str, position: int) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import os
 import sys
 import types
 from collections.abc import Callable
@@ -710,6 +711,15 @@ class TestLogs:
         assert "hidden" not in stream.getvalue()
         assert "shown" in stream.getvalue()
         assert "at=x" in stream.getvalue()
+
+    def test_a_name_that_is_not_utf_8_is_a_line_of_ascii(self) -> None:
+        stream = io.StringIO()
+        logs.configure(LogFormat.JSON, 2, node="n", stream=stream)
+
+        structlog.get_logger().info("found", file=os.fsdecode(b"/m/\xff.yaml"), at=Path("/m"))
+
+        assert stream.getvalue().isascii()
+        assert json.loads(stream.getvalue())["file"] == "/m/\udcff.yaml"
 
     def test_a_traceback_is_part_of_the_line(self) -> None:
         stream = io.StringIO()

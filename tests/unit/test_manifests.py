@@ -173,11 +173,20 @@ def test_yaml_that_does_not_parse_is_named_by_line(text: str | bytes, reason: st
         ('{"a": 1,\n "b": }', "line 2: not JSON: Expecting value"),
         ('{"a": 1', "line 1: not JSON: Expecting ',' delimiter"),
         ('{}\n{"a": NaN}', "document at line 2: NaN is not JSON"),
+        ('{}\n{"a": "\\ud800"}', "document at line 2: half a surrogate pair is no text"),
+        ('[{"\\uDFFF": 1}]', "document at line 1: half a surrogate pair is no text"),
         ("apiVersion: v1", "line 1: not JSON: Expecting value"),
     ],
 )
 def test_json_that_does_not_parse_is_named_by_line(text: str, reason: str) -> None:
     assert unreadable(text, "/m/a.json") == reason
+
+
+def test_a_whole_surrogate_pair_in_json_is_a_text() -> None:
+    text = '{"apiVersion": "v1", "kind": "Service", "metadata": {"name": "\\ud83d\\ude00"}}'
+    (statement,) = read_manifest(text.encode(), "/m/a.json").statements
+    assert isinstance(statement, Refused)
+    assert statement.reference.name == "\U0001f600"
 
 
 def test_what_is_no_object_is_a_problem_and_the_rest_of_the_file_counts() -> None:
