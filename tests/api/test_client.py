@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import errno
 import os
 import subprocess
 import sys
+import tempfile
 from collections import Counter
 from pathlib import Path
 
 import pytest
 import yaml
 
-from ipvsproxy.sources.kubernetes import client
+from ipvsproxy.sources.kubernetes import client, session
 from ipvsproxy.sources.kubernetes.access import (
     Access,
     InCluster,
@@ -133,6 +136,10 @@ async def test_a_kubeconfig_that_is_empty_or_names_no_file_says_so(tmp_path: Pat
             ),
             "certificate files",
         ),
+        (
+            NAMING_ALL.format(cluster="server: 'https://h', tls-server-name: [h]", user=""),
+            "not a kubeconfig",
+        ),
     ],
 )
 async def test_a_kubeconfig_that_cannot_be_used_is_named_with_the_reason(
@@ -144,6 +151,61 @@ async def test_a_kubeconfig_that_cannot_be_used_is_named_with_the_reason(
     with pytest.raises(AccessError, match=reason) as raised:
         await connect(Kubeconfig(path))
     assert "\n" not in str(raised.value)
+
+
+@needs_openssl
+async def test_inline_certificates_outlive_a_temporary_folder_that_is_swept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    signer, swept = authority(tmp_path, "authority"), tmp_path / "swept"
+    swept.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(swept))
+    server = FakeApiServer(tls=server_context(tmp_path, signer))
+    await server.start()
+    data = base64.b64encode(signer.certificate.read_bytes()).decode()
+    cluster: dict[str, object] = {"server": server.url, "certificate-authority-data": data}
+    path = kubeconfig(tmp_path, cluster=cluster, user={"token": "first"})
+    try:
+        async with connected(Kubeconfig(path)) as connection:
+            await connection.get(SERVICES, {})
+            for file in swept.iterdir():
+                file.unlink()
+            server.tokens = {"second"}
+            kubeconfig(tmp_path, cluster=cluster, user={"token": "second"})
+            await connection.get(SERVICES, {})
+    finally:
+        await server.stop()
+
+
+async def test_without_a_temporary_folder_the_reason_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def nowhere(**_: object) -> None:
+        raise FileNotFoundError(errno.ENOENT, "No usable temporary directory found in ['/tmp']")
+
+    monkeypatch.setattr(tempfile, "mkstemp", nowhere)
+    data = base64.b64encode(str(tmp_path).encode()).decode()
+    cluster: dict[str, object] = {"server": "https://h", "certificate-authority-data": data}
+    path = kubeconfig(tmp_path, cluster=cluster)
+    with pytest.raises(AccessError, match="kubeconfig: No usable temporary directory"):
+        await connect(Kubeconfig(path))
+
+
+async def test_a_credential_plugin_that_hangs_is_told_and_the_old_credentials_go_on(
+    tmp_path: Path, server: FakeApiServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plugin = {"apiVersion": "client.authentication.k8s.io/v1", "command": "sleep", "args": ["99"]}
+    monkeypatch.setattr(session, "CREDENTIALS_SECONDS", 0.05)
+    path = kubeconfig(tmp_path, cluster={"server": server.url}, user={"token": "first"})
+    server.tokens = {"first"}
+    async with connected(Kubeconfig(path)) as connection:
+        kubeconfig(tmp_path, cluster={"server": server.url}, user={"exec": plugin})
+        await connection.get(SERVICES, {})
+        server.tokens = {"second"}
+        with pytest.raises(Unauthorized, match=r"no credentials within .*plugin \(exec\) hang"):
+            await connection.get(SERVICES, {})
+    with pytest.raises(AccessError, match="no credentials within"):
+        await connect(Kubeconfig(path))
 
 
 async def test_a_url_overrides_the_server_of_a_kubeconfig(

@@ -90,8 +90,9 @@ class _Context(msgspec.Struct):
     user: str | None = None
 
 
-class _Cluster(msgspec.Struct):
+class _Cluster(msgspec.Struct, rename="kebab"):
     server: str = ""
+    tls_server_name: str | None = None
 
 
 class _NamedCluster(msgspec.Struct):

@@ -10,6 +10,7 @@ The import of the library takes 0.4 s and tens of MiB, so it happens in `load`, 
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import logging
 from collections.abc import AsyncIterator, Iterable, Mapping
@@ -27,6 +28,11 @@ if TYPE_CHECKING:
 
 _Stamp: TypeAlias = tuple[int, int, int] | None
 """Time, inode and size of a file; None: there is none, or it cannot be looked at."""
+
+
+CREDENTIALS_SECONDS = 30.0
+"""How long a kubeconfig may take, whose credentials a program gives or another server renews."""
+_LIBRARY = "kubernetes_asyncio.config.kube_config"
 
 
 class Request(NamedTuple):
@@ -140,20 +146,47 @@ def _client(
 async def _use_kubeconfig(path: Path, configuration: Configuration) -> None:
     library = importlib.import_module("kubernetes_asyncio.config")
     token = token_file(path)
+    _forget_lost_files()
     try:
-        await library.load_kube_config(
-            config_file=str(path),
-            client_configuration=configuration,
-            persist_config=False,
-        )
+        async with asyncio.timeout(CREDENTIALS_SECONDS):
+            await library.load_kube_config(
+                config_file=str(path),
+                client_configuration=configuration,
+                persist_config=False,
+            )
+    except TimeoutError:
+        raise AccessError(
+            f"kubeconfig {path}: no credentials within {CREDENTIALS_SECONDS:g}s: does its "
+            "credential plugin (exec) hang?"
+        ) from None
     except OSError as error:
-        raise AccessError(f"kubeconfig {path}: {error.filename}: {error.strerror}") from None
-    except (library.ConfigException, LookupError, TypeError, ValueError) as error:
+        where = f" {error.filename}:" if error.filename is not None else ""
+        raise AccessError(f"kubeconfig {path}:{where} {error.strerror}") from None
+    except (
+        library.ConfigException,
+        AttributeError,
+        LookupError,
+        TypeError,
+        ValueError,
+    ) as error:  # the library does not look at types
         reason = " ".join(str(error).split()).removeprefix("Invalid kube-config file. ")
         reason = reason.replace("File does not exists", "there is no file")
         raise AccessError(f"kubeconfig {path}: {reason}") from None
     if token is not None:
         _use_token_file(token, configuration)
+
+
+def _forget_lost_files() -> None:
+    """Have certificates that stand in a kubeconfig written again where their files are gone.
+
+    The library writes each into a file of the temporary folder, once in its life, and the system
+    may sweep that folder (tmpfiles.d(5)); or it was full.
+    """
+    written: dict[str, str] = importlib.import_module(_LIBRARY).__dict__["_temp_files"]
+    for content, name in tuple(written.items()):
+        found = _stamp(Path(name))
+        if found is None or found[2] == 0:
+            del written[content]
 
 
 def _use_service_account(folder: Path, configuration: Configuration) -> None:
