@@ -154,7 +154,7 @@ def test_probes_ask_what_the_agent_answers() -> None:
     assert settings.healthz_bind_address == f"0.0.0.0:{ports['healthz']}"
     assert settings.metrics_bind_address == f"127.0.0.1:{ports['metrics']}"
     assert CONTAINER["livenessProbe"]["httpGet"] == {"path": "/livez", "port": "healthz"}
-    assert CONTAINER["readinessProbe"]["httpGet"] == {"path": "/healthz", "port": "healthz"}
+    assert CONTAINER["readinessProbe"]["httpGet"] == {"path": "/readyz", "port": "healthz"}
 
 
 def test_the_pod_lives_in_the_node_and_outlives_what_it_makes_work() -> None:
