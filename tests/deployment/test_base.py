@@ -185,6 +185,14 @@ def test_what_the_node_shares_is_mounted() -> None:
     assert not lock.get("readOnly")
 
 
+def test_certificates_of_a_kubeconfig_have_a_place_in_memory() -> None:
+    """The root is read-only, and OpenSSL reads files only."""
+    volumes = {one["name"]: one.get("emptyDir") for one in POD["volumes"]}
+    mounts = {one["mountPath"]: one for one in CONTAINER["volumeMounts"]}
+    assert volumes[mounts["/tmp"]["name"]] == {"medium": "Memory", "sizeLimit": "1Mi"}
+    assert not mounts["/tmp"].get("readOnly")
+
+
 def test_the_first_container_does_what_needs_all_rights_by_the_same_settings() -> None:
     name, *arguments = CONTAINER["args"]
     assert INIT["args"] == [name, "--init-only", *arguments]

@@ -35,7 +35,8 @@ def test_the_rights_are_those_of_the_container() -> None:
     writable = [
         one["mountPath"] for one in container(base())["volumeMounts"] if not one.get("readOnly")
     ]
-    assert values("ReadWritePaths") == [f"-{one}" for one in writable]
+    assert values("PrivateTmp") == ["yes"]
+    assert values("ReadWritePaths") == [f"-{one}" for one in writable if one != "/tmp"]
 
 
 def test_what_is_started_is_a_command_line_of_the_program() -> None:
