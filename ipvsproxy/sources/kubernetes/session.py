@@ -1,17 +1,16 @@
-"""Configuration, credentials and TLS of one moment: the one module that touches kubernetes_asyncio.
+"""Configuration, credentials and TLS of one moment, made by kubernetes_asyncio.
 
 The library reads the kubeconfig, makes the TLS context and keeps the HTTP session; its watch, its
 typed models and its retries are not used. What it leaves out is done here: token files are read
 again when they change, and a session knows whether the files that it was made from are still those
 (`outdated`). When another one is made, and what an answer means, is `client`'s affair.
 
-The import of the library takes 0.4 s and tens of MiB, so it happens in `load`, not before.
+The library is imported in `load`, not before (`library`).
 """
 
 from __future__ import annotations
 
 import asyncio
-import importlib
 import logging
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
@@ -22,6 +21,7 @@ import aiohttp
 
 from ipvsproxy.sources.kubernetes.access import Access, InCluster, Kubeconfig, Server, token_file
 from ipvsproxy.sources.kubernetes.errors import AccessError
+from ipvsproxy.sources.kubernetes.library import library
 
 if TYPE_CHECKING:
     from kubernetes_asyncio.client import ApiClient, Configuration
@@ -32,7 +32,6 @@ _Stamp: TypeAlias = tuple[int, int, int] | None
 
 CREDENTIALS_SECONDS = 30.0
 """How long a kubeconfig may take, whose credentials a program gives or another server renews."""
-_LIBRARY = "kubernetes_asyncio.config.kube_config"
 
 
 class Request(NamedTuple):
@@ -108,10 +107,10 @@ async def load(access: Access) -> Session:
 
     Raises AccessError, whose message says what is missing and where.
     """
-    library = importlib.import_module("kubernetes_asyncio.client")
+    found = library()
     # At DEBUG it logs whole answers.
     logging.getLogger("kubernetes_asyncio").setLevel(logging.INFO)
-    configuration: Configuration = library.Configuration()
+    configuration = found.configuration()
     # Looked at before they are read: what changes in between is noticed with the next request.
     files: dict[Path, _Stamp] = {}
     match access:
@@ -127,7 +126,7 @@ async def load(access: Access) -> Session:
     written = (configuration.ssl_ca_cert, configuration.cert_file, configuration.key_file)
     named = [Path(file) for file in written if file]
     files |= {path: _stamp(path) for path in named}
-    client = _client(library.ApiClient, configuration, named)
+    client = _client(found.api_client, configuration, named)
     return Session(client, servers or (str(configuration.host),), files)
 
 
@@ -144,12 +143,12 @@ def _client(
 
 
 async def _use_kubeconfig(path: Path, configuration: Configuration) -> None:
-    library = importlib.import_module("kubernetes_asyncio.config")
+    found = library()
     token = token_file(path)
     _forget_lost_files()
     try:
         async with asyncio.timeout(CREDENTIALS_SECONDS):
-            await library.load_kube_config(
+            await found.load_kube_config(
                 config_file=str(path),
                 client_configuration=configuration,
                 persist_config=False,
@@ -163,7 +162,7 @@ async def _use_kubeconfig(path: Path, configuration: Configuration) -> None:
         where = f" {error.filename}:" if error.filename is not None else ""
         raise AccessError(f"kubeconfig {path}:{where} {error.strerror}") from None
     except (
-        library.ConfigException,
+        found.config_error,
         AttributeError,
         LookupError,
         TypeError,
@@ -182,7 +181,7 @@ def _forget_lost_files() -> None:
     The library writes each into a file of the temporary folder, once in its life, and the system
     may sweep that folder (tmpfiles.d(5)); or it was full.
     """
-    written: dict[str, str] = importlib.import_module(_LIBRARY).__dict__["_temp_files"]
+    written = library().temporary_files
     for content, name in tuple(written.items()):
         found = _stamp(Path(name))
         if found is None or found[2] == 0:

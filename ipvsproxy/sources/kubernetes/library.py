@@ -1,0 +1,88 @@
+"""kubernetes_asyncio, without the 850 generated models that its packages import and nobody uses.
+
+Knows where the names are that `session` needs, and what the packages' `__init__` do: import
+everything. A package that is in `sys.modules` already is not imported again, and its submodules are
+found by its `__path__`; so three packages are put there as they are before their `__init__` has
+run. 400 modules are then imported instead of 1,250, which saves 0.3 s and 30 MiB natively.
+
+Where that fails, because another release of the library is laid out otherwise, the library is
+imported as it wants to be: slower, and all the same.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from functools import cache
+from importlib.util import find_spec, module_from_spec
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from kubernetes_asyncio.client import ApiClient, Configuration
+
+_ROOT = "kubernetes_asyncio"
+_LARGE = (_ROOT, f"{_ROOT}.client", f"{_ROOT}.client.models")
+"""Packages whose `__init__` imports what is not needed, each after the one that it is in."""
+
+
+class Library(NamedTuple):
+    """What is used of kubernetes_asyncio."""
+
+    api_client: type[ApiClient]
+    configuration: type[Configuration]
+    load_kube_config: Callable[..., Awaitable[None]]
+    config_error: type[Exception]
+    """What `load_kube_config` raises for a file that it cannot use."""
+    temporary_files: dict[str, str]
+    """The files that it has written inline data into, by the data: it takes them for there."""
+
+
+@cache
+def library() -> Library:
+    """Import the library, once. Raises ImportError where it is missing."""
+    if _ROOT in sys.modules:
+        return _whole()
+    try:
+        return _lean()
+    except (ImportError, AttributeError):
+        for name in [one for one in sys.modules if one.partition(".")[0] == _ROOT]:
+            del sys.modules[name]
+        return _whole()
+
+
+def _lean() -> Library:
+    for name in _LARGE:
+        _put_empty(name)
+    client = sys.modules[f"{_ROOT}.client"]
+    # config asks the package for these two.
+    configuration = importlib.import_module(f"{_ROOT}.client.configuration").Configuration
+    client.__dict__["Configuration"] = configuration
+    api_client = importlib.import_module(f"{_ROOT}.client.api_client").ApiClient
+    client.__dict__["ApiClient"] = api_client
+    return _with_config(api_client, configuration)
+
+
+def _whole() -> Library:
+    client = importlib.import_module(f"{_ROOT}.client")
+    return _with_config(client.ApiClient, client.Configuration)
+
+
+def _with_config(api_client: type[ApiClient], configuration: type[Configuration]) -> Library:
+    config = importlib.import_module(f"{_ROOT}.config")
+    files = importlib.import_module(f"{_ROOT}.config.kube_config").__dict__["_temp_files"]
+    return Library(
+        api_client, configuration, config.load_kube_config, config.ConfigException, files
+    )
+
+
+def _put_empty(name: str) -> None:
+    """Have a package imported already, with nothing in it but the way to its modules."""
+    spec = find_spec(name)
+    if spec is None:
+        raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+    package = sys.modules[name] = module_from_spec(spec)
+    parent, _, own = name.rpartition(".")
+    if parent:
+        sys.modules[parent].__dict__[own] = package
