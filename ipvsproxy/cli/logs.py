@@ -23,7 +23,6 @@ _DEBUG_FROM = 4
 _LIBRARIES = {
     "kubernetes_asyncio": logging.INFO,  # its debug lines hold whole bodies, Secrets included
     "aiohttp": logging.WARNING,
-    "pyroute2": logging.WARNING,
     "watchfiles": logging.WARNING,
     "asyncio": logging.WARNING,
 }

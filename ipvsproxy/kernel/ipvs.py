@@ -4,8 +4,7 @@ Knows what each errno means for each operation (net/netfilter/ipvs/ip_vs_ctl.c; 
 on a 6.1 kernel, tests/kernel/test_ipvs.py). `codec` knows the bytes, `netlink` the socket. Calls
 block: it is used from one worker thread.
 
-The number of the generic-netlink family is asked for on the socket that will use it. That is one
-request of 32 bytes; pyroute2's lookup would open a second socket and an event loop of its own.
+The number of the generic-netlink family is asked for on the socket that will use it.
 
 The kernel lists real servers for one virtual server at a time, and has one listing at a time on a
 socket (EBUSY), so reading the table costs one exchange for each virtual server.

@@ -1,40 +1,32 @@
 """The dummy interface and its addresses, written.
 
-Knows rtnetlink. Calls block: they are made in one worker thread. What stands on the interface is
-read in `surroundings`, together with the rest of the node's network.
+Knows which rtnetlink message carries out which operation, and what the kernel's answers mean; the
+bytes are `rtnetlink`'s. Calls block: they are made in one worker thread. What stands on the
+interface is read in `surroundings`, together with the rest of the node's network.
 
-The link is made and removed through pyroute2, with a socket for each call: calls are rare, opening
-takes a millisecond, and a pyroute2 object that met an error answers nothing any more or hangs
-(0.9.7, an overrun buffer), so each call has a time limit and leaves nothing behind. Addresses come
-in thousands; they are packed here, and `netlink` sends them in batches: 360 µs to bind one become a
-few.
+Addresses come in thousands; they are packed here, and `netlink` sends them in batches.
 """
 
 from __future__ import annotations
 
-import asyncio
 import errno
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, assert_never
-
-from pyroute2 import AsyncIPRoute
-from pyroute2.netlink.exceptions import NetlinkError
+from typing import TYPE_CHECKING, TypeAlias, assert_never
 
 from ipvsproxy.core.operations import BindAddress, CreateLink, RemoveLink, UnbindAddress
 from ipvsproxy.dataplane import DONE, Outcome, Refusal
 from ipvsproxy.kernel import message, rtnetlink
 from ipvsproxy.kernel.netlink import NetlinkSocket, Request
-from ipvsproxy.kernel.refusals import UNANSWERED, refused
+from ipvsproxy.kernel.refusals import refused
 from ipvsproxy.model import DUMMY_INTERFACE, Family
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Sequence
 
 __all__ = ["Link", "LinkOperation", "families"]
 
 LinkOperation: TypeAlias = CreateLink | RemoveLink | BindAddress | UnbindAddress
 _AddressOperation: TypeAlias = BindAddress | UnbindAddress
-_Result = TypeVar("_Result")
 
 _NO_DUPLICATE_DETECTION = 0x2  # IFA_F_NODAD: many nodes have the address
 
@@ -46,7 +38,6 @@ class Link:
 
     def __init__(self, *, timeout: float = 5.0) -> None:
         """Wait at most `timeout` seconds for an answer."""
-        self._timeout = timeout
         self._netlink = NetlinkSocket(rtnetlink.PROTOCOL, timeout=timeout)
 
     def close(self) -> None:
@@ -85,40 +76,18 @@ class Link:
         ]
 
     def _create(self) -> Outcome:
-        async def create(route: Any) -> None:  # noqa: ANN401 - pyroute2 has no types
-            await route.link("add", ifname=DUMMY_INTERFACE, kind="dummy")
-
-        try:
-            self._ask(create)
-        except OSError as error:
-            return _creation_outcome(error.errno or UNANSWERED)
-        return DONE
+        flags = message.CREATE | message.EXCLUSIVE
+        request = Request(rtnetlink.NEW_LINK, rtnetlink.NEW_DUMMY, flags)
+        (answer,) = self._netlink.exchange([request])
+        return _creation_outcome(answer.error) if answer.error else DONE
 
     def _remove(self) -> Outcome:
         index = rtnetlink.dummy_index()
         if index is None:
             return DONE
-
-        async def remove(route: Any) -> None:  # noqa: ANN401 - pyroute2 has no types
-            await route.link("del", index=index)
-
-        try:
-            self._ask(remove)
-        except OSError as error:
-            return DONE if error.errno in _GONE else refused(error.errno or UNANSWERED)
-        return DONE
-
-    def _ask(self, question: Callable[[Any], Awaitable[_Result]]) -> _Result:
-        async def ask() -> _Result:
-            async with asyncio.timeout(self._timeout), AsyncIPRoute() as route:
-                return await question(route)
-
-        try:
-            # A loop for this question only, never the thread's current one.
-            with asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:
-                return runner.run(ask())
-        except NetlinkError as error:
-            raise OSError(error.code, str(error)) from error
+        request = Request(rtnetlink.DELETE_LINK, rtnetlink.link_payload(index))
+        (answer,) = self._netlink.exchange([request])
+        return DONE if answer.error in {0, *_GONE} else refused(answer.error)
 
 
 def families() -> frozenset[Family]:

@@ -1,8 +1,10 @@
 """What changes of the node's own network, as the kernel reports it.
 
-Knows rtnetlink's notifications. They are hardly decoded, since most of them are echoes of the
-addresses that we bind ourselves, and of the routes that the kernel makes for each: of routes only
-those that lead somewhere reach the socket at all, by a filter within the kernel.
+Knows rtnetlink's notifications. Most of them are echoes of the addresses that we bind ourselves,
+and of the routes that the kernel makes for each: a start would wake the event loop thousands of
+times for nothing. So a filter within the kernel lets neither through: of routes only those that
+lead somewhere, of addresses those of other interfaces than the dummy one. Its number is looked up
+when an interface has come or gone, and the filter is changed with it.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import ctypes
 import errno
 import socket
 import struct
+import sys
 from typing import TYPE_CHECKING
 
 from ipvsproxy.dataplane import Change, NodeNetworkChanged
@@ -27,19 +30,10 @@ _BUFFER = 65536
 _HEADER = 16  # bytes of struct nlmsghdr, with the message's kind behind its length
 _KIND = 4
 _SO_ATTACH_FILTER = 26
-_LOAD_HALF, _LOAD_BYTE, _IF_EQUAL, _RETURN = 0x28, 0x30, 0x15, 0x06  # BPF_*: linux/filter.h
+_LOAD_WORD, _LOAD_HALF, _LOAD_BYTE = 0x20, 0x28, 0x30  # BPF_LD: linux/bpf_common.h
+_IF_EQUAL, _RETURN = 0x15, 0x06  # BPF_JMP | BPF_JEQ, BPF_RET
 _WHOLE = 0xFFFFFFFF
-_FILTER = (
-    # code, steps to go on if equal, if not, value; loading turns network order into the machine's
-    (_LOAD_HALF, 0, 0, _KIND),
-    (_IF_EQUAL, 1, 0, socket.htons(rtnetlink.NEW_ROUTE)),
-    (_IF_EQUAL, 0, 2, socket.htons(rtnetlink.DELETE_ROUTE)),
-    (_LOAD_BYTE, 0, 0, _HEADER + rtnetlink.ROUTE_TYPE_OFFSET),
-    (_IF_EQUAL, 0, 1, rtnetlink.UNICAST),
-    (_RETURN, 0, 0, _WHOLE),
-    (_RETURN, 0, 0, 0),
-)
-"""Lets everything pass but routes of other types than unicast (linux/filter.h, classic BPF)."""
+_NO_INTERFACE = 0
 
 
 async def changes() -> AsyncIterator[Change]:
@@ -51,35 +45,76 @@ async def changes() -> AsyncIterator[Change]:
     loop = asyncio.get_running_loop()
     kind = socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
     with socket.socket(socket.AF_NETLINK, kind, rtnetlink.PROTOCOL) as connection:
-        _attach_filter(connection)
+        _attach_filter(connection, _NO_INTERFACE)
         connection.bind((0, _GROUPS))
+        own = _follow_dummy(connection, _NO_INTERFACE)
         while True:
             try:
                 notice = await loop.sock_recv(connection, _BUFFER)
             except OSError as error:
                 if error.errno != errno.ENOBUFS:
                     raise
+                own = _follow_dummy(connection, own)
                 yield NodeNetworkChanged()
             else:
-                if _is_change(notice, rtnetlink.dummy_index()):
+                if _is_of_links(notice):
+                    own = _follow_dummy(connection, own)
+                if _is_change(notice, own):
                     yield NodeNetworkChanged()
 
 
-def _attach_filter(connection: socket.socket) -> None:
-    program = b"".join(struct.pack("=HBBI", *step) for step in _FILTER)
+def _follow_dummy(connection: socket.socket, before: int) -> int:
+    """Give the number of the dummy interface, which the filter leaves out from now on."""
+    number = rtnetlink.dummy_index() or _NO_INTERFACE
+    if number != before:
+        _attach_filter(connection, number)
+    return number
+
+
+def _filter(dummy: int) -> tuple[tuple[int, int, int, int], ...]:
+    """Write the program that lets pass what may be a change (linux/filter.h, classic BPF).
+
+    What is loaded is turned from network order into the machine's, though it is none.
+    """
+    return (
+        # code, steps to go on if equal, if not, value
+        (_LOAD_HALF, 0, 0, _KIND),
+        (_IF_EQUAL, 4, 0, socket.htons(rtnetlink.NEW_ROUTE)),
+        (_IF_EQUAL, 3, 0, socket.htons(rtnetlink.DELETE_ROUTE)),
+        (_IF_EQUAL, 4, 0, socket.htons(rtnetlink.NEW_ADDRESS)),
+        (_IF_EQUAL, 3, 0, socket.htons(rtnetlink.DELETE_ADDRESS)),
+        (_RETURN, 0, 0, _WHOLE),
+        (_LOAD_BYTE, 0, 0, _HEADER + rtnetlink.ROUTE_TYPE_OFFSET),
+        (_IF_EQUAL, 2, 3, rtnetlink.UNICAST),
+        (_LOAD_WORD, 0, 0, _HEADER + rtnetlink.ADDRESS_INDEX_OFFSET),
+        (_IF_EQUAL, 1, 0, socket.htonl(dummy)),
+        (_RETURN, 0, 0, _WHOLE),
+        (_RETURN, 0, 0, 0),
+    )
+
+
+def _attach_filter(connection: socket.socket, dummy: int) -> None:
+    """Put the filter in the place of the one before, if any."""
+    steps = _filter(dummy)
+    program = b"".join(struct.pack("=HBBI", *step) for step in steps)
     kept = ctypes.create_string_buffer(program, len(program))
-    wrapped = struct.pack("@HP", len(_FILTER), ctypes.addressof(kept))  # struct sock_fprog
+    wrapped = struct.pack("@HP", len(steps), ctypes.addressof(kept))  # struct sock_fprog
     connection.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, wrapped)
 
 
-def _is_change(notice: bytes, dummy: int | None) -> bool:
+def _is_of_links(notice: bytes) -> bool:
+    kind = int.from_bytes(notice[_KIND : _KIND + 2], sys.byteorder)
+    return kind in {rtnetlink.NEW_LINK, rtnetlink.DELETE_LINK}
+
+
+def _is_change(notice: bytes, dummy: int) -> bool:
     try:
         return any(_concerns_node(one, dummy) for one in message.messages(notice))
     except (CodecError, struct.error, IndexError):
         return True
 
 
-def _concerns_node(notice: message.Message, dummy: int | None) -> bool:
+def _concerns_node(notice: message.Message, dummy: int) -> bool:
     match notice.kind:
         case rtnetlink.NEW_ADDRESS | rtnetlink.DELETE_ADDRESS:
             _, index = rtnetlink.family_and_index(notice.payload)

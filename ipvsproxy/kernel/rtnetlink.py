@@ -27,9 +27,12 @@ UNICAST = 1
 """RTN_UNICAST: a route that leads somewhere. Those of the node's own addresses are RTN_LOCAL."""
 ROUTE_TYPE_OFFSET = 7
 """Where the type of a route stands in its payload."""
+ADDRESS_INDEX_OFFSET = 4
+"""Where the interface's number stands in an address's payload."""
 
 _ADDRESS, _LOCAL = 1, 2  # IFA_ADDRESS, IFA_LOCAL
-_NAME = 3  # IFLA_IFNAME
+_NAME, _LINK_INFO = 3, 18  # IFLA_IFNAME, IFLA_LINKINFO
+_KIND = 1  # IFLA_INFO_KIND
 _GATEWAY, _MULTIPATH, _VIA = 5, 9, 18  # RTA_*
 _LINK_MESSAGE = struct.Struct("=BxHiII")  # struct ifinfomsg: family, type, index, flags, mask
 _ADDRESS_MESSAGE = struct.Struct("=BBBBI")  # struct ifaddrmsg: family, prefix, flags, scope, index
@@ -39,6 +42,12 @@ _VIA_FAMILY = 2  # bytes of struct rtvia before its address
 _AF = {Family.IPV4: socket.AF_INET, Family.IPV6: socket.AF_INET6}
 _ADDRESS_LENGTHS = (4, 16)
 
+NEW_DUMMY = (
+    _LINK_MESSAGE.pack(socket.AF_UNSPEC, 0, 0, 0, 0)
+    + message.attribute(_NAME, DUMMY_INTERFACE.encode() + b"\0")
+    + message.attribute(_LINK_INFO, message.attribute(_KIND, b"dummy"))
+)
+"""Makes the dummy interface, which is down at first; the kernel loads its module."""
 LINKS = Request(_LIST_LINKS, _LINK_MESSAGE.pack(socket.AF_UNSPEC, 0, 0, 0, 0))
 """Lists all interfaces."""
 ADDRESSES = Request(_LIST_ADDRESSES, _ADDRESS_MESSAGE.pack(socket.AF_UNSPEC, 0, 0, 0, 0))

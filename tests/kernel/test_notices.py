@@ -2,13 +2,16 @@
 
 import asyncio
 import os
+import socket
 from collections.abc import AsyncIterator
 
 import pytest
 
-from ipvsproxy.core.operations import BindAddress, CreateLink, UnbindAddress
+from ipvsproxy.core.operations import BindAddress, CreateLink, RemoveLink, UnbindAddress
 from ipvsproxy.dataplane import Change, NodeNetworkChanged
+from ipvsproxy.kernel import message, rtnetlink
 from ipvsproxy.kernel.link import Link
+from ipvsproxy.kernel.netlink import NetlinkSocket, Request
 from ipvsproxy.kernel.notices import changes
 from ipvsproxy.model import Address
 from tests.kernel.interfaces import apply, ip
@@ -69,12 +72,41 @@ async def test_our_own_addresses_are_not_reported(
     await asyncio.wait([second])
 
 
-async def test_lost_notifications_are_reported_and_the_next_ones_are_seen(
+async def test_our_own_addresses_do_not_reach_us_though_the_interface_is_made_anew(
     reports: AsyncIterator[Change], link: Link
 ) -> None:
-    await asyncio.to_thread(apply, link, CreateLink())
+    for _ in range(2):
+        made = await listening(reports)
+        await asyncio.to_thread(apply, link, CreateLink())
+        assert await made == NodeNetworkChanged()
+        report = await listening(reports)
+        # In the loop's own thread, which reads nothing: so many would be lost, and that be told.
+        apply(link, *map(BindAddress, many(1000)))
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert not report.done()
+        await asyncio.to_thread(apply, link, RemoveLink())
+        assert await report == NodeNetworkChanged()
+
+
+async def test_lost_notifications_are_reported_and_the_next_ones_are_seen(
+    reports: AsyncIterator[Change],
+) -> None:
+    ip("link", "add", "other", "type", "dummy")
+    index = socket.if_nametoindex("other")
     first = await listening(reports)
-    apply(link, *map(BindAddress, many(1000)))  # in the loop's own thread, which reads nothing
+    route = NetlinkSocket(rtnetlink.PROTOCOL)
+    route.exchange(  # in the loop's own thread, which reads nothing
+        [
+            Request(
+                rtnetlink.NEW_ADDRESS,
+                rtnetlink.address_payload(address, index=index, flags=0),
+                message.CREATE,
+            )
+            for address in many(1000)
+        ]
+    )
+    route.close()
     assert await first == NodeNetworkChanged()
     second = await listening(reports)
     ip("address", "add", "192.0.2.1/32", "dev", "lo")

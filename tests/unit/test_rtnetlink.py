@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from ipvsproxy.kernel import message
 from ipvsproxy.kernel.message import CodecError
-from ipvsproxy.kernel.rtnetlink import UNICAST, gateways
-from ipvsproxy.model import Address
+from ipvsproxy.kernel.rtnetlink import NEW_DUMMY, UNICAST, gateways, interface
+from ipvsproxy.model import DUMMY_INTERFACE, Address
 
 GATEWAY, VIA, MULTIPATH = 5, 18, 9
 HOP = Address.parse("192.0.2.1")
@@ -26,6 +26,11 @@ def route(attributes: bytes, *, family: int = socket.AF_INET, kind: int = UNICAS
 def next_hop(attributes: bytes, length: int | None = None) -> bytes:
     size = 8 + len(attributes) if length is None else length
     return struct.pack("=HBBi", size, 0, 0, 3) + attributes
+
+
+def test_the_message_that_makes_the_interface_names_it_and_its_kind() -> None:
+    assert interface(NEW_DUMMY) == (0, DUMMY_INTERFACE)
+    assert NEW_DUMMY.endswith(b"dummy" + bytes(3))
 
 
 def test_a_gateway_is_read_whichever_way_it_is_said() -> None:
