@@ -2,24 +2,29 @@
 
 The only package that knows sources, kernel, reconciler and HTTP at the same time; they do not know
 each other. Clock and chance enter here and nowhere else; the environment here (what a pod is told
-of its API server) and in `cli` (the settings).
+of its API server) and in `cli` (the settings). A command's module is imported when it is asked for:
+what only `plan` or `explain` need is none of what `run` pays for.
 """
 
 from __future__ import annotations
 
-from ipvsproxy.agent.commands import (
-    clean_up_after,
-    cleanup,
-    explain,
-    hand_over,
-    plan,
-    run_once,
-    status,
-)
-from ipvsproxy.agent.lock import AnotherAgentError
-from ipvsproxy.agent.reload import ConfigFile
-from ipvsproxy.agent.running import run
-from ipvsproxy.agent.switching import readiness
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ipvsproxy.agent.commands import (
+        clean_up_after,
+        cleanup,
+        explain,
+        hand_over,
+        plan,
+        run_once,
+        status,
+    )
+    from ipvsproxy.agent.lock import AnotherAgentError
+    from ipvsproxy.agent.reload import ConfigFile
+    from ipvsproxy.agent.running import run
+    from ipvsproxy.agent.switching import readiness
 
 __all__ = [
     "AnotherAgentError",
@@ -34,3 +39,21 @@ __all__ = [
     "run_once",
     "status",
 ]
+
+_ELSEWHERE = {
+    "AnotherAgentError": "lock",
+    "ConfigFile": "reload",
+    "readiness": "switching",
+    "run": "running",
+}
+"""The modules of what is not in `commands`."""
+
+
+def __getattr__(name: str) -> object:
+    """Import what is asked for (PEP 562)."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    found = importlib.import_module(f"{__name__}.{_ELSEWHERE.get(name, 'commands')}")
+    value: object = getattr(found, name)
+    globals()[name] = value
+    return value

@@ -1,0 +1,37 @@
+"""What `ipvsproxy run` imports, and what it does not."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+UNUSED = (
+    *("rich", "watchfiles", "kubernetes_asyncio.client.models", "kubernetes_asyncio.dynamic"),
+    *("ipvsproxy.cli.render", "ipvsproxy.sources.directory", "ipvsproxy.kernel.fake"),
+)
+"""None of it is needed to follow an API server."""
+MOST_MODULES = 700
+"""650 with Python 3.11; 1,800 before anybody counted."""
+START = """
+import sys
+from ipvsproxy import agent, cli
+
+async def connect(settings, file=None):
+    from ipvsproxy.agent import running
+    async with running.open_source(settings):
+        print(len(sys.modules), *sys.modules)
+    return 0
+
+agent.run = connect
+cli.main(["run", "--master=http://127.0.0.1:1", "--hostname-override=node-a"])
+"""
+
+
+def test_following_an_api_server_imports_what_is_used() -> None:
+    command = [sys.executable, "-c", START]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=50)
+    assert done.returncode == 0, done.stderr
+    count, *names = done.stdout.split()
+    imported = {name for name in names if name.startswith(UNUSED)}
+    assert imported <= {"kubernetes_asyncio.client.models"}  # empty, with none of its own
+    assert int(count) <= MOST_MODULES
