@@ -20,7 +20,7 @@ import asyncio
 import os
 import socket
 import ssl
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager, contextmanager
 from typing import NamedTuple
@@ -68,6 +68,26 @@ class _Answer(NamedTuple):
     server: str
 
 
+class Lines:
+    """The lines of a stream, as an iterator; a list brings thousands, many of them at once."""
+
+    def __init__(self, chunks: AsyncIterator[list[bytes]]) -> None:
+        self._chunks = chunks
+        self._come: deque[bytes] = deque()
+
+    def __aiter__(self) -> Lines:
+        return self
+
+    async def __anext__(self) -> bytes:
+        while not self._come:
+            self._come.extend(await anext(self._chunks))
+        return self._come.popleft()
+
+    def at_once(self) -> bytes | None:
+        """Give the next line if it has come already; None: it has to be waited for."""
+        return self._come.popleft() if self._come else None
+
+
 class ApiConnection:
     """Requests to the API servers of one cluster; made by `connect`, to be closed."""
 
@@ -111,7 +131,7 @@ class ApiConnection:
     @asynccontextmanager
     async def stream(
         self, path: str, params: Mapping[str, str], *, silence: float
-    ) -> AsyncIterator[AsyncIterator[bytes]]:
+    ) -> AsyncIterator[Lines]:
         """Read an answer line by line; entered once the server has accepted the request.
 
         `silence` is how many seconds may pass without a byte. The iteration ends when the server
@@ -121,9 +141,9 @@ class ApiConnection:
         limits = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_SECONDS, sock_read=silence)
         async with (
             self._answer(Request(path, params, limits)) as answer,
-            aclosing(self._lines(answer)) as lines,
+            aclosing(self._chunks(answer)) as chunks,
         ):
-            yield lines
+            yield Lines(chunks)
 
     async def close(self) -> None:
         """Close the connections; streams must have ended before."""
@@ -198,26 +218,27 @@ class ApiConnection:
             self._stale = self._stale or _is_about_tls(error)
             raise _explain(error, server) from error
 
-    async def _lines(self, answer: _Answer) -> AsyncGenerator[bytes, None]:
-        """Split into lines, whatever the boundaries of the chunks; empty lines are left out."""
+    async def _chunks(self, answer: _Answer) -> AsyncGenerator[list[bytes], None]:
+        """Split into lines, whatever the boundaries of the chunks; empty lines are left out.
+
+        Those that have come together are given together.
+        """
         rest: list[bytes] = []
         size = 0
         with self._explained(answer.server):
             async for chunk in answer.response.content.iter_any():
-                *whole, last = chunk.split(b"\n")
-                for line in whole:
-                    joined = b"".join((*rest, line)) if rest else line
-                    rest.clear()
-                    size = 0
-                    if joined:
-                        yield joined
-                if last:
-                    rest.append(last)
-                    size += len(last)
-                    if size > LONGEST_LINE:
-                        limit = f"{LONGEST_LINE} bytes"
-                        raise Unavailable(f"the API server sent a line of more than {limit}")
-        if rest:
+                first, *others = chunk.split(b"\n")
+                rest.append(first)
+                size += len(first)
+                if others:
+                    whole = [b"".join(rest), *others[:-1]]
+                    rest = [others[-1]]
+                    size = len(others[-1])
+                    yield [line for line in whole if line]
+                if size > LONGEST_LINE:
+                    limit = f"{LONGEST_LINE} bytes"
+                    raise Unavailable(f"the API server sent a line of more than {limit}")
+        if size:
             raise Unreachable("the API server ended a watch in the middle of an object")
 
     async def _current(self) -> Session:

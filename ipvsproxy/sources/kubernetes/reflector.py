@@ -26,7 +26,7 @@ tools/cache/reflector.go.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping
 from contextlib import aclosing
 from enum import Enum
 from typing import NamedTuple, TypeAlias
@@ -34,7 +34,7 @@ from typing import NamedTuple, TypeAlias
 import msgspec
 import structlog
 
-from ipvsproxy.sources.kubernetes.client import ApiConnection
+from ipvsproxy.sources.kubernetes.client import ApiConnection, Lines
 from ipvsproxy.sources.kubernetes.dialect import Dialect
 from ipvsproxy.sources.kubernetes.errors import (
     ApiError,
@@ -258,10 +258,17 @@ class Reflector:
             self._health.connected(watch, self._connection.url)
             taking = _Taking(dict.fromkeys(self._known) if version is None else None)
             count = 0
-            while (line := await _next(lines, taking.patience)) is not None:
+            while True:
+                line = lines.at_once()
+                if line is None:
+                    # Time limits and clocks are for what is waited for: a list has thousands.
+                    if count:
+                        self._health.heard(watch, len(self._known))
+                    line = await _next(lines, taking.patience)
+                    if line is None:
+                        break
                 for item in self._take(line, taking):
                     yield item
-                self._health.heard(watch, len(self._known))
                 count += 1
                 if count % _YIELD_EVERY == 0:
                     await asyncio.sleep(0)
@@ -359,7 +366,7 @@ class _Taking:
         return BOOKMARK_SILENCE_SECONDS if self.bookmarked else None
 
 
-async def _next(lines: AsyncIterator[bytes], patience: float | None) -> bytes | None:
+async def _next(lines: Lines, patience: float | None) -> bytes | None:
     """Wait for the next line; None at the end. Raises Silent, and what the iteration raises."""
     try:
         async with asyncio.timeout(patience):
