@@ -1,8 +1,11 @@
-"""ipsets: read with one `ipset save`, written with one `ipset restore`.
+"""ipsets: members by netlink, hundreds in a message; everything else by the program ipset.
 
-Knows ipset's error texts; its language is `ipset_text`. Does not know which sets there ought to be.
-The program rather than netlink, because a member costs 11 microseconds in a restore and 185 through
-pyroute2.
+Knows ipset's error texts; its language is `ipset_text`, the messages are `ipset_codec`'s. Does not
+know which sets there ought to be. A message is quick (a member costs 11 microseconds in a restore,
+most of it for reading /etc/protocols, and a fraction of that here), but says no more of what it did
+not like than a number. So whatever is not simply acknowledged is left to the program: members that
+were refused are given to `ipset restore`, which names the one and the reason; where a set is made
+otherwise than ours are, or a listing fails, all is read from `ipset save`.
 
 `restore` is not a transaction. It stops at the first line that the kernel refuses and names it,
 and lines before it may or may not have been carried out, as they are sent in packets. So the line's
@@ -19,21 +22,26 @@ next change.
 from __future__ import annotations
 
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import TypeAlias
 
 from ipvsproxy.core.operations import AddMember, CreateSet, DestroySet, GrowSet, RemoveMember
 from ipvsproxy.dataplane import DONE, DataplaneError, Outcome, Refusal
+from ipvsproxy.kernel import ipset_codec
 from ipvsproxy.kernel.ipset_text import (
+    OF_KUBE_ROUTER,
     TEMPORARY,
     LineOperation,
     growth_text,
+    is_looked_at,
     line,
     parse_headers,
     parse_save,
 )
+from ipvsproxy.kernel.message import CodecError
+from ipvsproxy.kernel.netlink import NetlinkSocket, Request
 from ipvsproxy.kernel.process import Completed, ProcessError, Processes
 from ipvsproxy.model import IpPortNetMember, Member, SetSpec, SetType
 
@@ -42,9 +50,14 @@ Contents: TypeAlias = tuple[dict[str, SetSpec], dict[str, set[Member]]]
 
 REFUSALS_BEFORE_SHARING = 3
 """Refusals of one kind in one set, after which its other additions are not tried one by one."""
+MEMBERS_OF_MESSAGE = 200
+MESSAGES_OF_BATCH = 10
+"""Messages that are sent at once: some 10 KiB each, of the 208 KiB that a socket may have."""
 MOST_RUNS = 20
 """Processes that one call may start before what is left is put off."""
 
+_ODD = frozenset({TEMPORARY, *OF_KUBE_ROUTER})
+"""Sets that only the program's text tells all about."""
 _LINE = re.compile(r"Error in line (\d+): *(.*)", re.DOTALL)
 _NO_SUCH_SET = "set with the given name does not exist"
 _REFUSALS = (
@@ -74,8 +87,10 @@ _OF_ALL = frozenset({Refusal.FORBIDDEN})
 class Ipsets:
     """The ipsets whose names begin as ours do."""
 
-    def __init__(self, processes: Processes) -> None:
+    def __init__(self, processes: Processes, netlink: NetlinkSocket | None = None) -> None:
+        """Use a socket of `ipset_codec.PROTOCOL`; without one, programs only."""
         self._processes = processes
+        self._netlink = netlink
         self.ignored: Mapping[str, str] = {}
         """Sets named like ours that the last dump left out, as they are made otherwise: why."""
         self._leftover = False
@@ -86,6 +101,11 @@ class Ipsets:
 
         Raises DataplaneError when ipset is missing, forbidden or does not work.
         """
+        listed = self._list()
+        if listed is not None:
+            self.ignored = {}
+            self._leftover = False
+            return listed
         try:
             done = self._processes.run(("ipset", "save"))
         except ProcessError as error:
@@ -103,17 +123,70 @@ class Ipsets:
     def apply(self, operations: Sequence[SetOperation]) -> list[Outcome]:
         """Carry out operations in their order, but growths before all else; one outcome each.
 
-        One process, one more when a set is created, one more for each line that is refused, and
-        three for each growth. A set that exists already is CONTRADICTED, whatever it is, since its
-        members are not known here.
+        No process for members; one for all else, one more when a set is created, one more for each
+        line that is refused, and three for each growth. A set that exists already is CONTRADICTED,
+        whatever it is, since its members are not known here.
         """
         growths = {i: one for i, one in enumerate(operations) if isinstance(one, GrowSet)}
         lines = {i: one for i, one in enumerate(operations) if not isinstance(one, GrowSet)}
         if self._leftover and operations:
             self._destroy_temporary()
         outcomes = {index: self._grow(one) for index, one in growths.items()}
-        outcomes.update(zip(lines, self._carry_out(list(lines.values())), strict=True))
+        outcomes.update(self._carry_out_all(lines))
         return [outcomes[index] for index in range(len(operations))]
+
+    def _carry_out_all(self, lines: Mapping[int, LineOperation]) -> dict[int, Outcome]:
+        """Send members when their sets are made; what is not acknowledged goes to the program."""
+        if self._netlink is None:
+            return dict(zip(lines, self._carry_out(list(lines.values())), strict=True))
+        others = {
+            i: one for i, one in lines.items() if not isinstance(one, AddMember | RemoveMember)
+        }
+        outcomes = dict(zip(others, self._carry_out(list(others.values())), strict=True))
+        members = {i: one for i, one in lines.items() if i not in others}
+        sent = self._send(members)
+        rest = [index for index in members if index not in sent]
+        outcomes.update((index, DONE) for index in sent)
+        answers = self._carry_out([members[index] for index in rest])
+        outcomes.update(zip(rest, answers, strict=True))
+        return outcomes
+
+    def _send(self, operations: Mapping[int, LineOperation]) -> set[int]:
+        """Send members, those of a set together; give the positions of those that are done."""
+        assert self._netlink is not None
+        requests: list[Request] = []
+        parts: list[list[int]] = []
+        for (kind, name), indexes in _by_set(operations).items():
+            encode = ipset_codec.additions if kind is AddMember else ipset_codec.removals
+            for start in range(0, len(indexes), MEMBERS_OF_MESSAGE):
+                part = indexes[start : start + MEMBERS_OF_MESSAGE]
+                with suppress(CodecError, OverflowError, ValueError):
+                    requests.append(encode(name, (_member_of(operations[one]) for one in part)))
+                    parts.append(part)
+        answers = self._netlink.exchange(requests, batch=MESSAGES_OF_BATCH)
+        return {
+            index
+            for part, answer in zip(parts, answers, strict=True)
+            if answer.error == 0
+            for index in part
+        }
+
+    def _list(self) -> Contents | None:
+        """Read our sets by netlink; None where the program has to say what there is."""
+        if self._netlink is None:
+            return None
+        specs: dict[str, SetSpec] = {}
+        members: dict[str, set[Member]] = {}
+        try:
+            for name in ipset_codec.decode_names(self._netlink.dump(ipset_codec.NAMES)):
+                if name in _ODD:
+                    return None
+                if is_looked_at(name):
+                    payloads = self._netlink.dump(ipset_codec.listing(name))
+                    specs[name], members[name] = ipset_codec.decode_set(payloads)
+        except (OSError, CodecError, ipset_codec.OddError):
+            return None
+        return specs, members
 
     def _carry_out(self, operations: Sequence[LineOperation]) -> list[Outcome]:
         if not operations:
@@ -172,6 +245,24 @@ class Ipsets:
                 case _:
                     pass
         return outcomes
+
+
+def _by_set(
+    operations: Mapping[int, LineOperation],
+) -> dict[tuple[type[LineOperation], str], list[int]]:
+    """Give the positions of additions and of removals, by set.
+
+    A member is named once in a batch, so it does not matter which of the two goes first.
+    """
+    found: defaultdict[tuple[type[LineOperation], str], list[int]] = defaultdict(list)
+    for index, operation in operations.items():
+        found[type(operation), operation.name].append(index)
+    return found
+
+
+def _member_of(operation: LineOperation) -> Member:
+    assert isinstance(operation, AddMember | RemoveMember)
+    return operation.member
 
 
 class _Restore:

@@ -41,8 +41,9 @@ _PLAIN_OPTIONS = frozenset({"family", "hashsize", "maxelem", "bucketsize", "init
 """Options with a value that do not change what a set means; any other makes it not ours."""
 _NO_TIMEOUT = ["timeout", "0"]
 """How kube-router makes its sets and their members: of a kind that could expire, and never does."""
-_OF_KUBE_ROUTER = frozenset[str]().union(*KUBE_ROUTER_FRONTENDS.values())
-_LOOKED_AT = (*OWN_SET_PREFIXES, *_OF_KUBE_ROUTER)
+OF_KUBE_ROUTER = frozenset[str]().union(*KUBE_ROUTER_FRONTENDS.values())
+"""kube-router's sets, which are made so that their members could expire."""
+_LOOKED_AT = (*OWN_SET_PREFIXES, *OF_KUBE_ROUTER)
 _DEFAULT_MAXELEM = "65536"
 """IPSET_DEFAULT_MAXELEM in net/netfilter/ipset/ip_set_hash_gen.h."""
 
@@ -64,6 +65,11 @@ def line(operation: LineOperation) -> str:
             return f"del {name} {member_text(member)}"
         case _:
             assert_never(operation)
+
+
+def is_looked_at(name: str) -> bool:
+    """Whether a set of this name may be ours, or one that we take over."""
+    return name.startswith(_LOOKED_AT)
 
 
 def growth_text(name: str, spec: SetSpec, saved: str) -> str:
@@ -95,10 +101,10 @@ def parse_save(text: str) -> tuple[dict[str, SetSpec], dict[str, set[Member]], d
     ignored: dict[str, str] = {}
     for row in text.splitlines():
         words = row.split()
-        if len(words) < 3 or not words[1].startswith(_LOOKED_AT):  # noqa: PLR2004 - verb, name, rest
+        if len(words) < 3 or not is_looked_at(words[1]):  # noqa: PLR2004 - verb, name, rest
             continue
         name = words[1]
-        if name in _OF_KUBE_ROUTER:
+        if name in OF_KUBE_ROUTER:
             words = _without_timeout(words)
         if words[0] == "create":
             spec = _parse_spec(name, words[2:])

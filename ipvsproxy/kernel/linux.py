@@ -40,7 +40,7 @@ from ipvsproxy.core.operations import (
     UnbindAddress,
 )
 from ipvsproxy.dataplane import DataplaneError, TrafficReading
-from ipvsproxy.kernel import conntrack, notices, rtnetlink, surroundings, sysctl
+from ipvsproxy.kernel import conntrack, ipset_codec, notices, rtnetlink, surroundings, sysctl
 from ipvsproxy.kernel.ipset import Ipsets
 from ipvsproxy.kernel.iptables import Iptables
 from ipvsproxy.kernel.ipvs import Ipvs
@@ -77,7 +77,8 @@ class LinuxDataplane:
         self._link = Link()
         self._route = NetlinkSocket(rtnetlink.PROTOCOL)
         self._processes = Processes()
-        self._ipsets = Ipsets(self._processes)
+        self._netfilter = NetlinkSocket(ipset_codec.PROTOCOL)
+        self._ipsets = Ipsets(self._processes, self._netfilter)
         self._iptables = Iptables(self._processes, iptables_backend)
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="dataplane")
         self._closed = False
@@ -154,6 +155,7 @@ class LinuxDataplane:
         self._ipvs.close()
         self._link.close()
         self._route.close()
+        self._netfilter.close()
 
     def _dump(self) -> State:
         usable = families()

@@ -11,8 +11,10 @@ import pytest
 from ipvsproxy.core.operations import AddMember, CreateSet, DestroySet, GrowSet, RemoveMember
 from ipvsproxy.core.sets import CLUSTER_IP, LEDGER, LOOP_BACK, set_name, set_specs
 from ipvsproxy.dataplane import DONE, DataplaneError, Refusal
+from ipvsproxy.kernel import ipset_codec
 from ipvsproxy.kernel.ipset import REFUSALS_BEFORE_SHARING, Ipsets, SetOperation
 from ipvsproxy.kernel.ipset_text import TEMPORARY, growth_text
+from ipvsproxy.kernel.netlink import NetlinkSocket
 from ipvsproxy.kernel.process import Completed, Processes
 from ipvsproxy.model import (
     Address,
@@ -81,9 +83,15 @@ def processes() -> Iterator[Processes]:
         yield processes
 
 
-@pytest.fixture
-def ipsets(processes: Processes) -> Ipsets:
-    return Ipsets(processes)
+@pytest.fixture(params=["netlink", "program"])
+def ipsets(processes: Processes, request: pytest.FixtureRequest) -> Iterator[Ipsets]:
+    """Ours as they are, and as they are where messages are refused: the outcome is the same."""
+    if request.param == "program":
+        yield Ipsets(processes)
+        return
+    netlink = NetlinkSocket(ipset_codec.PROTOCOL)
+    yield Ipsets(processes, netlink)
+    netlink.close()
 
 
 def refusals(ipsets: Ipsets, operations: Sequence[SetOperation]) -> list[Refusal | None]:
@@ -91,8 +99,9 @@ def refusals(ipsets: Ipsets, operations: Sequence[SetOperation]) -> list[Refusal
 
 
 def test_every_kind_of_member_is_read_back_as_it_was_written(
-    ipsets: Ipsets, processes: Processes
+    ipsets: Ipsets, processes: Processes, request: pytest.FixtureRequest
 ) -> None:
+    by_program = "program" in request.node.name
     operations: list[SetOperation] = []
     for name, (spec, members) in EVERY_KIND.items():
         operations.append(CreateSet(name, spec))
@@ -100,7 +109,7 @@ def test_every_kind_of_member_is_read_back_as_it_was_written(
     assert set(ipsets.apply(operations)) == {DONE}
     assert processes.launched == 2
     specs, contents = ipsets.dump()
-    assert processes.launched == 3
+    assert processes.launched == 2 + by_program
     assert specs == {name: spec for name, (spec, _) in EVERY_KIND.items()}
     assert contents == {name: found for name, (_, found) in EVERY_KIND.items()}
 
@@ -160,7 +169,7 @@ def test_a_full_set_is_said_to_be_full_without_a_process_for_each_member(
     batch.append(AddMember("KUBE-B", member(1)))
     found = refusals(ipsets, batch)
     assert found == [None] * 4 + [Refusal.FULL] * 98 + [None]
-    assert processes.launched <= 2 + REFUSALS_BEFORE_SHARING
+    assert processes.launched <= 3 + REFUSALS_BEFORE_SHARING
     assert ipsets.dump()[1] == {"KUBE-A": {member(0), member(1)}, "KUBE-B": {member(1)}}
 
 
@@ -315,6 +324,26 @@ def test_without_the_right_it_is_forbidden(processes: Processes) -> None:
     with pytest.raises(DataplaneError, match="NET_ADMIN"):
         Ipsets(weak).dump()
     assert processes.launched == 0
+
+
+def test_members_launch_nothing_and_the_program_reads_the_same(processes: Processes) -> None:
+    netlink = NetlinkSocket(ipset_codec.PROTOCOL)
+    ipsets, others = Ipsets(processes, netlink), Ipsets(processes)
+    create = [CreateSet(name, spec) for name, (spec, _) in EVERY_KIND.items()]
+    assert set(ipsets.apply(create)) == {DONE}
+    launched = processes.launched
+    adds = [AddMember(name, one) for name, (_, found) in EVERY_KIND.items() for one in found]
+    assert set(ipsets.apply(adds)) == {DONE}
+    whole = ipsets.dump()
+    assert processes.launched == launched
+    assert whole == others.dump()
+    assert whole[1] == {name: found for name, (_, found) in EVERY_KIND.items()}
+    removals = [RemoveMember(one.name, one.member) for one in adds]
+    launched = processes.launched
+    assert set(ipsets.apply([*removals, *removals])) == {DONE}
+    assert processes.launched == launched
+    assert ipsets.dump() == others.dump()
+    netlink.close()
 
 
 def test_a_large_table_takes_two_processes(ipsets: Ipsets, processes: Processes) -> None:
