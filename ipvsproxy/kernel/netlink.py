@@ -3,12 +3,14 @@
 Knows sockets, sequence numbers and time limits; what is in the messages is the caller's. One socket
 does one thing at a time and is used from one thread.
 
-How it works: requests go out in batches, each asking for an acknowledgement. The kernel carries out
-a batch within the send call, message by message, and goes on after one that failed; its answers are
-then read back and matched by sequence number. An answer that does not fit in the receive buffer is
-lost, so a batch must fit: an acknowledgement takes 768 bytes there, a report before it well over
-1 KiB (of the usual 208 KiB, 110 reports with theirs are too much). The buffer is made larger where
-that is allowed, and who asks for reports asks in batches of `REPORTS`. Still, whatever goes wrong
+How it works: requests go out in batches. The kernel carries out a batch within the send call,
+message by message, and goes on after one that failed. It tells of each failure, and of a success
+only where that was asked for (netlink_rcv_skb in net/netlink/af_netlink.c): the last request of a
+batch asks, and its acknowledgement says that all before it were carried out of which no failure was
+told. That is one receive call instead of a hundred. An answer that does not fit in the receive
+buffer is lost, and the next call told so; so a batch must fit: a failure takes 768 bytes there, a
+report well over 1 KiB. The buffer is made larger where that is allowed, and who asks for reports
+asks in batches of `REPORTS`. Still, whatever goes wrong
 with the socket itself (no answer in time, an overrun buffer) leaves requests of which nobody knows
 whether they were carried out: they are `UNANSWERED`, and the socket is thrown away with whatever it
 may still hold; the next use opens another.
@@ -70,6 +72,9 @@ _DONE = Answer(0)
 _UNANSWERED = Answer(UNANSWERED)
 
 
+_ASKING = message.REQUEST | message.ACK
+
+
 class NetlinkSocket:
     """A connection to the kernel that opens itself when used, and anew after an error."""
 
@@ -112,8 +117,9 @@ class NetlinkSocket:
 
     def _exchange_batch(self, requests: Sequence[Request]) -> list[Answer]:
         first = self._sequence + 1
-        self._sequence = (self._sequence + len(requests)) % _SEQUENCES
-        answers = [_UNANSWERED] * len(requests)
+        last = self._sequence + len(requests)
+        self._sequence = last % _SEQUENCES
+        found: dict[int, Answer] = {}
         try:
             connection = self._connection()
             connection.send(
@@ -121,34 +127,35 @@ class NetlinkSocket:
                     message.frame(
                         request.kind,
                         request.payload,
-                        flags=message.REQUEST | message.ACK | request.flags,
+                        flags=request.flags | (_ASKING if sequence == last else message.REQUEST),
                         sequence=sequence,
                     )
                     for sequence, request in enumerate(requests, first)
                 )
             )
-            self._collect(connection, answers, first)
+            self._collect(connection, found, first, len(requests))
         except (OSError, CodecError):
             self.close()
-        return answers
+            return [_known(found.get(index)) for index in range(len(requests))]
+        return [found.get(index, _DONE) for index in range(len(requests))]
 
-    def _collect(self, connection: socket.socket, answers: list[Answer], first: int) -> None:
-        reports: dict[int, tuple[bytes, ...]] = {}
-        missing = len(answers)
-        while missing:
+    def _collect(
+        self, connection: socket.socket, found: dict[int, Answer], first: int, count: int
+    ) -> None:
+        """Read reports and failures until the last request is answered."""
+        ended = False
+        while not ended:
             for answer in _receive(connection):
                 index = answer.sequence - first
-                if not 0 <= index < len(answers):
+                if not 0 <= index < count:
                     continue
                 error = message.failure(answer)
+                before = found.get(index, _DONE)
                 if error is None:
-                    reports[index] = (*reports.get(index, ()), answer.payload)
+                    found[index] = Answer(0, (*before.payloads, answer.payload))
                     continue
-                if error or index in reports:
-                    answers[index] = Answer(error, reports.pop(index, ()))
-                else:
-                    answers[index] = _DONE
-                missing -= 1
+                found[index] = Answer(error, before.payloads)
+                ended |= index == count - 1
 
     def _dump_once(self, request: Request) -> list[bytes] | None:
         self._sequence = sequence = (self._sequence + 1) % _SEQUENCES
@@ -176,6 +183,11 @@ class NetlinkSocket:
         if self._socket is None:
             self._socket = _open(self._protocol, self._timeout)
         return self._socket
+
+
+def _known(answer: Answer | None) -> Answer:
+    """Give what is known of a request after an error of the socket: failures only."""
+    return answer if answer is not None and answer.error else _UNANSWERED
 
 
 def _open(protocol: int, timeout: float) -> socket.socket:

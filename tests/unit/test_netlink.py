@@ -154,7 +154,17 @@ class TestExchange:
             (17, b""),
             (16, b"four"),
         ]
-        assert [one.flags for one in sent] == [0x5, 0x405, 0x5], "REQUEST and ACK, and its own"
+        assert [one.flags for one in sent] == [0x1, 0x401, 0x5], "REQUEST, its own, and ACK at the end"
+
+    def test_silence_before_the_last_acknowledgement_is_success(
+        self, kernel: Kernel, connection: NetlinkSocket
+    ) -> None:
+        def told(sequences: list[int]) -> bytes:
+            return acknowledge(errno.EBUSY)(sequences[1:2]) + acknowledge(0)(sequences[3:])
+
+        kernel.plan(told)
+        answers = connection.exchange([REQUEST] * 4)
+        assert [answer.error for answer in answers] == [0, errno.EBUSY, 0, 0]
 
     def test_nothing_to_ask_opens_nothing(self, kernel: Kernel, connection: NetlinkSocket) -> None:
         assert connection.exchange([]) == []
@@ -214,9 +224,9 @@ class TestExchange:
     def test_after_trouble_the_unanswered_are_busy_and_the_socket_is_replaced(
         self, kernel: Kernel, connection: NetlinkSocket, trouble: Step
     ) -> None:
-        kernel.plan(lambda sequences: acknowledge(0)(sequences[:1]), trouble)
+        kernel.plan(lambda sequences: acknowledge(errno.EEXIST)(sequences[:1]), trouble)
         answers = connection.exchange([REQUEST] * 3)
-        assert [answer.error for answer in answers] == [0, UNANSWERED, UNANSWERED]
+        assert [answer.error for answer in answers] == [errno.EEXIST, UNANSWERED, UNANSWERED]
         assert refused(answers[1].error).refusal is Refusal.BUSY
 
         kernel.plan(acknowledge(0))
