@@ -14,6 +14,7 @@ from collections.abc import Coroutine, Iterable
 
 import structlog
 
+from ipvsproxy.agent import memory
 from ipvsproxy.agent.lock import only_agent, refuse_beside_kube_proxy
 from ipvsproxy.agent.reload import ConfigFile, Reloader
 from ipvsproxy.agent.sources import open_source
@@ -40,6 +41,7 @@ async def run(settings: Settings, file: ConfigFile | None = None) -> int:
     Raises AnotherAgentError, what a source raises that cannot be opened, or a group of what ended
     its tasks: DataplaneError when the kernel cannot be read at the start.
     """
+    memory.begin()
     _allow_many_files()
     _take_place(settings)
     with only_agent():
@@ -60,7 +62,11 @@ async def run(settings: Settings, file: ConfigFile | None = None) -> int:
                     conditions=conditions,
                     watches=watches,
                 )
-                follow = [_feed(wiring, source), _follow_network(wiring, dataplane)]
+                follow = [
+                    _feed(wiring, source),
+                    _follow_network(wiring, dataplane),
+                    memory.tidy_up(after=wiring.reconciler.wait_until_applied(0)),
+                ]
                 if events is not None:
                     follow.append(events.run())
                 if file is not None:

@@ -47,6 +47,8 @@ from ipvsproxy.objects import Service, ServicePort
 
 SetMember: TypeAlias = tuple[str, Member]
 """A member, with the name of its set."""
+NO_MEMBERS: frozenset[SetMember] = frozenset()
+"""The one that most Services share: an empty one takes 216 bytes."""
 
 
 def frontend_members(
@@ -85,7 +87,7 @@ def service_members(
             (set_name(HEALTH_CHECK_NODE_PORT, family), member)
             for family in families & around.kernel.families
         )
-    return frozenset(members)
+    return frozenset(members) if members else NO_MEMBERS
 
 
 def _members(

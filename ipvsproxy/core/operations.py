@@ -9,6 +9,7 @@ remove, unbind and destroy must find it. An adapter turns "already gone" into su
 there" and "not there to be set" mean that our picture was wrong (`dataplane.Refusal.CONTRADICTED`).
 
 Structs and not named tuples: two operations of equal contents but different kinds are not equal.
+Nothing in one leads back to it, so the garbage collector need not look at the 50,000 of a start.
 """
 
 from __future__ import annotations
@@ -37,27 +38,27 @@ from ipvsproxy.model import (
 )
 
 
-class AddVirtualServer(msgspec.Struct, frozen=True):
+class AddVirtualServer(msgspec.Struct, frozen=True, gc=False):
     """Create a virtual server, without real servers."""
 
     key: VirtualServerKey
     server: VirtualServer
 
 
-class SetVirtualServer(msgspec.Struct, frozen=True):
+class SetVirtualServer(msgspec.Struct, frozen=True, gc=False):
     """Change scheduler, flags and persistence in place; no connection is lost."""
 
     key: VirtualServerKey
     server: VirtualServer
 
 
-class RemoveVirtualServer(msgspec.Struct, frozen=True):
+class RemoveVirtualServer(msgspec.Struct, frozen=True, gc=False):
     """Remove a virtual server; the kernel drops its real servers with it."""
 
     key: VirtualServerKey
 
 
-class AddRealServer(msgspec.Struct, frozen=True):
+class AddRealServer(msgspec.Struct, frozen=True, gc=False):
     """Create a real server within an existing virtual server."""
 
     key: VirtualServerKey
@@ -65,7 +66,7 @@ class AddRealServer(msgspec.Struct, frozen=True):
     server: RealServer
 
 
-class SetRealServer(msgspec.Struct, frozen=True):
+class SetRealServer(msgspec.Struct, frozen=True, gc=False):
     """Change weight and thresholds in place; weight 0 keeps open connections."""
 
     key: VirtualServerKey
@@ -73,47 +74,47 @@ class SetRealServer(msgspec.Struct, frozen=True):
     server: RealServer
 
 
-class RemoveRealServer(msgspec.Struct, frozen=True):
+class RemoveRealServer(msgspec.Struct, frozen=True, gc=False):
     """Remove a real server; its open connections end with the next packet."""
 
     key: VirtualServerKey
     member: RealServerKey
 
 
-class CreateLink(msgspec.Struct, frozen=True):
+class CreateLink(msgspec.Struct, frozen=True, gc=False):
     """Create the dummy interface; it stays down, which is enough for its addresses to be local."""
 
 
-class RemoveLink(msgspec.Struct, frozen=True):
+class RemoveLink(msgspec.Struct, frozen=True, gc=False):
     """Remove the dummy interface, and with it all its addresses."""
 
 
-class BindAddress(msgspec.Struct, frozen=True):
+class BindAddress(msgspec.Struct, frozen=True, gc=False):
     """Put a service address on the dummy interface, as a host address."""
 
     address: Address
 
 
-class UnbindAddress(msgspec.Struct, frozen=True):
+class UnbindAddress(msgspec.Struct, frozen=True, gc=False):
     """Take a service address off the dummy interface."""
 
     address: Address
 
 
-class CreateSet(msgspec.Struct, frozen=True):
+class CreateSet(msgspec.Struct, frozen=True, gc=False):
     """Create an ipset, empty."""
 
     name: str
     spec: SetSpec
 
 
-class DestroySet(msgspec.Struct, frozen=True):
+class DestroySet(msgspec.Struct, frozen=True, gc=False):
     """Destroy an ipset and its members; the kernel refuses while a rule uses it."""
 
     name: str
 
 
-class GrowSet(msgspec.Struct, frozen=True):
+class GrowSet(msgspec.Struct, frozen=True, gc=False):
     """Let an ipset hold more members: one of `spec` takes its place and its members, by a swap.
 
     Rules that use the set go on doing so, and miss no member at any moment.
@@ -123,21 +124,21 @@ class GrowSet(msgspec.Struct, frozen=True):
     spec: SetSpec
 
 
-class AddMember(msgspec.Struct, frozen=True):
+class AddMember(msgspec.Struct, frozen=True, gc=False):
     """Add a member to an ipset."""
 
     name: str
     member: Member
 
 
-class RemoveMember(msgspec.Struct, frozen=True):
+class RemoveMember(msgspec.Struct, frozen=True, gc=False):
     """Remove a member from an ipset."""
 
     name: str
     member: Member
 
 
-class ReplaceChains(msgspec.Struct, frozen=True):
+class ReplaceChains(msgspec.Struct, frozen=True, gc=False):
     """Make our chains and jumps of one family `wanted`, atomically for each table.
 
     `found` is what is there now, so that jumps are inserted and deleted one by one and chains that
@@ -149,14 +150,14 @@ class ReplaceChains(msgspec.Struct, frozen=True):
     found: Ruleset
 
 
-class SetSysctl(msgspec.Struct, frozen=True):
+class SetSysctl(msgspec.Struct, frozen=True, gc=False):
     """Write a kernel setting, by its path below /proc/sys."""
 
     name: str
     value: str
 
 
-class SetTimeouts(msgspec.Struct, frozen=True):
+class SetTimeouts(msgspec.Struct, frozen=True, gc=False):
     """Change how long IPVS remembers silent connections; counts from a connection's next packet.
 
     One of 0 stays as it is (ip_vs_set_timeout in net/netfilter/ipvs/ip_vs_ctl.c).
@@ -165,7 +166,7 @@ class SetTimeouts(msgspec.Struct, frozen=True):
     timeouts: Timeouts
 
 
-class ForgetFlows(msgspec.Struct, frozen=True):
+class ForgetFlows(msgspec.Struct, frozen=True, gc=False):
     """Delete the conntrack entries of a UDP frontend: those that lead to a real server, or all.
 
     Changes no table that is compared: a flow that was missed ends with its own timeout.

@@ -46,6 +46,7 @@ from ipvsproxy.objects import EndpointSlice, Service, ServiceName, ServicePort
 
 DEFAULT_WEIGHT = 1
 NOTHING_WRITTEN: Mapping[str, str] = MappingProxyType({})
+_NO_POLICIES: frozenset[str] = frozenset()
 
 
 class Frontend(NamedTuple):
@@ -149,7 +150,7 @@ def translate(inputs: Inputs, around: Surroundings, previous: Fragment | None) -
         weighing.weights,
         service_members(service, builder.endpoints(), around) if frontends else frozenset(),
         _health_check(inputs, around) if frontends else None,
-        frozenset(builder.without_local),
+        frozenset(builder.without_local) if builder.without_local else _NO_POLICIES,
         reader.good,
     )
 

@@ -154,7 +154,9 @@ class TestExchange:
             (17, b""),
             (16, b"four"),
         ]
-        assert [one.flags for one in sent] == [0x1, 0x401, 0x5], "REQUEST, its own, and ACK at the end"
+        assert [one.flags for one in sent] == [0x1, 0x401, 0x5], (
+            "REQUEST, its own, and ACK at the end"
+        )
 
     def test_silence_before_the_last_acknowledgement_is_success(
         self, kernel: Kernel, connection: NetlinkSocket

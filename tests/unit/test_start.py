@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import subprocess
 import sys
+
+import pytest
+
+from ipvsproxy.agent import memory
 
 UNUSED = (
     *("rich", "watchfiles", "kubernetes_asyncio.client.models", "kubernetes_asyncio.dynamic"),
@@ -35,3 +41,22 @@ def test_following_an_api_server_imports_what_is_used() -> None:
     imported = {name for name in names if name.startswith(UNUSED)}
     assert imported <= {"kubernetes_asyncio.client.models"}  # empty, with none of its own
     assert int(count) <= MOST_MODULES
+
+
+async def test_memory_is_tidied_up_once_a_start_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[str] = []
+    for name in ("collect", "freeze", "set_threshold"):
+        monkeypatch.setattr(gc, name, lambda *_, name=name: done.append(name))
+    memory.begin()
+    assert done == ["set_threshold", "freeze"]
+    over = asyncio.Event()
+
+    async def start() -> None:
+        await over.wait()
+
+    tidying = asyncio.create_task(memory.tidy_up(after=start()))
+    await asyncio.sleep(0)
+    assert len(done) == 2
+    over.set()
+    await tidying
+    assert done[2:] == ["collect", "freeze"]

@@ -1,0 +1,34 @@
+"""How memory is looked after: the garbage collector's pace, and what a start has left.
+
+Knows that nearly all that the agent keeps is values without cycles, which go when nothing refers to
+them any more: the collector finds next to nothing, and looks at everything for it. At a start with
+5,000 Services it took a fifth of the agent's own time. So it comes less often, and what was there
+before the start, and after it, is not looked at again. It stays on: errors have cycles.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+from collections.abc import Awaitable
+
+_NEW_OBJECTS = 50_000
+"""New objects that are kept before the collector looks at the new ones; Python's is 700."""
+_ROUNDS = 20
+"""Such looks before it looks at older ones too; Python's is 10."""
+
+
+def begin() -> None:
+    """Set the collector's pace, and have it pass over what is imported."""
+    gc.set_threshold(_NEW_OBJECTS, _ROUNDS, _ROUNDS)
+    gc.freeze()
+
+
+async def tidy_up(after: Awaitable[None]) -> None:
+    """Give back what a start has used, and have the collector pass over what it has left."""
+    await after
+    gc.collect()
+    gc.freeze()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's
+    if trim is not None:
+        trim(0)
