@@ -7,7 +7,8 @@ block: it is used from one worker thread.
 The number of the generic-netlink family is asked for on the socket that will use it.
 
 The kernel lists real servers for one virtual server at a time, and has one listing at a time on a
-socket (EBUSY), so reading the table costs one exchange for each virtual server.
+socket (EBUSY), so reading the table costs one exchange for each virtual server; of IPv4 ones it is
+one system call (`ipvs_sockopt`).
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from ipvsproxy.dataplane import (
     Refusal,
 )
 from ipvsproxy.kernel import codec
+from ipvsproxy.kernel.ipvs_sockopt import SocketOption
 from ipvsproxy.kernel.message import CodecError
 from ipvsproxy.kernel.netlink import REPORTS, Answer, NetlinkSocket, Request
 from ipvsproxy.kernel.refusals import UNANSWERED, refused
@@ -83,6 +85,7 @@ class Ipvs:
         """Wait at most `timeout` seconds for an answer."""
         self._netlink = NetlinkSocket(_NETLINK_GENERIC, timeout=timeout)
         self._family: int | None = None
+        self._option = SocketOption()
 
     def open(self) -> None:
         """Find IPVS in the kernel, loading it if need be.
@@ -94,8 +97,9 @@ class Ipvs:
             raise DataplaneError(f"the kernel's IPVS cannot be used: {refusal.reason}")
 
     def close(self) -> None:
-        """Close the socket; the next use opens another."""
+        """Close the sockets; the next use opens others."""
         self._netlink.close()
+        self._option.close()
 
     def list_virtual_servers(self) -> dict[VirtualServerKey, VirtualServer]:
         """List all virtual servers but those by firewall mark. Raises DataplaneError."""
@@ -121,6 +125,8 @@ class Ipvs:
 
         Raises DataplaneError.
         """
+        if (read := self._option.read(key)) is not None:
+            return read
         payloads = self._list(codec.encode_list_real_servers(key))
         family = key.family
         try:

@@ -17,6 +17,7 @@ from ipvsproxy.core.operations import (
 )
 from ipvsproxy.dataplane import DONE, Outcome, Reading, RealServerReading, Refusal
 from ipvsproxy.kernel.ipvs import Ipvs, IpvsOperation
+from ipvsproxy.kernel.ipvs_sockopt import MOST
 from ipvsproxy.model import (
     Address,
     Connections,
@@ -95,6 +96,35 @@ def test_every_protocol_and_family_is_written_and_read_back(ipvs: Ipvs) -> None:
             "-a --sctp-service [fd00::1]:8003 -r [fd00:1::1]:8080 -m -w 3",
         ]
     )
+
+
+@pytest.mark.parametrize("count", [0, 1, MOST - 1, MOST, MOST + 1, 200])
+def test_real_servers_are_the_same_by_the_system_call_and_by_netlink(
+    ipvs: Ipvs, count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    methods = (ForwardingMethod.MASQUERADE, ForwardingMethod.TUNNEL, ForwardingMethod.DIRECT_ROUTE)
+    wanted = {
+        RealServerKey(Address(bytes([10, 1, number >> 8, number & 255])), 80): RealServer(
+            number % 5 * 13107, methods[number % 3], number * 7, number * 3
+        )
+        for number in range(1, count + 1)
+    }
+    apply(ipvs, AddVirtualServer(WEB, RR))
+    apply(ipvs, *(AddRealServer(WEB, member, real) for member, real in wanted.items()))
+    direct = ipvs._option.read(WEB)
+    assert (direct is None) == (count >= MOST)
+    found = ipvs.list_real_servers(WEB)
+    monkeypatch.setattr(ipvs._option, "read", lambda _: None)
+    assert ipvs.list_real_servers(WEB) == found
+    assert {member: one.server for member, one in found.items()} == wanted
+
+
+def test_of_a_virtual_server_that_is_not_there_or_of_ipv6_the_system_call_says_so(
+    ipvs: Ipvs,
+) -> None:
+    apply(ipvs, AddVirtualServer(WEB6, RR))
+    assert ipvs._option.read(WEB) == {}
+    assert ipvs._option.read(WEB6) is None
 
 
 def test_every_scheduler_is_added_set_in_place_and_keeps_the_real_servers(ipvs: Ipvs) -> None:
