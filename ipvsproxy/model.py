@@ -58,8 +58,6 @@ DUMMY_INTERFACE = "kube-ipvs0"
 
 
 _IPV4_BYTES = 4
-_OCTETS = {str(value): value for value in range(256)}
-"""As they are written, which is without leading zeros."""
 
 
 class Family(IntEnum):
@@ -89,12 +87,6 @@ class Address(bytes):
 
         Raises ValueError, whose text says what is wrong, for anything that is none.
         """
-        octets = text.split(".")
-        if len(octets) == _IPV4_BYTES:
-            try:  # a start reads tens of thousands, and ipaddress takes several times as long
-                return cls(map(_OCTETS.__getitem__, octets))
-            except KeyError:
-                pass
         parsed = ipaddress.ip_address(text)
         if isinstance(parsed, ipaddress.IPv6Address):
             if parsed.scope_id is not None:

@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from datetime import datetime
 from typing import NoReturn
 
 from ipvsproxy.model import Address, Family, Network, Protocol
 
+_IPV4_OCTETS = 4
+_OCTETS = {str(value): value for value in range(256)}
+"""As they are written: without leading zeros."""
 _HIGHEST_PORT = 65535
 _LONGEST_NAME = 253
 # RFC 1123 as the API checks it; an API server never lets another name pass. From a folder, a name
@@ -83,6 +87,11 @@ def port(path: str, number: int) -> int:
 
 def address(path: str, text: str) -> Address:
     """Read an address of any sort."""
+    octets = text.split(".")
+    if len(octets) == _IPV4_OCTETS:
+        # A start reads tens of thousands, and the standard library takes several times as long.
+        with suppress(KeyError):
+            return Address(map(_OCTETS.__getitem__, octets))
     try:
         return Address.parse(text)
     except ValueError:

@@ -9,6 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from ipvsproxy.model import Address
+from ipvsproxy.objects import fields
 
 
 @given(
@@ -32,7 +33,7 @@ def test_reading_an_address_is_as_quick_as_it_may_be_and_as_strict_as_it_must(te
         zone = isinstance(parsed, ipaddress.IPv6Address) and parsed.scope_id is not None
         expected = None if zone else (mapped or parsed).packed
     found = None
-    with suppress(ValueError):
-        found = Address.parse(text)
+    with suppress(fields.Wrong):
+        found = fields.address("spec.clusterIP", text)
     assert found == expected
     assert found is None or type(found) is Address

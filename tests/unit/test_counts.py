@@ -1,7 +1,8 @@
 """What a change costs, in counts that are the same on every machine; seconds are for `make bench`.
 
-An operation of the IPVS table or on an address is a netlink message; those on sets, chains and
-conntrack launch programs (ipvsproxy.kernel.linux).
+An operation of the IPVS table or on an address is a netlink message, and so is that on many members
+of one set; those on sets themselves, on chains and conntrack launch programs
+(ipvsproxy.kernel.linux).
 """
 
 from __future__ import annotations
@@ -34,13 +35,15 @@ from ipvsproxy.dataplane import Outcome
 from ipvsproxy.kernel.fake import FakeDataplane
 from ipvsproxy.model import Address, RealServer
 from ipvsproxy.objects import Endpoint, EndpointSlice
-from tests.unit.builders import Agent, frontend, member, part, service
+from ipvsproxy.store import Gone
+from tests.unit.builders import Agent, frontend, member, part, service, service_reference
 
 SERVICES = 30
 WEB = frontend("10.96.1.7")
 MESSAGES = (
     *(AddVirtualServer, SetVirtualServer, RemoveVirtualServer),
     *(AddRealServer, SetRealServer, RemoveRealServer, BindAddress, UnbindAddress),
+    *(AddMember, RemoveMember),
 )
 
 
@@ -57,16 +60,20 @@ class CountedDataplane(FakeDataplane):
 
     @property
     def programs(self) -> int:
-        """Launched at the least: one for the members that come in one call, one for each other."""
-        with_members = sum(
-            any(isinstance(one, AddMember | RemoveMember | CreateSet) for one in call)
+        """Launched at the least: one for the sets that come in one call, one for each other."""
+        with_sets = sum(any(isinstance(one, CreateSet) for one in call) for call in self.calls)
+        others = sum(not isinstance(one, (*MESSAGES, CreateSet)) for one in self.applied)
+        return with_sets + others
+
+    @property
+    def set_messages(self) -> int:
+        """Sent for members: one for each set and direction in each call."""
+        return sum(
+            len(
+                {(type(one), one.name) for one in call if isinstance(one, AddMember | RemoveMember)}
+            )
             for call in self.calls
         )
-        others = sum(
-            not isinstance(one, (*MESSAGES, AddMember, RemoveMember, CreateSet))
-            for one in self.applied
-        )
-        return with_members + others
 
 
 def endpoints(index: int) -> EndpointSlice:
@@ -147,18 +154,50 @@ async def test_an_endpoint_that_is_replaced_is_three_messages_and_one_reading() 
     ]
 
 
-async def test_local_endpoints_that_come_launch_one_program_however_many_they_are() -> None:
+async def test_local_endpoints_that_come_launch_nothing_however_many_they_are() -> None:
     fake = CountedDataplane()
     agent = await settled(fake)
     slices = [_with_local(index, f"10.244.99.{index}") for index in range(1, 6)]
     cost = await spent(agent, fake, *slices)
-    assert +cost == {"writes": 10, "programs": 1, "translated": 5}
+    assert +cost == {"writes": 10, "translated": 5}
+    assert fake.set_messages == 1
 
 
 def _with_local(index: int, address: str) -> EndpointSlice:
     before = endpoints(index)
     local = Endpoint(Address.parse(address), node_name="node-a")
     return msgspec.structs.replace(before, endpoints=(*before.endpoints, local))
+
+
+async def test_a_service_that_comes_and_goes_concerns_no_other_and_launches_nothing() -> None:
+    fake = CountedDataplane()
+    agent = await settled(fake)
+    agent.put(service("new", "10.96.9.9"))
+    cost = await spent(agent, fake, part("new", "10.244.200.1"))
+    assert (cost["translated"], cost["programs"], cost["dumps"], cost["reads"]) == (1, 0, 0, 0)
+    # A virtual server, its real server, its address; a member each in the ledger, the addresses
+    # and who is masqueraded.
+    assert cost["writes"] == 6
+    assert fake.set_messages == 3
+    agent.store.apply(Gone(service_reference("new")))
+    cost = await spent(agent, fake)
+    assert (cost["translated"], cost["programs"], cost["dumps"]) == (1, 0, 0)
+    # The real server is lowered, seen without connections, and goes with the virtual server.
+    assert cost["reads"] <= 1
+    assert cost["writes"] <= 6
+
+
+@pytest.mark.parametrize("drains", [1, 4])
+async def test_while_a_server_drains_each_poll_is_one_reading(drains: int) -> None:
+    """Of its virtual server, and nothing else is read or written."""
+    fake = CountedDataplane()
+    agent = await settled(fake)
+    clients = [Address.parse(f"10.244.9.{number}") for number in range(1, 2 * drains + 1)]
+    assert all(fake.connect(WEB, client) is not None for client in clients)
+    changed = part("s7", "10.244.7.1", "10.244.7.3")
+    assert +(await spent(agent, fake, changed)) == {"writes": 2, "reads": 1, "translated": 1}
+    agent.clock.now += 5.0
+    assert +(await spent(agent, fake)) == {"reads": 1}
 
 
 @pytest.mark.parametrize(
