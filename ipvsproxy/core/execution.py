@@ -69,12 +69,15 @@ class Execution:
 
     def _verdict(self, step: Step) -> bool | None:
         """Whether a step may be sent; None: not known yet."""
-        needs, some = self._fates_of(step.needs), self._fates_of(step.needs_any)
+        needs = self._fates_of(step.needs) if step.needs else 0
+        some = self._fates_of(step.needs_any) if step.needs_any else 0
         if needs & _FAILED or some == _FAILED:
             return False
         if some and not some & _DONE:
             return None
-        if needs & ~_DONE or self._fates_of(step.follows) & (_WAITING | _SENT):
+        if needs & ~_DONE:
+            return None
+        if step.follows and self._fates_of(step.follows) & (_WAITING | _SENT):
             return None
         return True
 

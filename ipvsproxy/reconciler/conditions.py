@@ -213,12 +213,12 @@ class ConditionWriter:
                         f"{frontend.key} exists and was made by somebody else; it is left alone; "
                         "remove it with ipvsadm, or give the Service another address"
                     )
+        subject = _subject(name)
         for type_ in _OF_TRANSLATION:
             if type_ in messages:
-                text = "; ".join(messages[type_])
-                self._set(_subject(name), type_, text)
+                self._set(subject, type_, "; ".join(messages[type_]))
             elif type_ is not ConditionType.INTERNAL_ERROR or self._forgotten(name):
-                self._conditions.clear(_subject(name), type_)
+                self._conditions.clear(subject, type_)
 
     def _forgotten(self, name: ServiceName) -> bool:
         """Whether a Service is no longer there; then nothing of it is remembered here either."""

@@ -189,12 +189,14 @@ class Writer:
         batch = Batch((*batch.steps, *self._owed_steps(batch)))
         execution = Execution(batch, lambda operation: self._retries.withheld(operation, now))
         while positions := execution.ready():
+            before = len(written.refused)
             operations = [execution.operation(position) for position in positions]
             outcomes = await self._dataplane.apply(operations)
             for position, operation, outcome in zip(positions, operations, outcomes, strict=True):
                 execution.answer(position, acknowledged=outcome.refusal is None)
                 self._note(operation, outcome, written)
-            await self._read_again(operations, outcomes, written)
+            if len(written.refused) > before:
+                await self._read_again(operations, outcomes, written)
         written.undone += execution.unfinished()
         self._remember(written.undone)
         return written

@@ -165,11 +165,13 @@ class Ground:
             found = state.sets.get(name)
             members = len(state.members.get(name, ())) + coming[name]
             least = max(spec.maxelem, found.maxelem if found is not None else 0)
-            fitting = replace(spec, maxelem=capacity(least, members, foundation.capacity_limit))
+            fitting = capacity(least, members, foundation.capacity_limit)
             if found is None:
-                draft.sets[name] = draft.add(CreateSet(name, fitting))
-            elif fitting.maxelem > found.maxelem and spec.type is not SetType.BITMAP_PORT:
-                draft.grown[name] = draft.add(GrowSet(name, fitting))
+                create = CreateSet(name, replace(spec, maxelem=fitting))
+                draft.sets[name] = draft.add(create)
+            elif fitting > found.maxelem and spec.type is not SetType.BITMAP_PORT:
+                grow = GrowSet(name, replace(spec, maxelem=fitting))
+                draft.grown[name] = draft.add(grow)
 
     def _replace_chains(
         self,
