@@ -100,6 +100,8 @@ class Iptables:
         self._open = backend == "auto"
         """Whether the choice is ours, and not yet proved by a change that was carried out."""
         self._backend = None if backend == "auto" else Backend(backend)
+        self._just_read: dict[Family, Completed | str] = {}
+        """What a choice has read of the backend that was chosen, for the dumps that began it."""
         self.unusable: dict[Family, str] = {}
         """Why a family's chains cannot be read; by the last dump of each."""
         self.leftovers: dict[Family, list[tuple[str, str]]] = {}
@@ -108,6 +110,11 @@ class Iptables:
     @property
     def backend(self) -> Backend:
         """The backend in use; may start programs to find out."""
+        found = self._find_backend()
+        self._just_read.clear()
+        return found
+
+    def _find_backend(self) -> Backend:
         if self._backend is not None:
             return self._backend
         chosen = self._choose()
@@ -120,7 +127,8 @@ class Iptables:
 
         None where the programs are missing or do not work for this family; `unusable` says why.
         """
-        done = self._save(self.backend, family)
+        backend = self._find_backend()
+        done = self._just_read.pop(family, None) or self._save(backend, family)
         if isinstance(done, str):
             self.unusable[family] = done
             return None
@@ -188,17 +196,19 @@ class Iptables:
 
     def _choose(self) -> Backend:
         texts: dict[Backend, str] = {}
+        saved: dict[Backend, dict[Family, Completed | str]] = {Backend.PLAIN: {}}
         for backend in (Backend.NFT, Backend.LEGACY):
-            saved = [self._save(backend, family) for family in Family]
-            working = [done.stdout for done in saved if not isinstance(done, str)]
+            found = saved[backend] = {family: self._save(backend, family) for family in Family}
+            working = [done.stdout for done in found.values() if not isinstance(done, str)]
             if working:
                 texts[backend] = "\n".join(working)
             if any(hint in texts.get(backend, "") for hint in HINTS):
-                return backend
-        for backend, text in texts.items():
-            if _has_own_chain(text):
-                return backend
-        return next(iter(texts), Backend.PLAIN)
+                break
+        else:
+            own = (one for one, text in texts.items() if _has_own_chain(text))
+            backend = next(own, next(iter(texts), Backend.PLAIN))
+        self._just_read = saved[backend]
+        return backend
 
 
 def read_tables(processes: Processes, backend: Backend, family: Family) -> list[SavedTable]:

@@ -275,6 +275,20 @@ def test_the_backend_is_the_one_that_the_node_uses(
     assert all(len(argv) == 1 for argv in processes.asked), "-t would create a legacy table"
 
 
+def test_what_was_read_to_choose_is_not_read_again_by_the_same_dump_but_by_the_next() -> None:
+    processes = Scripted({"iptables-nft-save": OURS, "ip6tables-nft-save": EMPTY})
+    iptables = Iptables(processes, "auto")
+    first = [iptables.dump(family) for family in Family]
+    assert first == [parse_save(OURS.stdout), NOTHING]
+    assert len(processes.asked) == 4
+    assert [iptables.dump(family) for family in Family] == first
+    assert len(processes.asked) == 6
+    chosen = Iptables(processes, "auto")
+    assert chosen.backend is Backend.NFT
+    assert chosen.dump(Family.IPV4) == first[0]
+    assert len(processes.asked) == 11, "the choice may be long ago"
+
+
 WANTED = ReplaceChains(
     Family.IPV4, Ruleset((chain("KUBE-FORWARD", ("-m", "frob", "-j", "ACCEPT")),)), NOTHING
 )
