@@ -121,8 +121,6 @@ class Reloader:
 
 async def _watch(folder: Path, changed: asyncio.Event, stop: asyncio.Event) -> None:
     """Set `changed` when something changes in a folder; ends where that cannot be known."""
-    from watchfiles import awatch  # noqa: PLC0415 - mostly no file is followed
-
     try:
         async for _ in changes_in(folder, stop, recursive=False):
             changed.set()
