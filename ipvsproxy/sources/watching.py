@@ -11,9 +11,10 @@ import asyncio
 import contextlib
 from collections.abc import AsyncGenerator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from watchfiles import awatch
-from watchfiles.main import FileChange
+if TYPE_CHECKING:
+    from watchfiles.main import FileChange
 
 _QUIET_MILLISECONDS = 50
 """Changes are told when none has followed for so long ..."""
@@ -35,6 +36,8 @@ async def changes_in(
 
     The first step establishes the watch.
     """
+    from watchfiles import awatch  # noqa: PLC0415 - a start that follows no folder does without
+
     try:
         with contextlib.suppress(FileNotFoundError):
             async for changes in awatch(

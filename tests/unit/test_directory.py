@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 import structlog
+import watchfiles
 
 from ipvsproxy.objects import ObjectReference, Service
-from ipvsproxy.sources import directory, watching
+from ipvsproxy.sources import directory
 from ipvsproxy.sources.directory import DirectorySource
 from ipvsproxy.sources.manifests import Manifest, Statement, read_manifest
 from ipvsproxy.sources.picture import Picture, Reading, advance
@@ -562,7 +563,7 @@ class TestFollowing:
         def no_watch(*_: object, **__: object) -> None:
             raise OSError("OS file watch limit reached")
 
-        monkeypatch.setattr(watching, "awatch", no_watch)
+        monkeypatch.setattr(watchfiles, "awatch", no_watch)
         with structlog.testing.capture_logs() as logs:
             async with following(tmp_path, survey_seconds=0.02) as follower:
                 await follower.several(len(LISTED))
