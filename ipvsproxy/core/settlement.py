@@ -12,7 +12,8 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping
-from typing import NamedTuple
+from collections.abc import Set as AbstractSet
+from typing import NamedTuple, assert_never
 
 from ipvsproxy.config import Settings
 from ipvsproxy.core.desired import Desired, Touched
@@ -29,6 +30,7 @@ from ipvsproxy.core.sets import (
     NODE_IP,
     NODE_PORT,
     NODE_PORT_LOCAL,
+    PORT_SETS,
     Role,
     role_of,
     set_name,
@@ -98,16 +100,18 @@ class Settlement:
         *,
         connections: Mapping[VirtualServerKey, Mapping[RealServerKey, int]],
         now: float,
+        without: AbstractSet[VirtualServerKey] = frozenset(),
     ) -> Target:
         """Say what is wanted of all that was touched, and of what hangs on it.
 
         `connections` and `now` as in `core.drain.settle`. What ends with a departure is added to
-        `touched`.
+        `touched`. Nothing is said of what stands in `without`, nor of an address that is bound for
+        nothing else.
         """
         state = around.kernel
         ours = Ownership(state)
         wanted: dict[VirtualServerKey, Wanted | None] = {}
-        keys = self._with_neighbours(touched, state)
+        keys = self.with_neighbours(touched, state) - without
         for key in keys:
             settled = self._settle(key, state, connections.get(key, {}), now, around.unavailable)
             if settled is not None:
@@ -118,6 +122,9 @@ class Settlement:
                 wanted[key] = None
                 self._over.add(key)
         addresses = touched.addresses | {key.address for key in keys}
+        if without:
+            left_out = {key.address for key in without}
+            addresses -= {one for one in left_out if without >= set(self._desired.behind(one))}
         return Target(
             foundation=self._foundation(around),
             virtual_servers=wanted,
@@ -171,8 +178,8 @@ class Settlement:
             }
         )
 
-    def _with_neighbours(self, touched: Touched, state: State) -> set[VirtualServerKey]:
-        """Add what must be planned together: all that stands behind an address to be bound."""
+    def with_neighbours(self, touched: Touched, state: State) -> set[VirtualServerKey]:
+        """Give what is planned together: what was touched, and all behind an address to bind."""
         keys = {key for key in touched.keys if key not in self._desired.foreign}
         for address in {key.address for key in touched.keys} | touched.addresses:
             if address not in state.addresses:
@@ -259,6 +266,22 @@ class Settlement:
             case _:
                 # A member for an endpoint does not say whose it is.
                 return holds.any
+
+
+def is_about(name: str, member: Member, keys: AbstractSet[VirtualServerKey]) -> bool:
+    """Whether a set member is that of some virtual servers alone, or of a NodePort of theirs."""
+    match member:
+        case PortMember(port):
+            kind = PORT_SETS.get(name)
+            return any(key.port == port and (key.family, key.protocol) == kind for key in keys)
+        case IpMember():
+            return False
+        case IpPortMember(address, protocol, port) | IpPortNetMember(address, protocol, port):
+            return VirtualServerKey(protocol, address, port) in keys
+        case IpPortIpMember(address, protocol, port):
+            return VirtualServerKey(protocol, address, port) in keys and name not in LOOP_BACKS
+        case _:
+            assert_never(member)
 
 
 def _members_of(state: State, names: Collection[str]) -> Mapping[VirtualServerKey, list[SetMember]]:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping
-from typing import TypeAlias
 
 import structlog
 
@@ -23,12 +22,13 @@ from ipvsproxy.core.foundation import foundation, shortcomings
 from ipvsproxy.core.ledger import adopt
 from ipvsproxy.core.plan import Batch, Target, plan
 from ipvsproxy.core.settlement import Settlement
-from ipvsproxy.core.surroundings import Surroundings, needs_own_node
+from ipvsproxy.core.surroundings import needs_own_node
 from ipvsproxy.dataplane import Dataplane, DataplaneError
 from ipvsproxy.model import RealServerKey, State, VirtualServerKey
-from ipvsproxy.reconciler.conditions import ConditionWriter, Stage
+from ipvsproxy.reconciler.conditions import ConditionWriter
 from ipvsproxy.reconciler.network import NetworkFollower
 from ipvsproxy.reconciler.observers import CycleObserver, HealthCheckPorts
+from ipvsproxy.reconciler.planning import Planning
 from ipvsproxy.reconciler.report import CycleReport
 from ipvsproxy.reconciler.translation import Translation
 from ipvsproxy.reconciler.writer import Writer, Written
@@ -36,8 +36,6 @@ from ipvsproxy.store import Store
 from ipvsproxy.telemetry import Conditions, Teller, tell_nobody
 
 log = structlog.get_logger(__name__)
-
-AllConnections: TypeAlias = Mapping[VirtualServerKey, Mapping[RealServerKey, int]]
 
 _FIRST_POLL = 0.5
 _LONGEST_POLL = 5.0
@@ -86,6 +84,13 @@ class Reconciler:
             conditions=self._conditions,
             clock=clock,
         )
+        self._planning = Planning(
+            desired=self._desired,
+            settlement=self._settlement,
+            settings=settings,
+            conditions=self._conditions,
+            clock=clock,
+        )
         self._polls: dict[VirtualServerKey, tuple[float, float]] = {}
         """When each draining virtual server is looked at, and the pause before that."""
         self._audit_due = clock()
@@ -121,7 +126,7 @@ class Reconciler:
     def pending(self) -> int:
         """How many Services are not in the kernel as they should be: changed, or refused."""
         unfinished = self._writer.unfinished
-        keys = set(unfinished.keys)
+        keys = {*unfinished.keys, *self._planning.unplanned}
         for address in unfinished.addresses:
             keys.update(self._desired.behind(address))
         return self._store.dirty + len({self._desired.owner(key) or key for key in keys})
@@ -195,7 +200,7 @@ class Reconciler:
         touched.add(self._writer.unfinished)
         connections = await self._poll()
         touched.keys.update(connections)
-        target, batch = self._decide(touched, around, connections)
+        target, batch = self._planning.decide(touched, around, connections)
         written = await self._carry_out(batch)
         if self._health_checks is not None:  # not before what is promised there stands
             self._health_checks.update(self._desired.health_checks, around.health_check_addresses)
@@ -221,7 +226,7 @@ class Reconciler:
             return
         self._coming = None
         self._settings = settings
-        for part in (self._network, self._settlement, self._translation):
+        for part in (self._network, self._settlement, self._translation, self._planning):
             part.settings = settings
         self._audit_due = min(self._audit_due, self._clock() + settings.sync_period)
         self._sweep_due = True
@@ -241,10 +246,8 @@ class Reconciler:
 
     def _next_due(self) -> float:
         dues = [self._audit_due, *(due for due, _ in self._polls.values())]
-        if self._network.due is not None:
-            dues.append(self._network.due)
-        retry = self._writer.next_due()
-        return min(dues if retry is None else [*dues, retry])
+        others = (self._network.due, self._planning.due, self._writer.next_due())
+        return min((*dues, *(due for due in others if due is not None)))
 
     async def _announce(self, revision: int) -> None:
         async with self._applied:
@@ -318,48 +321,6 @@ class Reconciler:
             only_that = needed._replace(sets=ledger, rulesets={}, sysctls={})
             target = Target(only_that, members=members)
             report.add(await self._carry_out(plan(target, self._writer.state)))
-
-    def _decide(
-        self, touched: Touched, around: Surroundings, connections: AllConnections
-    ) -> tuple[Target, Batch]:
-        """Say what is wanted of what was touched, and how to get there.
-
-        A mistake of ours in the case of one virtual server stays with its Service: it is found by
-        trying each alone, told, and left as it is in the kernel.
-        """
-        try:
-            target, batch = self._plan(touched, around, connections)
-        except Exception:  # noqa: BLE001 - the culprit is looked for, and the others go on
-            touched.keys -= self._culprits(touched, around, connections)
-            target, batch = self._plan(touched, around, connections)
-        for name in {self._desired.owner(key) for key in target.virtual_servers}:
-            if name is not None:
-                self._conditions.worked(name, Stage.PLANNED)
-        return target, batch
-
-    def _culprits(
-        self, touched: Touched, around: Surroundings, connections: AllConnections
-    ) -> set[VirtualServerKey]:
-        """Find the virtual servers that cannot be planned, and tell whose they are."""
-        culprits = set()
-        for key in touched.keys:
-            alone = Touched(keys={key})
-            try:
-                self._plan(alone, around, connections)
-            except Exception as error:  # noqa: BLE001 - as above
-                culprits.add(key)
-                if (owner := self._desired.owner(key)) is not None:
-                    self._conditions.internal_error(owner, Stage.PLANNED, error)
-            touched.members |= alone.members
-        return culprits
-
-    def _plan(
-        self, touched: Touched, around: Surroundings, connections: AllConnections
-    ) -> tuple[Target, Batch]:
-        target = self._settlement.target(
-            touched, around, connections=connections, now=self._clock()
-        )
-        return target, plan(target, around.kernel, self._settings.node_name.encode())
 
     async def _carry_out(self, batch: Batch) -> Written:
         written = await self._writer.carry_out(batch)

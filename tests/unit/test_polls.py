@@ -7,7 +7,7 @@ import pytest
 from ipvsproxy.core.plan import Batch, Target, plan
 from ipvsproxy.kernel.fake import FakeDataplane
 from ipvsproxy.model import Address, State
-from ipvsproxy.reconciler import loop
+from ipvsproxy.reconciler import planning as planning_module
 from tests.unit.builders import Agent, frontend, member, part, service
 
 WEB = frontend()
@@ -31,7 +31,7 @@ async def test_a_mistake_in_planning_what_drains_leaves_the_agent_at_rest(
             raise ZeroDivisionError("it divides by zero")
         return plan(target, state, seed)
 
-    monkeypatch.setattr(loop, "plan", planning)
+    monkeypatch.setattr(planning_module, "plan", planning)
     agent.clock.now += 1
     await agent.settle()
     assert agent.said() == ["Service default/web InternalError"]

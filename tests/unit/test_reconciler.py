@@ -19,6 +19,7 @@ from ipvsproxy.core.operations import (
     SetRealServer,
 )
 from ipvsproxy.core.plan import Batch, Target, plan
+from ipvsproxy.core.sets import frontend_member
 from ipvsproxy.core.surroundings import Surroundings
 from ipvsproxy.core.translate import Fragment, Inputs, translate
 from ipvsproxy.dataplane import DataplaneError, Outcome, Reading, Refusal
@@ -39,7 +40,8 @@ from ipvsproxy.model import (
     VirtualServerKey,
 )
 from ipvsproxy.objects import ServiceName, ServicePort, SlicePort
-from ipvsproxy.reconciler import CycleReport, Reconciler, loop
+from ipvsproxy.reconciler import CycleReport, Reconciler
+from ipvsproxy.reconciler import planning as planning_module
 from ipvsproxy.reconciler import translation as translating
 from ipvsproxy.store import KINDS, Gone, Listed, Put, Store, Unreadable
 from ipvsproxy.telemetry import Conditions, ConditionType
@@ -55,7 +57,8 @@ from tests.unit.builders import (
 )
 
 WEB = frontend()
-BAD = frontend("10.96.0.66")
+BAD_ADDRESS = "10.96.0.66"
+BAD = frontend(BAD_ADDRESS)
 CLIENT = Address.parse("10.244.9.9")
 
 
@@ -652,7 +655,7 @@ class TestMistakesInPlanning:
                 raise ZeroDivisionError(wrong[0])
             return plan(target, state, seed)
 
-        monkeypatch.setattr(loop, "plan", planning)
+        monkeypatch.setattr(planning_module, "plan", planning)
         return wrong
 
     async def test_one_stays_with_its_service_until_it_is_mended(self, mistake: list[str]) -> None:
@@ -663,8 +666,81 @@ class TestMistakesInPlanning:
         assert fake.state.virtual_servers.keys() == {WEB}
         assert agent.said() == ["Service default/bad InternalError"]
         assert "while it was planned: it divides by zero" in next(iter(agent.conditions)).message
+        assert agent.reconciler.pending == 1
         mistake.clear()
-        agent.clock.now += 31
+        agent.clock.now += 1
         await agent.settle()
         assert fake.state.virtual_servers.keys() == {WEB, BAD}
         assert agent.said() == []
+        assert agent.reconciler.pending == 0
+
+    async def test_it_is_said_while_another_frontend_of_the_service_is_planned(
+        self, mistake: list[str]
+    ) -> None:
+        external = frontend("192.0.2.9")
+        fake = FakeDataplane()
+        agent = Agent(fake)
+        bad = msgspec.structs.replace(
+            service("bad", "10.96.0.66"), external_ips=(external.address,)
+        )
+        agent.store.apply(Listed("Nodes"))
+        agent.list_all([bad, part("bad", "10.244.1.5")])
+        await agent.settle()
+        assert fake.state.virtual_servers.keys() == {external}
+        assert agent.said() == ["Service default/bad InternalError"]
+        agent.put(part("bad", "10.244.1.6"))
+        await agent.settle()
+        assert fake.state.real_servers[external].keys() == {member("10.244.1.6")}
+        assert agent.said() == ["Service default/bad InternalError"]
+        mistake.clear()
+        agent.clock.now += 31
+        await agent.settle()
+        assert fake.state.real_servers[BAD].keys() == {member("10.244.1.6")}
+        assert agent.said() == []
+
+    async def test_it_does_not_come_back_by_its_address(self, mistake: list[str]) -> None:
+        said = mistake.pop()
+        fake = FakeDataplane()
+        agent = Agent(
+            FaultyDataplane(
+                fake, lambda one: Refusal.BUSY if isinstance(one, BindAddress) else None
+            )
+        )
+        agent.list_all([service("bad", "10.96.0.66"), part("bad", "10.244.1.5")])
+        await agent.settle()
+        before = copy_state(fake.state)
+        mistake.append(said)
+        agent.put(part("bad", "10.244.1.7"))
+        await agent.settle()
+        assert "Service default/bad InternalError" in agent.said()
+        assert fake.state == before
+
+    async def test_another_port_of_its_address_is_planned_and_bound(
+        self, mistake: list[str]
+    ) -> None:
+        fake = FakeDataplane()
+        agent = Agent(fake)
+        agent.list_all([service("bad", BAD_ADDRESS, 80, 443)])
+        await agent.settle()
+        assert mistake
+        assert fake.state.virtual_servers.keys() == {frontend(BAD_ADDRESS, 443)}
+        assert fake.state.addresses == {BAD.address}
+        assert frontend_member(BAD) not in fake.state.members["IPVSPROXY-OWN"]
+
+    async def test_what_of_it_is_to_go_goes_when_it_is_mended(self, mistake: list[str]) -> None:
+        said = mistake.pop()
+        fake = FakeDataplane()
+        agent = Agent(fake)
+        agent.list_all([service("bad", BAD_ADDRESS), part("bad", "10.244.1.5")])
+        await agent.settle()
+        before = copy_state(fake.state)
+        mistake.append(said)
+        agent.store.apply(Gone(service_reference("bad")))
+        await agent.settle()
+        assert fake.state.virtual_servers == before.virtual_servers
+        assert fake.state.members["IPVSPROXY-OWN"] == before.members["IPVSPROXY-OWN"]
+        mistake.clear()
+        agent.clock.now += 2
+        await agent.settle()
+        assert fake.state.virtual_servers == {}
+        assert not any(fake.state.members.values())

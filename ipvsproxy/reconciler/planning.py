@@ -1,0 +1,122 @@
+"""From what was touched to a target and a batch; a mistake of ours stays with its Service.
+
+Knows the settlement and the plan, and remembers the virtual servers that could not be planned,
+which nobody else would ask for again; knows neither the kernel nor the store. Such a one is left
+as it is in the kernel, with the set members that are its own, is told, and is tried again after a
+pause that doubles.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from collections.abc import Set as AbstractSet
+from typing import TypeAlias
+
+from ipvsproxy.config import Settings
+from ipvsproxy.core.desired import Desired, Touched
+from ipvsproxy.core.plan import Batch, Target, plan
+from ipvsproxy.core.retry import FIRST_PAUSE, LONGEST_PAUSE
+from ipvsproxy.core.settlement import Settlement, is_about
+from ipvsproxy.core.surroundings import Surroundings
+from ipvsproxy.model import RealServerKey, VirtualServerKey
+from ipvsproxy.reconciler.conditions import ConditionWriter, Stage
+
+AllConnections: TypeAlias = Mapping[VirtualServerKey, Mapping[RealServerKey, int]]
+
+
+class Planning:
+    """Plans what was touched, and again what could not be planned."""
+
+    def __init__(
+        self,
+        *,
+        desired: Desired,
+        settlement: Settlement,
+        settings: Settings,
+        conditions: ConditionWriter,
+        clock: Callable[[], float],
+    ) -> None:
+        self._desired = desired
+        self._settlement = settlement
+        self.settings = settings
+        """Of the cycle that is under way."""
+        self._conditions = conditions
+        self._clock = clock
+        self._unplanned = Touched()
+        self._pause = 0.0
+        self._due = 0.0
+
+    @property
+    def unplanned(self) -> Collection[VirtualServerKey]:
+        """Virtual servers that could not be planned and are not as they should be."""
+        return self._unplanned.keys
+
+    @property
+    def due(self) -> float | None:
+        """When those are tried again; None: there are none."""
+        return self._due if self._unplanned != Touched() else None
+
+    def decide(
+        self, touched: Touched, around: Surroundings, connections: AllConnections
+    ) -> tuple[Target, Batch]:
+        """Say what is wanted of what was touched, and how to get there.
+
+        A mistake of ours in the case of one virtual server stays with it: it is found by trying
+        each alone, and what else was touched is planned without it.
+        """
+        if self.due is not None and self._due <= self._clock():
+            touched.add(self._unplanned)
+            self._unplanned = Touched()
+        try:
+            target, batch = self._plan(touched, around, connections)
+        except Exception:  # noqa: BLE001 - the culprit is looked for, and the others go on
+            culprits = self._culprits(touched, around, connections)
+            self._put_off(touched, culprits)
+            target, batch = self._plan(touched, around, connections, without=culprits)
+        self._unplanned.keys.difference_update(target.virtual_servers)
+        if self.due is None:
+            self._pause = 0.0
+        failed = {self._desired.owner(key) for key in self._unplanned.keys}
+        for name in {self._desired.owner(key) for key in target.virtual_servers} - failed:
+            if name is not None:
+                self._conditions.worked(name, Stage.PLANNED)
+        return target, batch
+
+    def _put_off(self, touched: Touched, culprits: set[VirtualServerKey]) -> None:
+        """Take culprits out of what was touched, until the next try."""
+        members = {one for one in touched.members if is_about(*one, culprits)}
+        touched.keys -= culprits
+        touched.members -= members
+        self._unplanned.add(Touched(keys=culprits, members=members))
+        self._pause = min(self._pause * 2, LONGEST_PAUSE) or FIRST_PAUSE
+        self._due = self._clock() + self._pause
+
+    def _culprits(
+        self, touched: Touched, around: Surroundings, connections: AllConnections
+    ) -> set[VirtualServerKey]:
+        """Find the virtual servers that cannot be planned, and tell whose they are."""
+        culprits = set()
+        for key in self._settlement.with_neighbours(touched, around.kernel):
+            alone = Touched(keys={key})
+            neighbours = frozenset(self._desired.behind(key.address)) - {key}
+            try:
+                self._plan(alone, around, connections, without=neighbours)
+            except Exception as error:  # noqa: BLE001 - as above
+                culprits.add(key)
+                if (owner := self._desired.owner(key)) is not None:
+                    self._conditions.internal_error(owner, Stage.PLANNED, error)
+            touched.members |= alone.members
+        return culprits
+
+    def _plan(
+        self,
+        touched: Touched,
+        around: Surroundings,
+        connections: AllConnections,
+        *,
+        without: AbstractSet[VirtualServerKey] = frozenset(),
+    ) -> tuple[Target, Batch]:
+        target = self._settlement.target(
+            touched, around, connections=connections, now=self._clock(), without=without
+        )
+        return target, plan(target, around.kernel, self.settings.node_name.encode())
