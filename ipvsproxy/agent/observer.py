@@ -42,6 +42,7 @@ class Observer:
         self.last_cycle: CycleSummary | None = None
         self.writes: Counter[str] = Counter()
         """Acknowledged operations since the start, by kind."""
+        metrics.sync_last.set(wall_clock())
 
     def event(self, event: Event, *, changed: bool) -> None:
         """Take note of what a source has said."""
@@ -76,7 +77,7 @@ class Observer:
         metrics = self._metrics
         metrics.cycles.labels(report.result).inc()
         metrics.sync_duration.observe(report.duration)
-        if not report.refused:
+        if not report.undone:  # what was refused earlier waits out its pause, and is no refusal now
             metrics.sync_last.set(now)
         for kind, count in report.done.items():
             metrics.operations.labels(kind, "done").inc(count)

@@ -27,6 +27,8 @@ class CycleReport:
     """Acknowledged operations, by kind."""
     refused: Counter[tuple[str, str]] = field(default_factory=Counter)
     """Refused operations, by kind and reason."""
+    undone: int = 0
+    """Operations that are still wanted: refused, or waiting for a pause or for others."""
     drift: Counter[str] = field(default_factory=Counter)
     """What others had changed, where an audit was made, by kind."""
     audited: bool = False
@@ -41,6 +43,7 @@ class CycleReport:
     def add(self, written: Written) -> None:
         """Count what became of a batch."""
         self.done.update(written.done)
+        self.undone = len(written.undone)
         for refused in written.refused:
             assert refused.outcome.refusal is not None
             self.refused[type(refused.operation).__name__, refused.outcome.refusal.value] += 1

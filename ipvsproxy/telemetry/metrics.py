@@ -41,6 +41,10 @@ TRAFFIC_POLICIES = ("internal", "external")
 """Values of the label traffic_policy; each has a number from the start."""
 
 
+HEALTH_CODES = ("200", "503")
+"""Values of the label code; each has a number from the start, else its first rise is not seen."""
+
+
 class _ConditionsCollector(Collector):
     """Counts the conditions that stand, at the moment of the scrape."""
 
@@ -135,7 +139,7 @@ class Metrics:
         )
         self.sync_last = self._gauge(
             "kubeproxy_sync_proxy_rules_last_timestamp_seconds",
-            "When a cycle last completed without a refusal, seconds since the epoch",
+            "When a cycle last left nothing undone (at first: the start), seconds since the epoch",
         )
         self.sync_last_queued = self._gauge(
             "kubeproxy_sync_proxy_rules_last_queued_timestamp_seconds",
@@ -158,6 +162,9 @@ class Metrics:
         self.livez = self._counter(
             "kubeproxy_proxy_livez_total", "Answers of /livez by HTTP status", "code"
         )
+        for counter in (self.healthz, self.livez):
+            for code in HEALTH_CODES:
+                counter.labels(code)
 
     def _change_metrics(self) -> None:
         """Measure the way of a change into the kernel, as kube-proxy does."""

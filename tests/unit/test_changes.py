@@ -7,7 +7,7 @@ import pytest
 
 from ipvsproxy.agent.wiring import wire
 from ipvsproxy.config import Settings
-from ipvsproxy.core.operations import AddRealServer
+from ipvsproxy.core.operations import AddRealServer, AddVirtualServer
 from ipvsproxy.dataplane import Refusal
 from ipvsproxy.kernel.fake import FakeDataplane, FaultyDataplane
 from ipvsproxy.objects import EndpointSlice, KubernetesObject, Node, read_endpoint_slice
@@ -151,3 +151,22 @@ def test_the_annotation_is_read_and_nonsense_passed_over(
     )
     assert found is not None
     assert found.triggered == moment
+
+
+async def test_the_last_sync_is_the_start_then_when_nothing_was_left_undone(agent: Agent) -> None:
+    """What waits out its pause after a refusal is no refusal, and is not in the kernel either."""
+    last = f"{NAME}_last_timestamp_seconds"
+    assert await Agent().value(last) == STARTED
+    agent.now = STARTED + 10
+    agent.kernel.refuse = lambda one: Refusal.FAILED if isinstance(one, AddVirtualServer) else None
+    agent.put(service("other", "10.96.0.12"))
+    await agent.settle()
+    agent.now = STARTED + 20
+    await agent.wiring.reconciler.cycle()
+    assert await agent.value(last) == STARTED
+
+    agent.kernel.refuse = lambda _: None
+    agent.now = STARTED + 30
+    agent.clock.now += 60
+    await agent.settle()
+    assert await agent.value(last) == STARTED + 30
