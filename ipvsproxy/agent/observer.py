@@ -55,6 +55,11 @@ class Observer:
             self._health.queued(self._clock())
             self._metrics.sync_last_queued.set(self._wall_clock())
 
+    @property
+    def working(self) -> bool:
+        """Whether changes are carried out in time, as /livez says."""
+        return self._health.is_working(self._clock())
+
     def cycle_started(self) -> None:
         """Take note that a cycle begins."""
         self._health.cycle_started()

@@ -72,6 +72,7 @@ class Wiring:
             node=self.settings.node_name,
             applied_revision=self.reconciler.applied_revision,
             synced=self.health.synced,
+            working=self.observer.working,
             services=tuple(
                 self._service_status(fragment)
                 for _, fragment in sorted(self.reconciler.desired.fragments.items())

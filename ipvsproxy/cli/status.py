@@ -24,8 +24,9 @@ if TYPE_CHECKING:
 
 EPILOG = """\b
 exit status:
-  0  nothing is wrong
-  1  something is wrong (it is listed), or the kernel cannot be read
+  0  nothing is wrong, and the agent is in step
+  1  something is wrong (it is listed), the agent does not answer or is not in step, or the kernel
+     cannot be read
   2  wrong usage
 """
 
@@ -56,7 +57,8 @@ def status(*, output: str, **flags: object) -> None:
         render.status_on_terminal(table)
     else:
         render.report(table, output, render.status_text)
-    sys.exit(1 if table.problems or any(row.problems for row in table.rows) else 0)
+    wrong = table.problems or any(row.problems for row in table.rows) or not table.in_step
+    sys.exit(1 if wrong else 0)
 
 
 def _settings(flags: dict[str, object]) -> Settings:

@@ -120,6 +120,8 @@ class AgentStatus(msgspec.Struct, frozen=True, kw_only=True):
     refused and reported."""
     synced: bool = False
     """The initial lists are complete and a cycle has gone through them."""
+    working: bool = True
+    """As /livez says: changes do not wait for too long."""
     services: tuple[ServiceStatus, ...] = ()
     conditions: tuple[Condition, ...] = ()
     counts: dict[str, int] = {}
@@ -168,6 +170,8 @@ class StatusTable(msgspec.Struct, frozen=True, kw_only=True):
     """What is not about one frontend: `SUBJECT: MESSAGE`."""
     agent: str | None = None
     """Version and state of the running agent, in one line; None: none answered."""
+    in_step: bool = False
+    """An agent answered, has carried out its initial lists, and keeps up with changes."""
 
 
 def status_table(
@@ -201,6 +205,7 @@ def status_table(
         rows=tuple(rows),
         problems=tuple(_other_problems(agent)),
         agent=_agent_line(agent) if agent is not None else None,
+        in_step=agent is not None and agent.synced and agent.working,
     )
 
 
@@ -282,5 +287,9 @@ def _other_problems(agent: AgentStatus | None) -> Iterator[str]:
 
 
 def _agent_line(agent: AgentStatus) -> str:
-    state = "in step" if agent.synced else "not in step yet: its initial lists are incomplete"
+    state = "in step"
+    if not agent.synced:
+        state = "not in step yet: its initial lists are incomplete"
+    elif not agent.working:
+        state = "not in step: changes wait and no cycle completes"
     return f"ipvsproxy {agent.version} on node {agent.node}, {state}"

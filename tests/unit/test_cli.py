@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+import msgspec
 import pytest
 import structlog
 from click.testing import CliRunner, Result
@@ -611,8 +612,16 @@ class TestStatus:
     def test_without_an_agent_it_says_so(self) -> None:
         result = call("status")
 
-        assert result.exit_code == 0
+        assert result.exit_code == 1
         assert result.stdout == f"no virtual server of ours\n\n{render.NO_AGENT}\n"
+
+    @pytest.mark.parametrize(("in_step", "expected"), [(True, 0), (False, 1)])
+    def test_an_agent_that_is_not_in_step_is_something_wrong(
+        self, agent: StandInAgent, in_step: bool, expected: int
+    ) -> None:
+        agent.table = msgspec.structs.replace(KINDS, in_step=in_step)
+
+        assert call("status").exit_code == expected
 
     def test_on_a_terminal_it_shows_the_same_words(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("COLUMNS", "200")

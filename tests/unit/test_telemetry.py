@@ -332,6 +332,24 @@ class TestStatusTable:
 
         assert row.problems == problems
 
+    @pytest.mark.parametrize(
+        ("synced", "working", "words"),
+        [
+            (True, True, ", in step"),
+            (False, True, "its initial lists are incomplete"),
+            (True, False, "changes wait and no cycle completes"),
+        ],
+    )
+    def test_it_says_whether_the_agent_is_in_step(
+        self, synced: bool, working: bool, words: str
+    ) -> None:
+        table = status_table({}, AgentStatus(version="1", node="n", synced=synced, working=working))
+
+        assert table.in_step is (synced and working)
+        assert table.agent is not None
+        assert table.agent.endswith(words)
+        assert not status_table({}, None).in_step
+
     def test_conditions_of_files_and_the_node_stand_below_the_table(self) -> None:
         conditions = tuple(
             Condition(subject=subject, type=REFUSED, message="m", since=0)
