@@ -202,7 +202,9 @@ async def test_a_credential_plugin_that_hangs_is_told_and_the_old_credentials_go
         kubeconfig(tmp_path, cluster={"server": server.url}, user={"exec": plugin})
         await connection.get(SERVICES, {})
         server.tokens = {"second"}
-        with pytest.raises(Unauthorized, match=r"no credentials within .*plugin \(exec\) hang"):
+        with pytest.raises(
+            Unauthorized, match=r"no credentials within 0.05s: its plugin \(exec\) hangs"
+        ):
             await connection.get(SERVICES, {})
     with pytest.raises(AccessError, match="no credentials within"):
         await connect(Kubeconfig(path))

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
+    from types import ModuleType
 
     from kubernetes_asyncio.client import ApiClient, Configuration
 
@@ -35,8 +36,8 @@ class Library(NamedTuple):
     load_kube_config: Callable[..., Awaitable[None]]
     config_error: type[Exception]
     """What `load_kube_config` raises for a file that it cannot use."""
-    temporary_files: dict[str, str]
-    """The files that it has written inline data into, by the data: it takes them for there."""
+    loader: ModuleType
+    """The module of `load_kube_config`; what `session` needs of it has no public name."""
 
 
 @cache
@@ -71,9 +72,9 @@ def _whole() -> Library:
 
 def _with_config(api_client: type[ApiClient], configuration: type[Configuration]) -> Library:
     config = importlib.import_module(f"{_ROOT}.config")
-    files = importlib.import_module(f"{_ROOT}.config.kube_config").__dict__["_temp_files"]
+    loader = importlib.import_module(f"{_ROOT}.config.kube_config")
     return Library(
-        api_client, configuration, config.load_kube_config, config.ConfigException, files
+        api_client, configuration, config.load_kube_config, config.ConfigException, loader
     )
 
 

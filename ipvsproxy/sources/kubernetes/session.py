@@ -32,6 +32,8 @@ _Stamp: TypeAlias = tuple[int, int, int] | None
 
 CREDENTIALS_SECONDS = 30.0
 """How long a kubeconfig may take, whose credentials a program gives or another server renews."""
+_KILLED_SECONDS = 5.0
+"""After so long a plugin that does not heed a polite signal is killed."""
 
 
 class Request(NamedTuple):
@@ -146,18 +148,16 @@ async def _use_kubeconfig(path: Path, configuration: Configuration) -> None:
     found = library()
     token = token_file(path)
     _forget_lost_files()
+    _limit_plugins()
     try:
-        async with asyncio.timeout(CREDENTIALS_SECONDS):
+        async with asyncio.timeout(CREDENTIALS_SECONDS + _KILLED_SECONDS):
             await found.load_kube_config(
                 config_file=str(path),
                 client_configuration=configuration,
                 persist_config=False,
             )
     except TimeoutError:
-        raise AccessError(
-            f"kubeconfig {path}: no credentials within {CREDENTIALS_SECONDS:g}s: does its "
-            "credential plugin (exec) hang?"
-        ) from None
+        raise AccessError(f"kubeconfig {path}: no credentials within the time limit") from None
     except OSError as error:
         where = f" {error.filename}:" if error.filename is not None else ""
         raise AccessError(f"kubeconfig {path}:{where} {error.strerror}") from None
@@ -170,9 +170,27 @@ async def _use_kubeconfig(path: Path, configuration: Configuration) -> None:
     ) as error:  # the library does not look at types
         reason = " ".join(str(error).split()).removeprefix("Invalid kube-config file. ")
         reason = reason.replace("File does not exists", "there is no file")
+        if reason.startswith("exec: process returned 124"):  # timeout(1)
+            reason = f"no credentials within {CREDENTIALS_SECONDS:g}s: its plugin (exec) hangs"
         raise AccessError(f"kubeconfig {path}: {reason}") from None
     if token is not None:
         _use_token_file(token, configuration)
+
+
+def _limit_plugins() -> None:
+    """Have credential plugins end in time, by timeout(1): the library waits, and ends none."""
+    loader = library().loader.__dict__
+    provider = loader["ExecProvider"]
+    if provider.__module__ == __name__:
+        return
+
+    def limited(description: object) -> object:
+        made = provider(description)
+        limits = (f"--kill-after={_KILLED_SECONDS}", str(CREDENTIALS_SECONDS))
+        made.args = ["timeout", *limits, *made.args]
+        return made
+
+    loader["ExecProvider"] = limited
 
 
 def _forget_lost_files() -> None:
@@ -181,7 +199,7 @@ def _forget_lost_files() -> None:
     The library writes each into a file of the temporary folder, once in its life, and the system
     may sweep that folder (tmpfiles.d(5)); or it was full.
     """
-    written = library().temporary_files
+    written: dict[str, str] = library().loader.__dict__["_temp_files"]
     for content, name in tuple(written.items()):
         found = _stamp(Path(name))
         if found is None or found[2] == 0:
