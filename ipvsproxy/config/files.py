@@ -114,7 +114,10 @@ def _parse(text: str) -> tuple[Mapping[str, object], Lines]:
         line = f", line {documents[1].line}"
         raise ConfigurationError(f"configuration file{line}: a second document; one is needed")
     if not documents or documents[0].value is None:
-        return {}, {}
+        # Also what a file looks like that is just being written.
+        raise ConfigurationError(
+            "configuration file: it says nothing; write {} if all defaults are meant"
+        )
     document = documents[0].value
     if not _is_map(document):
         raise ConfigurationError("configuration file: fields and values (a mapping) are needed")

@@ -238,8 +238,12 @@ class TestOwnFile:
     def test_json_is_read_too(self) -> None:
         assert settings('{"defaultScheduler": "sh"}').default_scheduler is Scheduler.SH
 
-    def test_an_empty_file_says_nothing(self) -> None:
-        assert settings("# nothing yet\n") == settings()
+    def test_all_defaults_are_asked_for_by_a_word(self) -> None:
+        assert settings("{}") == settings("kind: IpvsproxyConfiguration\n") == settings()
+
+    @pytest.mark.parametrize("text", ["", "\n", "# nothing yet\n", "---\n"])
+    def test_an_empty_file_is_half_written_and_no_wish(self, text: str) -> None:
+        assert "write {} if all defaults are meant" in error(text)
 
     @pytest.mark.parametrize(
         ("file_text", "parts"),
