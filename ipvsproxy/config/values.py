@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable
 from enum import StrEnum
 from typing import TypeVar
+from urllib.parse import urlsplit
 
 from ipvsproxy.config.settings import LogFormat, NodePortAddresses
 from ipvsproxy.model import Address, Network
@@ -50,9 +51,18 @@ def node_name(value: object) -> str:
 def urls(value: object) -> str:
     """Read the URLs of the API servers, one or several with commas between them."""
     read = [one.strip().rstrip("/") for one in text(value).split(",")]
-    if not all(re.fullmatch(r"https?://[^\s/]+.*", one) for one in read):
+    if not all(map(is_server_url, read)):
         raise ValueError("a URL such as https://192.0.2.1:6443 is needed, or several with commas")
     return ",".join(read)
+
+
+def is_server_url(written: str) -> bool:
+    """Say whether a URL is one of an HTTP server: scheme, host and, if there is one, a port."""
+    try:
+        parts = urlsplit(written)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # an address in brackets that is none, a port that is too high
+        return False
 
 
 def boolean(value: object) -> bool:

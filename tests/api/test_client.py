@@ -87,7 +87,20 @@ def test_the_way_to_the_server_is_chosen_by_what_is_given(
     assert choose(kubeconfig=path, master=master, environment=environment) == chosen
 
 
-@pytest.mark.parametrize("master", ["localhost:8080", "tcp://h", "http://", ""])
+@pytest.mark.parametrize(
+    "master",
+    [
+        "localhost:8080",
+        "tcp://h",
+        "http://",
+        "",
+        "https://[::1",
+        "https://[zz]:6443",
+        "https://h:99999",
+        "https://:6443",
+        "https://h:0",
+    ],
+)
 def test_a_master_that_is_no_url_is_answered_with_what_to_write(master: str) -> None:
     with pytest.raises(AccessError, match="write http://HOST:PORT"):
         choose(kubeconfig=None, master=master, environment={})

@@ -11,10 +11,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
-from urllib.parse import urlsplit
 
 import msgspec
 
+from ipvsproxy.config.values import is_server_url
 from ipvsproxy.sources.kubernetes.errors import AccessError
 
 _SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
@@ -77,8 +77,7 @@ def choose(
 
 def _server(written: str) -> str:
     """Read a URL. Raises AccessError."""
-    parts = urlsplit(written.strip())
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    if not is_server_url(written.strip()):
         raise AccessError(
             f"--master {written}: no URL of a server; write http://HOST:PORT or https://HOST:PORT"
         )
