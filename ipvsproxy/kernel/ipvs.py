@@ -7,8 +7,8 @@ block: it is used from one worker thread.
 The number of the generic-netlink family is asked for on the socket that will use it.
 
 The kernel lists real servers for one virtual server at a time, and has one listing at a time on a
-socket (EBUSY), so reading the table costs one exchange for each virtual server; of IPv4 ones it is
-one system call (`ipvs_sockopt`).
+socket (EBUSY), so reading the table costs one exchange for each virtual server; where the whole
+table is read, it is one system call for each of IPv4 (`ipvs_sockopt`).
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ from ipvsproxy.kernel.netlink import REPORTS, Answer, NetlinkSocket, Request
 from ipvsproxy.kernel.refusals import UNANSWERED, refused
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Collection, Iterable, Sequence
 
     from ipvsproxy.dataplane import Counters
-    from ipvsproxy.model import RealServerKey, Timeouts, VirtualServer, VirtualServerKey
+    from ipvsproxy.model import RealServer, RealServerKey, Timeouts, VirtualServer, VirtualServerKey
 
 __all__ = ["Ipvs", "IpvsOperation", "outcome"]
 
@@ -125,8 +125,6 @@ class Ipvs:
 
         Raises DataplaneError.
         """
-        if (read := self._option.read(key)) is not None:
-            return read
         payloads = self._list(codec.encode_list_real_servers(key))
         family = key.family
         try:
@@ -134,6 +132,21 @@ class Ipvs:
         except CodecError as error:
             raise DataplaneError(f"the real servers of {key} cannot be read: {error}") from error
         return {one.key: RealServerReading(one.server, one.connections) for one in reported}
+
+    def real_servers(
+        self, keys: Iterable[VirtualServerKey]
+    ) -> dict[VirtualServerKey, dict[RealServerKey, RealServer]]:
+        """List the real servers of many virtual servers. Raises DataplaneError."""
+        counts = self._option.counts()
+        found: dict[VirtualServerKey, dict[RealServerKey, RealServer]] = {}
+        for key in keys:
+            count = counts.get(key)
+            read = self._option.read(key, count) if count is not None else None
+            if read is None:
+                listed = self.list_real_servers(key)
+                read = {member: reading.server for member, reading in listed.items()}
+            found[key] = read
+        return found
 
     def virtual_server_counters(self) -> dict[VirtualServerKey, Counters]:
         """Read what was counted of all virtual servers. Raises DataplaneError."""

@@ -1,69 +1,94 @@
-"""The real servers of one IPv4 virtual server by one system call, for a table is read one by one.
+"""Real servers of IPv4 virtual servers by one system call each, for a table is read one by one.
 
-Knows IP_VS_SO_GET_DESTS (include/uapi/linux/ip_vs.h). By netlink the same takes a send and two
-receives, and attributes that are decoded one by one: at 5,000 Services the most of an audit. The
-interface has IPv4 only, and says nothing of how many there are: what does not fit, or fails, is
-asked for by netlink.
+Knows IP_VS_SO_GET_INFO, _SERVICES and _DESTS (include/uapi/linux/ip_vs.h). By netlink the real
+servers of one virtual server take a send and two receives, and attributes that are decoded one by
+one: at 5,000 Services the most of an audit. The interface tells of IPv4 only: how many real servers
+a virtual server has is told too, and where others come than that many, or anything fails, netlink
+is asked (a virtual server may have real servers of IPv6 behind a tunnel).
 """
 
 from __future__ import annotations
 
 import ctypes
-import errno
 import socket
 import struct
 from typing import TYPE_CHECKING
 
-from ipvsproxy.dataplane import RealServerReading
 from ipvsproxy.model import (
     Address,
-    Connections,
     ForwardingMethod,
+    Protocol,
     RealServer,
     RealServerKey,
+    VirtualServerKey,
 )
 
 if TYPE_CHECKING:
-    from ipvsproxy.model import VirtualServerKey
+    from collections.abc import Mapping
 
-__all__ = ["MOST", "SocketOption"]
+__all__ = ["SocketOption"]
 
-MOST = 64
-"""Real servers that are read so; of a virtual server with as many or more, netlink tells."""
-_GET_DESTS = 64 + 1024 + 64 + 4  # IP_VS_SO_GET_DESTS
-# struct ip_vs_get_dests: protocol, address, port, firewall mark, number; the entries are aligned
-_QUESTION = struct.Struct("=H2x4s2s2xII4x")
-# struct ip_vs_dest_entry, up to its statistics
-_ENTRY = struct.Struct("=4s2s2xIiIIIII60x")
-_SIZE = _QUESTION.size + MOST * _ENTRY.size
-_KNOWN_LAYOUT = struct.calcsize("P") == 8  # noqa: PLR2004 - 32-bit machines align 64-bit numbers otherwise
+_GET_INFO, _GET_SERVICES, _GET_DESTS = (64 + 1024 + 64 + one for one in (1, 2, 4))
+_INFO = struct.Struct("=III")  # struct ip_vs_getinfo: version, size, number of virtual servers
+# struct ip_vs_get_services: the number; and of struct ip_vs_service_entry: protocol, address, port,
+# firewall mark, number of real servers; each is aligned for 64-bit counters
+_SERVICES = struct.Struct("=I4x")
+_SERVICE = struct.Struct("=H2x4s2s2xI28xI56x")
+# struct ip_vs_get_dests: protocol, address, port, firewall mark, the number; and
+# struct ip_vs_dest_entry up to its counters
+_DESTS = struct.Struct("=H2x4s2s2xII4x")
+_DEST = struct.Struct("=4s2s2xIiII12x60x")
+_KNOWN_LAYOUT = struct.calcsize("P") == struct.calcsize("Q")
+"""On 32-bit machines 64-bit numbers are aligned otherwise."""
 _METHOD_MASK = 0x7  # IP_VS_CONN_F_FWD_MASK
 _METHODS = {int(method): method for method in ForwardingMethod}
-_IPV4_BYTES = 4
-_NOTHING = bytes(_IPV4_BYTES)
+_PROTOCOLS = {int(protocol): protocol for protocol in Protocol}
+_NOTHING = bytes(4)
 
 
 class SocketOption:
-    """A socket by which real servers are read; opens itself when used."""
+    """A socket by which the table is read; opens itself when used."""
 
     def __init__(self) -> None:
         self._socket: socket.socket | None = None
         self._system = ctypes.CDLL(None, use_errno=True)
 
-    def read(self, key: VirtualServerKey) -> dict[RealServerKey, RealServerReading] | None:
-        """Read the real servers, none where there is no virtual server; None: ask by netlink."""
-        if len(key.address) != _IPV4_BYTES or not _KNOWN_LAYOUT:
-            return None
-        question = _QUESTION.pack(key.protocol, key.address, key.port.to_bytes(2), 0, MOST)
-        buffer = ctypes.create_string_buffer(question, _SIZE)
-        length = ctypes.c_uint(_SIZE)
+    def counts(self) -> Mapping[VirtualServerKey, int]:
+        """Say how many real servers each virtual server of IPv4 has; none where that fails."""
+        if not _KNOWN_LAYOUT:
+            return {}
         try:
-            number = self._open().fileno()
-        except OSError:
+            info = self._open().getsockopt(socket.SOL_IP, _GET_INFO, _INFO.size)
+            number = _INFO.unpack(info)[2]
+        except (OSError, struct.error):
+            return {}
+        answer = self._ask(_GET_SERVICES, _SERVICES.pack(number), number * _SERVICE.size)
+        if answer is None:
+            return {}
+        return {
+            VirtualServerKey(
+                _PROTOCOLS[protocol], Address(address), int.from_bytes(port)
+            ): real_servers
+            for protocol, address, port, mark, real_servers in _SERVICE.iter_unpack(answer)
+            if not mark and protocol in _PROTOCOLS
+        }
+
+    def read(self, key: VirtualServerKey, count: int) -> dict[RealServerKey, RealServer] | None:
+        """Read the real servers, `count` of them; None: there are others, ask by netlink."""
+        if not count:
+            return {}
+        question = _DESTS.pack(key.protocol, key.address, key.port.to_bytes(2), 0, count)
+        answer = self._ask(_GET_DESTS, question, count * _DEST.size)
+        if answer is None:
             return None
-        if self._system.getsockopt(number, socket.SOL_IP, _GET_DESTS, buffer, ctypes.byref(length)):
-            return {} if ctypes.get_errno() == errno.ESRCH else None
-        return _decode(buffer.raw)
+        found = {
+            RealServerKey(Address(address), int.from_bytes(port)): RealServer(
+                weight, _METHODS[flags & _METHOD_MASK], upper, lower
+            )
+            for address, port, flags, weight, upper, lower in _DEST.iter_unpack(answer)
+            if address != _NOTHING and flags & _METHOD_MASK in _METHODS
+        }
+        return found if len(found) == count else None
 
     def close(self) -> None:
         """Close the socket; the next use opens another."""
@@ -71,24 +96,21 @@ class SocketOption:
             self._socket.close()
             self._socket = None
 
+    def _ask(self, option: int, question: bytes, room: int) -> bytes | None:
+        """Ask with a question, which the socket module cannot; give what comes behind it."""
+        size = len(question) + room
+        buffer = ctypes.create_string_buffer(question, size)
+        length = ctypes.c_uint(size)
+        try:
+            number = self._open().fileno()
+        except OSError:
+            return None
+        failed = self._system.getsockopt(
+            number, socket.SOL_IP, option, buffer, ctypes.byref(length)
+        )
+        return None if failed else buffer.raw[len(question) :]
+
     def _open(self) -> socket.socket:
         if self._socket is None:
             self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
         return self._socket
-
-
-def _decode(answer: bytes) -> dict[RealServerKey, RealServerReading] | None:
-    found: dict[RealServerKey, RealServerReading] = {}
-    for position in range(_QUESTION.size, _SIZE, _ENTRY.size):
-        address, port, flags, weight, upper, lower, *connections = _ENTRY.unpack_from(
-            answer, position
-        )
-        if address == _NOTHING:
-            return found
-        method = _METHODS.get(flags & _METHOD_MASK)
-        if method is None:
-            return None
-        found[RealServerKey(Address(address), int.from_bytes(port))] = RealServerReading(
-            RealServer(weight, method, upper, lower), Connections(*connections)
-        )
-    return None

@@ -169,13 +169,7 @@ class LinuxDataplane:
             addresses=dummy or set(),
             network=network,
             virtual_servers=virtual_servers,
-            real_servers={
-                key: {
-                    member: reading.server
-                    for member, reading in self._ipvs.list_real_servers(key).items()
-                }
-                for key in virtual_servers
-            },
+            real_servers=self._ipvs.real_servers(virtual_servers),
             sets=sets,
             members=members,
             rulesets={

@@ -17,7 +17,6 @@ from ipvsproxy.core.operations import (
 )
 from ipvsproxy.dataplane import DONE, Outcome, Reading, RealServerReading, Refusal
 from ipvsproxy.kernel.ipvs import Ipvs, IpvsOperation
-from ipvsproxy.kernel.ipvs_sockopt import MOST
 from ipvsproxy.model import (
     Address,
     Connections,
@@ -98,33 +97,49 @@ def test_every_protocol_and_family_is_written_and_read_back(ipvs: Ipvs) -> None:
     )
 
 
-@pytest.mark.parametrize("count", [0, 1, MOST - 1, MOST, MOST + 1, 200])
-def test_real_servers_are_the_same_by_the_system_call_and_by_netlink(
-    ipvs: Ipvs, count: int, monkeypatch: pytest.MonkeyPatch
+def test_the_whole_table_is_the_same_by_system_calls_and_by_netlink(
+    ipvs: Ipvs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     methods = (ForwardingMethod.MASQUERADE, ForwardingMethod.TUNNEL, ForwardingMethod.DIRECT_ROUTE)
     wanted = {
-        RealServerKey(Address(bytes([10, 1, number >> 8, number & 255])), 80): RealServer(
-            number % 5 * 13107, methods[number % 3], number * 7, number * 3
-        )
-        for number in range(1, count + 1)
+        WEB._replace(port=1 + count, protocol=protocol): {
+            RealServerKey(Address(bytes([10, 1, number >> 8, number & 255])), 80): RealServer(
+                number % 5 * 13107, methods[number % 3], number * 7, number * 3
+            )
+            for number in range(1, count + 1)
+        }
+        for count, protocol in ((0, Protocol.TCP), (1, Protocol.UDP), (300, Protocol.SCTP))
     }
-    apply(ipvs, AddVirtualServer(WEB, RR))
-    apply(ipvs, *(AddRealServer(WEB, member, real) for member, real in wanted.items()))
-    direct = ipvs._option.read(WEB)
-    assert (direct is None) == (count >= MOST)
-    found = ipvs.list_real_servers(WEB)
-    monkeypatch.setattr(ipvs._option, "read", lambda _: None)
-    assert ipvs.list_real_servers(WEB) == found
-    assert {member: one.server for member, one in found.items()} == wanted
+    wanted[WEB6] = {POD6: RealServer(1)}
+    for key, members in wanted.items():
+        apply(ipvs, AddVirtualServer(key, RR))
+        apply(ipvs, *(AddRealServer(key, member, real) for member, real in members.items()))
+    text = "-A -f 7 -s rr\n-A -t 10.0.0.9:80 -s rr\n-a -t 10.0.0.9:80 -r 10.9.0.1:80 -g -w 2\n"
+    text += "-a -t 10.0.0.9:80 -r [fd00::9]:80 -i -w 1\n"
+    subprocess.run(["ipvsadm", "-R"], check=True, input=text, text=True)
+    mixed = VirtualServerKey(Protocol.TCP, Address.parse("10.0.0.9"), 80)
+    wanted[mixed] = {
+        RealServerKey(Address.parse("10.9.0.1"), 80): RealServer(2, ForwardingMethod.DIRECT_ROUTE),
+        RealServerKey(Address.parse("fd00::9"), 80): RealServer(1, ForwardingMethod.TUNNEL),
+    }
+    found = ipvs.real_servers(wanted)
+    assert found == wanted
+    gone = WEB._replace(port=9)
+    assert ipvs.real_servers([gone]) == {gone: {}}
 
+    asked: list[VirtualServerKey] = []
+    listed = ipvs.list_real_servers
 
-def test_of_a_virtual_server_that_is_not_there_or_of_ipv6_the_system_call_says_so(
-    ipvs: Ipvs,
-) -> None:
-    apply(ipvs, AddVirtualServer(WEB6, RR))
-    assert ipvs._option.read(WEB) == {}
-    assert ipvs._option.read(WEB6) is None
+    def list_real_servers(key: VirtualServerKey) -> dict[RealServerKey, RealServerReading]:
+        asked.append(key)
+        return listed(key)
+
+    monkeypatch.setattr(ipvs, "list_real_servers", list_real_servers)
+    assert ipvs.real_servers(wanted) == wanted
+    assert asked == [WEB6, mixed], "no more than is needed"
+    monkeypatch.setattr(ipvs._option, "counts", dict)
+    assert ipvs.real_servers(wanted) == wanted
+    assert set(asked) == set(wanted)
 
 
 def test_every_scheduler_is_added_set_in_place_and_keeps_the_real_servers(ipvs: Ipvs) -> None:
