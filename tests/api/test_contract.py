@@ -6,7 +6,6 @@ The same tests run on both, so that the fake does not only repeat our own assump
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -14,7 +13,6 @@ from typing import NamedTuple, Protocol
 import aiohttp
 import msgspec
 import pytest
-import yaml
 
 from ipvsproxy.objects import EndpointSlice, Service
 from ipvsproxy.sources.kubernetes.access import Access, Kubeconfig, Server
@@ -28,10 +26,10 @@ from ipvsproxy.telemetry import Condition, ConditionType
 from tests.api import real_server
 from tests.api.fake_objects import KINDS, Object
 from tests.api.fake_server import FakeApiServer, Streams
+from tests.api.real_server import RealServer
 from tests.api.support import VirtualTime, endpoint_slice, following, health_in, service
 
 SERVICES = "/api/v1/services"
-ASSETS = os.environ.get("KUBEBUILDER_ASSETS", "")
 
 
 class Cluster(Protocol):
@@ -60,13 +58,12 @@ class FakeCluster(NamedTuple):
 
 
 class RealCluster(NamedTuple):
-    kubeconfig: Path
-    url: str
+    server: RealServer
     http: aiohttp.ClientSession
 
     @property
     def access(self) -> Access:
-        return Kubeconfig(self.kubeconfig)
+        return Kubeconfig(self.server.kubeconfig)
 
     async def put(self, written: Object) -> object:
         metadata = written["metadata"]
@@ -87,36 +84,19 @@ class RealCluster(NamedTuple):
 
     def _path(self, kind: str, namespace: str, name: str) -> str:
         (found,) = [one for one in KINDS if one.name == kind]
-        return f"{self.url}{found.prefix}/namespaces/{namespace}/{found.plural}/{name}"
+        return f"{self.server.url}{found.prefix}/namespaces/{namespace}/{found.plural}/{name}"
 
 
-@pytest.fixture(
-    params=[
-        "fake",
-        pytest.param(
-            "real",
-            marks=[
-                pytest.mark.apiserver,
-                pytest.mark.timeout(180),
-                pytest.mark.skipif(
-                    not ASSETS,
-                    reason="no real API server: KUBEBUILDER_ASSETS names no folder with "
-                    "etcd and kube-apiserver",
-                ),
-            ],
-        ),
-    ]
-)
+@pytest.fixture(params=["fake", pytest.param("real", marks=real_server.marks())])
 async def cluster(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Cluster]:
     if request.param == "fake":
         async with FakeApiServer() as server:
             server.streams = Streams.OFFERED
             yield FakeCluster(server)
         return
-    async with real_server.running(Path(ASSETS), tmp_path) as kubeconfig:
-        written = yaml.safe_load(kubeconfig.read_text())["clusters"][0]["cluster"]
-        async with real_server.session(Path(written["certificate-authority"])) as http:
-            yield RealCluster(kubeconfig, written["server"], http)
+    with RealServer(tmp_path) as real:
+        async with real.session() as http:
+            yield RealCluster(real, http)
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 Objects change all the time; meanwhile the server stops and starts, its history is compacted, its
 certificate and authority are rotated, tokens are replaced, lists and watches are cut, refused and
 garbled. What happens is drawn from a seed. The kernel is the fake one; `tests/kernel` has a run of
-the agent as a process, on a real one.
+the agent as a process, on a real one; `test_installed` has one beside a real API server.
 """
 
 from __future__ import annotations
@@ -12,19 +12,15 @@ import asyncio
 import os
 import random
 import shutil
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ipvsproxy.agent.wiring import Wiring, wire
+from ipvsproxy.agent.wiring import wire
 from ipvsproxy.config import Settings
-from ipvsproxy.core.operations import Operation
-from ipvsproxy.dataplane import Outcome
-from ipvsproxy.kernel.fake import FakeDataplane
-from ipvsproxy.model import Address, Protocol, VirtualServerKey
 from ipvsproxy.sources.kubernetes.access import InCluster
 from ipvsproxy.sources.kubernetes.client import connect
 from ipvsproxy.sources.kubernetes.health import SourceHealth
@@ -34,6 +30,7 @@ from tests.api.certificates import Authority, authority, server_context
 from tests.api.fake_objects import Object
 from tests.api.fake_server import FakeApiServer, Fault, Streams
 from tests.api.support import VirtualTime, endpoint_slice, service
+from tests.api.watched_kernel import SECONDS, WatchedKernel, key, running
 
 pytestmark = [
     pytest.mark.skipif(shutil.which("openssl") is None, reason="needs openssl"),
@@ -45,47 +42,6 @@ STEPS = 60
 STEADY = {f"steady-{number}": f"10.0.0.{number}" for number in range(1, 6)}
 """Services that are always there; their endpoints change, and are never none."""
 PASSING = {f"passing-{number}": f"10.0.1.{number}" for number in range(1, 6)}
-SECONDS = 30
-"""Longest wait for the agent to have caught up."""
-
-
-def key(address: str) -> VirtualServerKey:
-    return VirtualServerKey(Protocol.TCP, Address.parse(address), 80)
-
-
-class WatchedKernel(FakeDataplane):
-    """Looks after each single operation whether all that was served still is."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.missing: list[str] = []
-        self._served: set[VirtualServerKey] = set()
-        self._written = asyncio.Event()
-
-    def _carry_out(self, operation: Operation) -> Outcome:
-        outcome = super()._carry_out(operation)
-        for steady in map(key, STEADY.values()):
-            members = self.state.real_servers.get(steady, {}).values()
-            if steady.address in self.state.addresses and any(one.weight for one in members):
-                self._served.add(steady)
-            elif steady in self._served:
-                self.missing.append(f"{steady} after {operation}")
-        self._written.set()
-        return outcome
-
-    async def until(self, condition: Callable[[], bool]) -> None:
-        async with asyncio.timeout(SECONDS):
-            while not condition():
-                self._written.clear()
-                await self._written.wait()
-
-    @property
-    def table(self) -> dict[str, dict[str, int]]:
-        """Weights by real server, by virtual server."""
-        return {
-            str(virtual): {str(member): real.weight for member, real in members.items()}
-            for virtual, members in self.state.real_servers.items()
-        }
 
 
 class Cluster:
@@ -229,24 +185,11 @@ async def source_of(
         await connection.close()
 
 
-@asynccontextmanager
-async def running(wiring: Wiring, source: KubernetesSource) -> AsyncIterator[None]:
-    async def feed() -> None:
-        async for event in source.events():
-            wiring.take(event)
-
-    async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(feed()), group.create_task(wiring.reconciler.run())]
-        yield
-        for task in tasks:
-            task.cancel()
-
-
 @pytest.mark.parametrize("seed", SEEDS)
 async def test_through_whatever_happens_to_the_api_server_nothing_served_is_missing(
     tmp_path: Path, time: VirtualTime, seed: int
 ) -> None:
-    cluster, kernel = Cluster(tmp_path, seed), WatchedKernel()
+    cluster, kernel = Cluster(tmp_path, seed), WatchedKernel(STEADY.values())
     settings = Settings(node_name="node-1", min_sync_period=0.0)
     wiring = wire(settings, kernel)
     async with cluster.server:
@@ -274,7 +217,7 @@ async def test_through_whatever_happens_to_the_api_server_nothing_served_is_miss
 async def test_an_outage_is_told_and_makes_neither_unhealthy_nor_anything_go(
     tmp_path: Path, time: VirtualTime
 ) -> None:
-    cluster, kernel, conditions = Cluster(tmp_path, 0), WatchedKernel(), Conditions()
+    cluster, kernel, conditions = Cluster(tmp_path, 0), WatchedKernel(STEADY.values()), Conditions()
     wiring = wire(
         Settings(node_name="node-1"), kernel, clock=time.timing.now, conditions=conditions
     )
