@@ -110,6 +110,8 @@ class RealServer:
             f"--service-account-signing-key-file={self.accounts_key}",
             f"--token-auth-file={self.folder / 'tokens.csv'}",
             "--authorization-mode=Node,RBAC",
+            # Else it waits a minute for the watches of clients that speak HTTP/1.1.
+            "--shutdown-watch-termination-grace-period=1s",
             "--disable-admission-plugins=ServiceAccount",
         )
         self._until(self._is_ready, "kube-apiserver is not ready")
@@ -118,6 +120,12 @@ class RealServer:
         """Stop the API server as an operator does; etcd, and so what is stored, stays."""
         _stop(self._server)
         self._server = None
+
+    def kill(self) -> None:
+        """Have the API server die."""
+        if self._server is not None:
+            self._server.kill()
+        self.stop()
 
     def use_certificate_of(self, signer: Authority) -> None:
         """Have a new serving certificate, signed by an authority.

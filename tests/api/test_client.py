@@ -35,6 +35,7 @@ from ipvsproxy.sources.kubernetes.errors import (
     Throttled,
     Unauthorized,
     Unavailable,
+    Unreachable,
 )
 from tests.api.certificates import authority, needs_openssl, server_context
 from tests.api.fake_server import FakeApiServer, Fault
@@ -362,6 +363,28 @@ async def test_nobody_at_the_port_is_said_in_one_line(server: FakeApiServer) -> 
     async with connected(Server((server.url,))) as connection:
         with pytest.raises(Unavailable, match=f"^cannot reach {server.url}: Connection refused$"):
             await connection.get(SERVICES, {})
+
+
+async def test_who_hangs_up_while_tls_begins_is_said_in_one_line() -> None:
+    """As a load balancer does that has no API server behind it."""
+
+    async def hang_up(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.transport.abort()
+
+    async with await asyncio.start_server(hang_up, "127.0.0.1", 0) as listening:
+        url = f"https://127.0.0.1:{listening.sockets[0].getsockname()[1]}"
+        async with connected(Server((url,))) as connection:
+            with pytest.raises(Unreachable, match=f"^cannot reach {url}: .*[a-z]$"):
+                await connection.get(SERVICES, {})
+
+
+async def test_a_connection_that_is_lost_in_the_middle_is_said_in_one_line(
+    server: FakeApiServer, connection: ApiConnection
+) -> None:
+    server.faults.append(Fault(verb="list", cut_after=10))
+    lost = f"^connection to {server.url} lost in the middle of an answer$"
+    with pytest.raises(Unreachable, match=lost):
+        await connection.get(SERVICES, {})
 
 
 async def test_a_stream_that_falls_silent_is_given_up(

@@ -161,22 +161,32 @@ async def test_while_the_api_server_is_away_events_are_dropped_with_one_line(
     assert logs[0]["about"] == WEB
 
 
-async def test_what_the_role_does_not_allow_is_not_tried_again_and_the_rule_is_named(
+async def test_what_the_role_does_not_allow_is_given_up_and_the_rule_is_named(
     server: FakeApiServer, events: Events
 ) -> None:
     server.faults.append(Fault(verb="create", status=403, body="{}", keep=True))
     with structlog.testing.capture_logs() as logs:
         events.tell(condition("one"), "uid-1")
         events.tell(condition("two"), "uid-1")
-        await asked(server, 2)
+        await asked(server, 2 * TRIES)
         server.faults.clear()
         events.tell(condition("three"), "uid-1")
         await taken(server, 1)
-    assert len(server.asked("create", "Event")) == 3
+    assert len(server.asked("create", "Event")) == 2 * TRIES + 1
     (line,) = logs
     assert line["error"].endswith(
         'needs the rule {apiGroups: ["events.k8s.io"], resources: ["events"], verbs: ["create"]}'
     )
+
+
+async def test_an_api_server_that_has_not_read_the_roles_yet_is_asked_again(
+    server: FakeApiServer, events: Events
+) -> None:
+    server.faults.append(Fault(verb="create", status=403, body="{}"))
+    with structlog.testing.capture_logs() as logs:
+        events.tell(condition("one"), "uid-1")
+        await taken(server, 1)
+    assert logs == []
 
 
 async def test_too_many_at_once_are_dropped_with_one_line(

@@ -332,7 +332,7 @@ async def test_a_forbidden_list_names_the_missing_rule_once(
     server: FakeApiServer, connection: ApiConnection, time: VirtualTime
 ) -> None:
     body = '{"kind": "Status", "code": 403, "message": "services is forbidden"}'
-    server.faults.extend(Fault(verb="list", status=403, body=body) for _ in range(3))
+    server.faults.extend(Fault(verb="list", status=403, body=body) for _ in range(6))
     rig = Rig(connection, time)
     with structlog.testing.capture_logs() as logs:
         async with following(rig.reflector.items()) as follower:
@@ -346,6 +346,24 @@ async def test_a_forbidden_list_names_the_missing_rule_once(
         '{apiGroups: [""], resources: ["services"], verbs: ["list", "watch"]}'
     )
     assert rig.health.watches.of("Service").connected
+
+
+async def test_an_api_server_that_has_not_read_the_roles_yet_is_no_missing_rule(
+    server: FakeApiServer, connection: ApiConnection, time: VirtualTime
+) -> None:
+    """It listens before it knows them, and refuses everything for a moment."""
+    rig = Rig(connection, time)
+    with structlog.testing.capture_logs() as logs:
+        async with following(rig.reflector.items()) as follower:
+            await follower.take(1)
+            await server.until_watched(1)
+            server.faults.append(Fault(verb="watch", status=403, body="{}"))
+            await server.end_watches()
+            await server.until(lambda: not server.faults)
+            await server.put(service("first"))
+            await follower.take(1)
+    assert [entry for entry in logs if entry["log_level"] == "warning"] == []
+    assert rig.health.watches.of("Service").errors["Forbidden"] == 1
 
 
 async def test_a_server_that_is_away_is_waited_for(

@@ -361,7 +361,7 @@ async def test_where_only_the_beta_is_there_it_is_used(
 
 
 async def test_a_role_without_the_rule_for_service_cidrs_holds_up_nothing(
-    server: FakeApiServer, source: KubernetesSource
+    server: FakeApiServer, source: KubernetesSource, time: VirtualTime
 ) -> None:
     await fill(server)
     server.faults.append(Fault(kind="ServiceCIDR", status=403, keep=True))
@@ -370,6 +370,8 @@ async def test_a_role_without_the_rule_for_service_cidrs_holds_up_nothing(
             seen = await follower.until(all_listed)
             assert networks_told(seen) == set()
             assert [event.kind for event in seen if isinstance(event, Listed)].count("Node") == 1
+            began = time.now
+            await time.until(lambda: time.now > began + 60)
     (warning,) = [entry for entry in logs if entry["log_level"] == "warning"]
     assert 'apiGroups: ["networking.k8s.io"], resources: ["servicecidrs"]' in warning["error"]
 

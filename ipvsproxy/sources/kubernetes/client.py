@@ -316,6 +316,8 @@ def _explain(error: Exception, url: str) -> ApiError:
             return Unreachable(f"cannot reach {url}: {_system_reason(error.os_error)}")
         case TimeoutError():
             return Unreachable(f"no answer from {url} within the time limit")
+        case aiohttp.ClientPayloadError():
+            return Unreachable(f"connection to {url} lost in the middle of an answer")
         case _:
             return Unreachable(f"connection to {url} lost: {str(error) or type(error).__name__}")
 
@@ -333,4 +335,4 @@ def _is_about_tls(error: BaseException) -> bool:
 def _system_reason(error: OSError) -> str:
     if error.errno is not None and error.errno > 0 and type(error).__module__ != "ssl":
         return os.strerror(error.errno)
-    return error.strerror or str(error)
+    return error.strerror or str(error) or "the connection was closed while it began"

@@ -117,12 +117,11 @@ class Events:
                     await self._connection.create(path, announcement.body)
             except Conflict:
                 return None
-            except Forbidden as error:
-                return f"{error}; the role needs the rule {_RULE}"
             except (BadRequest, Rejected) as error:
                 return str(error)
             except ApiError as error:
-                failure, delay = str(error), backoff.next(error.retry_after)
+                # 403 too: an API server that has just started has not read the roles yet.
+                failure, delay = _for_operator(error), backoff.next(error.retry_after)
             else:
                 return None
         return failure
@@ -131,3 +130,9 @@ class Events:
         if failure not in self._complained:
             self._complained.add(failure)
             _log.warning("Event could not be told", about=announcement.about, error=failure)
+
+
+def _for_operator(error: ApiError) -> str:
+    if isinstance(error, Forbidden):
+        return f"{error}; the role needs the rule {_RULE}"
+    return str(error)

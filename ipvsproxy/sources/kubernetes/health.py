@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import structlog
 
@@ -18,9 +19,21 @@ from ipvsproxy.telemetry import Conditions, ConditionType, Watches
 
 UNREACHABLE_SECONDS = 10.0
 """A watch that has failed for so long makes the condition, at its next try."""
+REFUSED_SECONDS = 3.0
+"""A right that is missing for so long is told, at the next try: an API server that has just started
+refuses everything for a moment, for it listens before it has read the roles."""
 SUBJECT = "Source Kubernetes API"
 
 _log = structlog.get_logger(__name__)
+
+
+@dataclass(slots=True)
+class _Refusal:
+    """A right that is missing."""
+
+    since: float
+    told: str = ""
+    """What was logged of it."""
 
 
 class SourceHealth:
@@ -40,8 +53,8 @@ class SourceHealth:
         self._told: set[str] = set()
         """Messages of the present outage that were logged."""
         self._outage_since: float | None = None
-        self._refused: dict[str, str] = {}
-        """Watches that fail for want of a right, which is no outage, with what was logged of it."""
+        self._refused: dict[str, _Refusal] = {}
+        """Watches that fail for want of a right, which is no outage."""
 
     def begin(self, kind: str) -> None:
         """Take a watch into account, before its first request."""
@@ -102,12 +115,17 @@ class SourceHealth:
             watch.failing_since = self._now()
         self._judge()
         if isinstance(error, Forbidden):
-            if self._refused.get(kind) != text:
-                _log.warning("Kubernetes API does not allow a watch", watch=kind, error=text)
-            self._refused[kind] = text
+            self._refuse(kind, text)
         else:
             self._refused.pop(kind, None)
             self._tell(kind, text, cut=cut)
+
+    def _refuse(self, kind: str, text: str) -> None:
+        """Log a missing right, each message once, if it is missing for longer than a moment."""
+        refusal = self._refused.setdefault(kind, _Refusal(self._now()))
+        if self._now() - refusal.since >= REFUSED_SECONDS and refusal.told != text:
+            refusal.told = text
+            _log.warning("Kubernetes API does not allow a watch", watch=kind, error=text)
 
     def _tell(self, kind: str, text: str, *, cut: bool) -> None:
         """Log a failure that may be an outage, where that is worth it."""

@@ -1,0 +1,131 @@
+"""What an installed agent has of its cluster: its account by the shipped manifests, token, CA.
+
+The files are replaced at once, as kubelet does. A detour stands between agent and API server, so
+that the one can be cut off from the other while everybody else goes on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from pathlib import Path
+from typing import Self
+
+from tests.api.certificates import Authority
+from tests.api.real_server import RealServer
+
+BASE = Path(__file__).resolve().parents[2] / "manifests" / "base"
+ACCOUNT = ("serviceaccount", "clusterrole", "clusterrolebinding")
+NAMESPACE = "--namespace=kube-system"
+
+
+def install(server: RealServer) -> None:
+    """Apply what the shipped manifests give the agent of rights, and nothing else."""
+    for name in ACCOUNT:
+        server.kubectl("apply", "--filename", str(BASE / f"{name}.yaml"))
+
+
+class Account:
+    """The folder that kubelet mounts: `token` from the TokenRequest API, and `ca.crt`."""
+
+    def __init__(self, server: RealServer, folder: Path) -> None:
+        self.folder = folder
+        self._server = server
+        self._tokens = 0
+        folder.mkdir()
+        self.trust(server.authority)
+        self.renew_token()
+
+    def trust(self, *authorities: Authority) -> None:
+        self._write("ca.crt", b"".join(one.certificate.read_bytes() for one in authorities))
+
+    def renew_token(self) -> None:
+        """Get another token; the one before is good no longer.
+
+        Each is bound to an object, as those of kubelet are to their pod, and dies with it.
+        """
+        self._tokens += 1
+        name, before = f"bound-{self._tokens}", f"bound-{self._tokens - 1}"
+        self._server.kubectl("create", "secret", "generic", name, NAMESPACE)
+        bound = ("--bound-object-kind=Secret", f"--bound-object-name={name}")
+        token = self._server.kubectl("create", "token", "ipvsproxy", NAMESPACE, *bound)
+        self._write("token", token.encode())
+        self._server.kubectl("delete", "secret", before, NAMESPACE, "--ignore-not-found")
+
+    def write_token(self, token: str) -> None:
+        self._write("token", token.encode())
+
+    def _write(self, name: str, content: bytes) -> None:
+        new = self.folder / "new"
+        new.write_bytes(content)
+        new.rename(self.folder / name)
+
+
+class Detour:
+    """A port of loopback that leads to the API server, while it is open."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self._open = True
+        self._connections: set[asyncio.Task[None]] = set()
+        self._listening: asyncio.Server | None = None
+
+    @property
+    def url(self) -> str:
+        assert self._listening is not None
+        return f"https://127.0.0.1:{self._listening.sockets[0].getsockname()[1]}"
+
+    def close(self) -> None:
+        """Cut all connections, and take no more."""
+        self._open = False
+        self.cut()
+
+    def open(self) -> None:
+        self._open = True
+
+    def cut(self) -> None:
+        """Cut all connections; the next ones are taken."""
+        for one in self._connections:
+            one.cancel()
+
+    async def __aenter__(self) -> Self:
+        self._listening = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        assert self._listening is not None
+        self._listening.close()
+        self.close()
+        await asyncio.gather(*self._connections, return_exceptions=True)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._connections.add(task)
+        try:
+            if self._open:
+                await self._lead(reader, writer)
+        except (OSError, asyncio.CancelledError):
+            pass  # either end is gone, or cut off
+        finally:
+            self._connections.discard(task)
+            writer.transport.abort()
+
+    async def _lead(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there, back = await asyncio.open_connection("127.0.0.1", self._port)
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(_hand_on(reader, back))
+                group.create_task(_hand_on(there, writer))
+        except* OSError:
+            pass
+        finally:
+            back.transport.abort()
+
+
+async def _hand_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    while data := await reader.read(1 << 16):
+        writer.write(data)
+        await writer.drain()
+    with contextlib.suppress(OSError):
+        writer.write_eof()
