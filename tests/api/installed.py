@@ -8,15 +8,31 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import secrets
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Self
+from typing import NamedTuple, Self
 
+from ipvsproxy.agent.wiring import Wiring, wire
+from ipvsproxy.config import Settings
+from ipvsproxy.sources.kubernetes.access import InCluster
+from ipvsproxy.sources.kubernetes.client import connect
+from ipvsproxy.sources.kubernetes.events import Events
+from ipvsproxy.sources.kubernetes.health import SourceHealth
+from ipvsproxy.sources.kubernetes.pace import Timing
+from ipvsproxy.sources.kubernetes.source import KubernetesSource
+from ipvsproxy.telemetry import Conditions, Watches
 from tests.api.certificates import Authority
 from tests.api.real_server import RealServer
+from tests.api.watched_kernel import WatchedKernel, running
 
 BASE = Path(__file__).resolve().parents[2] / "manifests" / "base"
 ACCOUNT = ("serviceaccount", "clusterrole", "clusterrolebinding")
 NAMESPACE = "--namespace=kube-system"
+CHANCE = 0.1
+"""Of all pauses, a tenth of the longest: so that a test does not take minutes."""
 
 
 def install(server: RealServer) -> None:
@@ -31,7 +47,8 @@ class Account:
     def __init__(self, server: RealServer, folder: Path) -> None:
         self.folder = folder
         self._server = server
-        self._tokens = 0
+        self._bound = ""
+        """Name of the object that the token is bound to."""
         folder.mkdir()
         self.trust(server.authority)
         self.renew_token()
@@ -44,13 +61,14 @@ class Account:
 
         Each is bound to an object, as those of kubelet are to their pod, and dies with it.
         """
-        self._tokens += 1
-        name, before = f"bound-{self._tokens}", f"bound-{self._tokens - 1}"
+        name, before = f"bound-{secrets.token_hex(4)}", self._bound
         self._server.kubectl("create", "secret", "generic", name, NAMESPACE)
         bound = ("--bound-object-kind=Secret", f"--bound-object-name={name}")
         token = self._server.kubectl("create", "token", "ipvsproxy", NAMESPACE, *bound)
-        self._write("token", token.encode())
-        self._server.kubectl("delete", "secret", before, NAMESPACE, "--ignore-not-found")
+        self.write_token(token)
+        self._bound = name
+        if before:
+            self._server.kubectl("delete", "secret", before, NAMESPACE)
 
     def write_token(self, token: str) -> None:
         self._write("token", token.encode())
@@ -59,6 +77,40 @@ class Account:
         new = self.folder / "new"
         new.write_bytes(content)
         new.rename(self.folder / name)
+
+
+class Agent(NamedTuple):
+    wiring: Wiring
+    watches: Watches
+
+
+@asynccontextmanager
+async def agent(
+    url: str, account: Account, kernel: WatchedKernel, node_name: str = "node-1"
+) -> AsyncIterator[Agent]:
+    """Run an agent until the block ends, put together as `agent.running` does it."""
+    timing = Timing(time.monotonic, asyncio.sleep, lambda: CHANCE)
+    watches, conditions = Watches(), Conditions()
+    connection = await connect(InCluster((url,), account.folder), watches.requests)
+    events = Events(connection, node_name, timing=timing, wall_clock=time.time)
+    source = KubernetesSource(
+        connection,
+        node_name,
+        timing=timing,
+        health=SourceHealth(watches=watches, conditions=conditions, wall_clock=time.time),
+    )
+    wiring = wire(
+        Settings(node_name=node_name, min_sync_period=0.0),
+        kernel,
+        tell=events.tell,
+        conditions=conditions,
+        watches=watches,
+    )
+    try:
+        async with running(wiring, source, events.run()):
+            yield Agent(wiring, watches)
+    finally:
+        await connection.close()
 
 
 class Detour:

@@ -9,28 +9,16 @@ from __future__ import annotations
 
 import asyncio
 import random
-import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import cast
 
-from ipvsproxy.agent.wiring import Wiring, wire
-from ipvsproxy.config import Settings
-from ipvsproxy.sources.kubernetes.access import InCluster
-from ipvsproxy.sources.kubernetes.client import connect
-from ipvsproxy.sources.kubernetes.events import Events
-from ipvsproxy.sources.kubernetes.health import SourceHealth
-from ipvsproxy.sources.kubernetes.pace import Timing
-from ipvsproxy.sources.kubernetes.source import KubernetesSource
-from ipvsproxy.telemetry import Conditions, Watches
 from tests.api import real_server
 from tests.api.certificates import authority
 from tests.api.fake_objects import Object
-from tests.api.installed import Account, Detour, install
+from tests.api.installed import Account, Agent, Detour, agent, install
 from tests.api.real_server import KubectlError, RealServer
 from tests.api.support import endpoint_slice, node, service
-from tests.api.watched_kernel import WatchedKernel, key, running
+from tests.api.watched_kernel import WatchedKernel, key
 
 pytestmark = real_server.marks()
 
@@ -38,42 +26,6 @@ STEADY = {f"steady-{number}": f"10.0.5.{number}" for number in range(1, 6)}
 """Services that are always there; their endpoints change, and are never none."""
 SECONDS = 60
 """Longest wait for the agent to have caught up, pauses after failures included."""
-CHANCE = 0.1
-"""Of all pauses, a tenth of the longest: so that a test does not take minutes."""
-
-
-class Agent(NamedTuple):
-    wiring: Wiring
-    watches: Watches
-
-
-@asynccontextmanager
-async def agent(
-    url: str, account: Account, kernel: WatchedKernel, node_name: str = "node-1"
-) -> AsyncIterator[Agent]:
-    """Run an agent until the block ends, put together as `agent.running` does it."""
-    timing = Timing(time.monotonic, asyncio.sleep, lambda: CHANCE)
-    watches, conditions = Watches(), Conditions()
-    connection = await connect(InCluster((url,), account.folder), watches.requests)
-    events = Events(connection, node_name, timing=timing, wall_clock=time.time)
-    source = KubernetesSource(
-        connection,
-        node_name,
-        timing=timing,
-        health=SourceHealth(watches=watches, conditions=conditions, wall_clock=time.time),
-    )
-    wiring = wire(
-        Settings(node_name=node_name, min_sync_period=0.0),
-        kernel,
-        tell=events.tell,
-        conditions=conditions,
-        watches=watches,
-    )
-    try:
-        async with running(wiring, source, events.run()):
-            yield Agent(wiring, watches)
-    finally:
-        await connection.close()
 
 
 def endpoints_of(name: str, chance: random.Random) -> Object:

@@ -57,6 +57,8 @@ _OK, _CREATED, _UNAUTHORIZED = 200, 201, 401
 _NO_ANSWER = "<error>"
 """The code of a request without an answer, client-go's word."""
 
+_HUNG_UP = "the connection was closed at once; does an API server listen there?"
+
 KEEP_ALIVE_IDLE, KEEP_ALIVE_INTERVAL, KEEP_ALIVE_COUNT = 30, 10, 3
 """A stream's peer is asked after so many seconds of silence, again each so many, and given up after
 so many unanswered ones: a minute in all. client-go's figures, which asks by HTTP/2 pings, are
@@ -335,4 +337,4 @@ def _is_about_tls(error: BaseException) -> bool:
 def _system_reason(error: OSError) -> str:
     if error.errno is not None and error.errno > 0 and type(error).__module__ != "ssl":
         return os.strerror(error.errno)
-    return error.strerror or str(error) or "the connection was closed while it began"
+    return error.strerror or str(error) or _HUNG_UP

@@ -98,6 +98,11 @@ class Dialect:
         """Say in one line what went wrong, and the mend where there is one."""
         resource = self._resource
         match error:
+            case Forbidden() if _ANONYMOUS in str(error):
+                return (
+                    f"{error}; it takes us for nobody: the user in the kubeconfig needs a token "
+                    "or a certificate"
+                )
             case Forbidden():
                 rule = f'apiGroups: ["{resource.group}"], resources: ["{resource.plural}"]'
                 return f'{error}; the role needs the rule {{{rule}, verbs: ["list", "watch"]}}'
@@ -110,4 +115,6 @@ class Dialect:
                 return str(error)
 
 
+_ANONYMOUS = "system:anonymous"
+"""Who sends no credentials, to an API server that lets such ask (--anonymous-auth, the default)."""
 _OF_STREAMS = (BadRequest, Rejected, Expired, Silent)

@@ -110,7 +110,7 @@ def of_response(code: int, body: bytes, *, retry_after: str | None = None) -> Ap
     waits = status.details.retry_after_seconds if status.details else None
     if retry_after is not None and retry_after.isascii() and retry_after.isdigit():
         waits = float(retry_after)
-    return _make(code, status.message or "", waits or 0.0)
+    return _make(code, status.message or _sentence(body), waits or 0.0)
 
 
 def of_event(body: bytes | msgspec.Raw) -> ApiError:
@@ -118,6 +118,15 @@ def of_event(body: bytes | msgspec.Raw) -> ApiError:
     status = _decode(body)
     waits = status.details.retry_after_seconds if status.details else None
     return _make(status.code or 0, status.message or "", waits or 0.0)
+
+
+def _sentence(body: bytes) -> str:
+    """Give what was answered where it is a sentence, as to HTTP on a port of TLS, and no page."""
+    try:
+        text = body.decode("ascii").strip()
+    except ValueError:
+        return ""
+    return text if text.isprintable() and not text.startswith(("<", "{", "[")) else ""
 
 
 def _decode(body: bytes | msgspec.Raw) -> _Status:
@@ -132,7 +141,10 @@ def _make(code: int, message: str, retry_after: float) -> ApiError:
     if message:
         text += f": {' '.join(message.split())[:_LONGEST_MESSAGE]}"
     if code == _UNAUTHORIZED:
-        text += "; check the token or certificate in the kubeconfig, or the pod's ServiceAccount"
+        text += (
+            "; check the token or certificate in the kubeconfig, or the pod's ServiceAccount: "
+            "is it expired, withdrawn or of another cluster?"
+        )
     # The server has gone back in time, as after a restore of etcd: what we know is from a future
     # that it does not have, and only a new list helps.
     if _VERSION_TOO_LARGE in message:
