@@ -112,5 +112,5 @@ def _tolerant(
     if not weights or all(weights) or not any(weights):
         return server
     if Scheduler.FO in unavailable:
-        return server._replace(scheduler=Scheduler.SH, flags=Flags.SCHED_1)
-    return server._replace(scheduler=Scheduler.FO, flags=Flags.NONE)
+        return server._replace(scheduler=Scheduler.SH, flags=server.flags | Flags.SCHED_1)
+    return server._replace(scheduler=Scheduler.FO)

@@ -254,15 +254,15 @@ def describe(operation: Operation) -> str:  # noqa: C901, PLR0911, PLR0912 - one
     """Say in one line what an operation does, for `plan`, logs and conditions."""
     match operation:
         case AddVirtualServer(key, server):
-            return f"add virtual server {key} {_virtual(server)}"
+            return f"add virtual server {key} {_virtual(key, server)}"
         case SetVirtualServer(key, server):
-            return f"set virtual server {key} {_virtual(server)}"
+            return f"set virtual server {key} {_virtual(key, server)}"
         case RemoveVirtualServer(key):
             return f"remove virtual server {key}"
         case AddRealServer(key, member, real):
-            return f"add real server {member} weight {real.weight} to {key}"
+            return f"add real server {member} {_real(real)} to {key}"
         case SetRealServer(key, member, real):
-            return f"set real server {member} weight {real.weight} of {key}"
+            return f"set real server {member} {_real(real)} of {key}"
         case RemoveRealServer(key, member):
             return f"remove real server {member} of {key}"
         case CreateLink():
@@ -316,10 +316,19 @@ def member_text(member: Member) -> str:
             assert_never(member)
 
 
-def _virtual(server: VirtualServer) -> str:
+def _virtual(key: VirtualServerKey, server: VirtualServer) -> str:
     text = f"scheduler {server.scheduler}"
     if server.flags:
         text += f" flags {server.flags:#x}"
     if server.persistence:
         text += f" persistence {server.persistence}s"
+        if server.persistence_prefix != key.family.host_prefix:
+            text += f" by /{server.persistence_prefix}"
+    return text
+
+
+def _real(server: RealServer) -> str:
+    text = f"weight {server.weight}"
+    if server.upper_threshold:
+        text += f" thresholds {server.upper_threshold},{server.lower_threshold}"
     return text

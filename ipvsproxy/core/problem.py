@@ -14,6 +14,7 @@ class ProblemKind(StrEnum):
     """What is wrong; the value is the condition's name."""
 
     INVALID_ANNOTATION = "InvalidAnnotation"
+    NO_EFFECT = "NoEffect"
     SCHEDULER_UNAVAILABLE = "SchedulerUnavailable"
     CONTESTED_ADDRESS = "ContestedAddress"
     FOREIGN_VIRTUAL_SERVER = "ForeignVirtualServer"

@@ -204,9 +204,10 @@ class Settlement:
         self._over.discard(key)
         if since is not None:
             departed = dict.fromkeys(state.real_servers.get(key, {}), since)
-        deadline = (
-            self.settings.drain_deadline if since is None else self.settings.removed_service_drain
-        )
+        deadline = self.settings.removed_service_drain
+        if since is None:
+            own = frontend.drain_deadline
+            deadline = self.settings.drain_deadline if own is None else own
         settled = settle(
             frontend,
             state,

@@ -19,9 +19,11 @@ from typing import NamedTuple
 from ipvsproxy.core.annotations import (
     SLICE_WEIGHTS,
     Reader,
+    Steering,
     choose_scheduler,
+    kept_by,
     read_weights,
-    scheduler_flags,
+    steer,
     unknown_annotation,
 )
 from ipvsproxy.core.annotations.strays import strays
@@ -68,6 +70,8 @@ class Frontend(NamedTuple):
     """False: slices of this Service may be missing from the picture, so no real server is gone."""
     redirect: Redirect | None = None
     """Where clients inside the cluster are sent instead."""
+    drain_deadline: float | None = None
+    """Seconds that a real server which has left may finish its connections; None: the setting."""
 
 
 class Fragment(NamedTuple):
@@ -121,15 +125,17 @@ def translate(inputs: Inputs, around: Surroundings, previous: Fragment | None) -
     served = frozenset(one.key for one in previous.frontends) if previous else frozenset()
     found = places(service, around, served)
     annotations = dict(service.annotations)
-    reader = Reader(annotations, previous.good if previous else {})
+    keys = [one.key for one in found.places]
+    reader = Reader(annotations, previous.good if previous else kept_by(around.kernel, keys))
     choice = choose_scheduler(
         annotations,
         default=around.settings.default_scheduler,
-        previous=_last_good_scheduler([one.key for one in found.places], around, previous),
+        previous=_last_good_scheduler(keys, around, previous),
         unavailable=around.unavailable,
     )
     weighing = _Weighing(inputs.slices, previous, around.kernel)
-    builder = _Frontends(inputs, around, choice.scheduler, weighing)
+    steering = steer(reader, service, choice.scheduler)
+    builder = _Frontends(inputs, around, steering, weighing)
     frontends = tuple(map(builder.frontend, found.places))
     said = (
         choice.problem,
@@ -171,11 +177,11 @@ class _Frontends:
     """Makes frontends of places; what several of them share is worked out once."""
 
     def __init__(
-        self, inputs: Inputs, around: Surroundings, scheduler: str, weighing: _Weighing
+        self, inputs: Inputs, around: Surroundings, steering: Steering, weighing: _Weighing
     ) -> None:
         self._inputs = inputs
         self._around = around
-        self._scheduler = scheduler
+        self._steering = steering
         self._weighing = weighing
         self.without_local: set[str] = set()
         self._gathered: dict[
@@ -203,12 +209,7 @@ class _Frontends:
         return Frontend(
             key=key,
             kind=place.kinds[0],
-            server=VirtualServer(
-                self._scheduler,
-                scheduler_flags(self._scheduler),
-                service.affinity_seconds,
-                key.family.host_prefix,
-            ),
+            server=self._steering.virtual_server(key),
             real_servers=self._real_servers(place, selection),
             displaced=selection.displaced,
             retiring=selection.retiring,
@@ -218,6 +219,7 @@ class _Frontends:
             ),
             whole=self._inputs.knows_endpoints(key.family),
             redirect=_redirect(place) if redirected else None,
+            drain_deadline=self._steering.drain_deadline,
         )
 
     def _policy(self, place: Place) -> Policy:
@@ -246,7 +248,7 @@ class _Frontends:
     def _real_servers(self, place: Place, selection: Selection) -> dict[RealServerKey, RealServer]:
         endpoints = self._gather(place)
         return {
-            member: RealServer(
+            member: self._steering.real_server(
                 self._weighing.weight(place.key, member, endpoints[member].slice_name)
             )
             for member in sorted(selection.serving)

@@ -52,6 +52,7 @@ class Stage(Enum):
 
 _OF_TRANSLATION = (
     ConditionType.INVALID_ANNOTATION,
+    ConditionType.NO_EFFECT,
     ConditionType.SCHEDULER_UNAVAILABLE,
     ConditionType.CONTESTED_ADDRESS,
     ConditionType.FOREIGN_VIRTUAL_SERVER,

@@ -21,6 +21,8 @@ class ConditionType(StrEnum):
 
     INVALID_ANNOTATION = "InvalidAnnotation"
     """An annotation's value is wrong; the last good value stays, the default for a new Service."""
+    NO_EFFECT = "NoEffect"
+    """What an annotation asks for does nothing here, or not for all; the message says why."""
     SCHEDULER_UNAVAILABLE = "SchedulerUnavailable"
     """This kernel lacks the scheduler that is asked for; the previous one stays."""
     INVALID_OBJECT = "InvalidObject"

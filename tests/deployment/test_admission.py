@@ -5,15 +5,21 @@ What it lets in and what the agent takes is compared, so that the two cannot dri
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
 import yaml
 
 from ipvsproxy.core.annotations import SCHEDULER, SLICE_WEIGHTS, read_weights
+from ipvsproxy.core.annotations.affinity_prefix import AFFINITY_PREFIX, read_prefixes
+from ipvsproxy.core.annotations.connection_limit import CONNECTION_LIMIT, read_limit
+from ipvsproxy.core.annotations.drain_deadline import DRAIN_DEADLINE, read_drain_deadline
+from ipvsproxy.core.annotations.one_packet import ONE_PACKET, read_one_packet
+from ipvsproxy.core.annotations.scheduler_flags import SCHEDULER_FLAGS, read_scheduler_flags
 from ipvsproxy.model import Scheduler
 from tests.deployment.rendered import MANIFESTS, Json, sound
+from tests.unit.test_steering import WRONG
 
 cel = pytest.importorskip("cel", reason="needs common-expression-language: make setup")
 
@@ -111,6 +117,45 @@ def test_weights_that_the_agent_takes_are_let_in_and_others_are_refused(text: st
         assert right
     messages = refusals("EndpointSlice", {SLICE_WEIGHTS: text})
     assert not messages if right else "no JSON object from IP address to weight" in messages[0]
+
+
+PARSERS: Mapping[str, Callable[[str], object]] = {
+    SCHEDULER_FLAGS: read_scheduler_flags,
+    ONE_PACKET: read_one_packet,
+    AFFINITY_PREFIX: read_prefixes,
+    CONNECTION_LIMIT: read_limit,
+    DRAIN_DEADLINE: read_drain_deadline,
+}
+RIGHT = {
+    SCHEDULER_FLAGS: ("sh-port", " mh-port , mh-fallback\n", "sh-port,mh-port,sh-fallback"),
+    ONE_PACKET: ("one-way", " one-way "),
+    AFFINITY_PREFIX: ("24", "1", "32,128", "24 , 64", "16,100", "9,99"),
+    CONNECTION_LIMIT: ("1", "100", "100,75", "1000000 , 999999", "7,7"),
+    DRAIN_DEADLINE: ("0", "15m", "1h30m", "90", "1.5s", ".5s", "1.m", "500ms", "0.25"),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [(name, text) for texts in (RIGHT, WRONG) for name in texts for text in texts[name]],
+)
+def test_how_servers_are_steered_is_judged_as_the_agent_does(name: str, text: str) -> None:
+    try:
+        PARSERS[name](text.strip())
+    except ValueError:
+        right = False
+    else:
+        right = True
+    assert right == (text in RIGHT[name])
+    messages = refusals("Service", {name: text})
+    if (name, text) == (CONNECTION_LIMIT, "75,100"):
+        assert not messages  # CEL that is the same everywhere cannot compare the two
+    elif right:
+        assert not messages
+    else:
+        (message,) = messages
+        assert message.startswith(f"annotation {name}: ")
+        assert refusals("Service", {name: text}, old={name: text}) == []
 
 
 @pytest.mark.parametrize(

@@ -163,6 +163,26 @@ def test_dh_refuses_nobody_while_a_server_drains(
     assert settled.wanted.server == server
 
 
+@pytest.mark.parametrize("lacking", ["", "fo"])
+def test_what_stands_in_for_dh_schedules_single_datagrams_too(lacking: str) -> None:
+    frontend = a_frontend(A, protocol=Protocol.UDP, scheduler="dh")
+    server = frontend.server._replace(flags=Flags.ONE_PACKET)
+    weights = {A: RealServer(1), B: RealServer(0)}
+    settled = settle(
+        frontend._replace(server=server, real_servers=weights),
+        kernel(frontend),
+        connections={},
+        departed={},
+        now=0.0,
+        deadline=DEADLINE,
+        unavailable=frozenset(lacking.split()),
+    )
+    assert settled.wanted.server == VirtualServer(
+        "sh" if lacking else "fo",
+        Flags.ONE_PACKET | Flags.SCHED_1 if lacking else Flags.ONE_PACKET,
+    )
+
+
 @pytest.mark.parametrize("weights", [{}, {"b": 1}, {"b": 0}])
 def test_dh_stays_where_nobody_serves(weights: dict[str, int]) -> None:
     frontend = a_frontend(scheduler="dh")

@@ -133,7 +133,14 @@ def test_forgetting_flows_changes_nothing_that_is_compared() -> None:
             AddVirtualServer(KEY, VirtualServer("sh", Flags.SCHED_1, 300)),
             "add virtual server 10.96.0.1:80/TCP scheduler sh flags 0x8 persistence 300s",
         ),
-        (SetVirtualServer(KEY6, SERVER), "set virtual server [fd00::1]:53/UDP scheduler rr"),
+        (
+            SetVirtualServer(KEY, VirtualServer("rr", Flags.NONE, 300, 24)),
+            "set virtual server 10.96.0.1:80/TCP scheduler rr persistence 300s by /24",
+        ),
+        (
+            SetVirtualServer(KEY6, SERVER._replace(persistence_prefix=128)),
+            "set virtual server [fd00::1]:53/UDP scheduler rr",
+        ),
         (RemoveVirtualServer(KEY), "remove virtual server 10.96.0.1:80/TCP"),
         (
             AddRealServer(KEY, POD, RealServer(3)),
@@ -142,6 +149,10 @@ def test_forgetting_flows_changes_nothing_that_is_compared() -> None:
         (
             SetRealServer(KEY, POD, RealServer(0)),
             "set real server 10.1.0.1:8080 weight 0 of 10.96.0.1:80/TCP",
+        ),
+        (
+            SetRealServer(KEY, POD, RealServer(2, upper_threshold=9, lower_threshold=3)),
+            "set real server 10.1.0.1:8080 weight 2 thresholds 9,3 of 10.96.0.1:80/TCP",
         ),
         (RemoveRealServer(KEY, POD), "remove real server 10.1.0.1:8080 of 10.96.0.1:80/TCP"),
         (CreateLink(), "create the dummy interface"),

@@ -139,22 +139,50 @@ def test_a_deleted_service_without_connections_goes_at_once() -> None:
     assert target.virtual_servers == {KEY: None}
 
 
-def test_the_deadline_of_a_server_runs_from_when_it_left() -> None:
+@pytest.mark.parametrize(
+    ("own", "moments", "stays"),
+    [
+        pytest.param(None, (0.0, 500.0, 899.0, 900.0), [True, True, True, False], id="setting"),
+        pytest.param(60.0, (0.0, 59.0, 60.0), [True, True, False], id="shorter than the setting"),
+        pytest.param(2000.0, (0.0, 1999.0, 2000.0), [True, True, False], id="longer"),
+        pytest.param(0.0, (0.0,), [False], id="not at all"),
+    ],
+)
+def test_the_deadline_of_a_server_runs_from_when_it_left(
+    own: float | None, moments: tuple[float, ...], stays: list[bool]
+) -> None:
     desired, state = Desired(), kernel(KEY, weight=0)
     here = settlement(desired)
+    frontend = a_frontend(KEY)._replace(drain_deadline=own)
     fragment = Fragment(
-        NAME, None, (a_frontend(KEY),), (), annotated=False, asked="rr", scheduler="rr", weights={}
+        NAME, None, (frontend,), (), annotated=False, asked="rr", scheduler="rr", weights={}
     )
     desired.put(fragment, 0.0)
     found = []
-    for now in (0.0, 500.0, 899.0, 900.0):
+    for now in moments:
         target = here.target(
             Touched(keys={KEY}), around(state), connections={KEY: {POD: 1}}, now=now
         )
         wanted = target.virtual_servers[KEY]
         assert wanted is not None
         found.append(POD in wanted.real_servers)
-    assert found == [True, True, True, False]
+    assert found == stays
+
+
+def test_a_service_that_is_deleted_has_the_deadline_of_those_and_not_its_own() -> None:
+    desired, state = Desired(), kernel(KEY, weight=0)
+    here = settlement(desired)
+    frontend = a_frontend(KEY, POD)._replace(drain_deadline=5.0)
+    fragment = Fragment(
+        NAME, None, (frontend,), (), annotated=False, asked="rr", scheduler="rr", weights={}
+    )
+    desired.put(fragment, 0.0)
+    desired.drop(NAME, 0.0)
+    for now, stays in ((59.0, True), (60.0, False)):
+        target = here.target(
+            Touched(keys={KEY}), around(state), connections={KEY: {POD: 1}}, now=now
+        )
+        assert (target.virtual_servers[KEY] is not None) == stays
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,15 @@
 """What an operator chooses by annotation.
 
-    reading        how a Service's annotations are read; what becomes of a wrong value
-    schedulers     ipvsproxy.io/scheduler
-    slice_weights  ipvsproxy.io/weights of an EndpointSlice
-    strays         what is in our domain, and means nothing on an EndpointSlice
+    reading           how a Service's annotations are read; what becomes of a wrong value
+    schedulers        ipvsproxy.io/scheduler
+    slice_weights     ipvsproxy.io/weights of an EndpointSlice
+    scheduler_flags   ipvsproxy.io/scheduler-flags
+    one_packet        ipvsproxy.io/one-packet
+    affinity_prefix   ipvsproxy.io/affinity-prefix
+    connection_limit  ipvsproxy.io/connection-limit
+    drain_deadline    ipvsproxy.io/drain-deadline
+    steering          what the last five say together
+    strays            what is in our domain, and means nothing on an EndpointSlice
 
 Every value is judged where it is read, and a wrong one is answered with what is wrong and how to
 write it (DESIGN: what an operator types wrong is answered). A new annotation of a Service has a
@@ -14,7 +20,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from ipvsproxy.core.annotations.affinity_prefix import AFFINITY_PREFIX
+from ipvsproxy.core.annotations.connection_limit import CONNECTION_LIMIT
+from ipvsproxy.core.annotations.drain_deadline import DRAIN_DEADLINE
+from ipvsproxy.core.annotations.one_packet import ONE_PACKET
 from ipvsproxy.core.annotations.reading import Reader
+from ipvsproxy.core.annotations.scheduler_flags import SCHEDULER_FLAGS
 from ipvsproxy.core.annotations.schedulers import (
     SCHEDULER,
     SCHEDULER_ALIASES,
@@ -23,23 +34,39 @@ from ipvsproxy.core.annotations.schedulers import (
     scheduler_flags,
 )
 from ipvsproxy.core.annotations.slice_weights import MAX_WEIGHT, SLICE_WEIGHTS, read_weights
+from ipvsproxy.core.annotations.steering import Steering, kept_by, steer
 from ipvsproxy.core.problem import Problem, ProblemKind
 
 __all__ = [
+    "AFFINITY_PREFIX",
+    "CONNECTION_LIMIT",
+    "DRAIN_DEADLINE",
     "KNOWN",
     "MAX_WEIGHT",
+    "ONE_PACKET",
     "SCHEDULER",
     "SCHEDULER_ALIASES",
+    "SCHEDULER_FLAGS",
     "SLICE_WEIGHTS",
     "Reader",
     "SchedulerChoice",
+    "Steering",
     "choose_scheduler",
+    "kept_by",
     "read_weights",
     "scheduler_flags",
+    "steer",
     "unknown_annotation",
 ]
 
-KNOWN = (SCHEDULER,)
+KNOWN = (
+    SCHEDULER,
+    SCHEDULER_FLAGS,
+    ONE_PACKET,
+    AFFINITY_PREFIX,
+    CONNECTION_LIMIT,
+    DRAIN_DEADLINE,
+)
 """The annotations of our domain that mean something on a Service."""
 
 

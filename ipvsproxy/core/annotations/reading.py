@@ -2,7 +2,7 @@
 
 Knows no annotation. What each may say is its own module's; the texts that were good are kept by
 whoever keeps the Service's last translation, and handed in again. After a restart nobody remembers
-any, and a wrong value then counts as not written.
+any: what the kernel has kept is handed in then, and what nobody knows counts as not written.
 """
 
 from __future__ import annotations
@@ -46,6 +46,10 @@ class Reader:
         self.problems.append(
             Problem(ProblemKind.INVALID_ANNOTATION, f"annotation {name}: {why}"),
         )
+
+    def no_effect(self, name: str, why: str) -> None:
+        """Tell of a value that is right, but does nothing here, or not for all."""
+        self.problems.append(Problem(ProblemKind.NO_EFFECT, f"annotation {name}: {why}"))
 
     def _last_good(self, name: str, parse: Callable[[str], Value], why: str) -> Value | None:
         text = self._good_before.get(name)
