@@ -22,8 +22,9 @@ if TYPE_CHECKING:
     from testbed.layout import Node, Pod
 
 IPV4 = 4
-SCHEDULER = "ipvsproxy.io/scheduler"
-WEIGHTS = "ipvsproxy.io/weights"
+DOMAIN = "ipvsproxy.io/"
+SCHEDULER = f"{DOMAIN}scheduler"
+WEIGHTS = f"{DOMAIN}weights"
 SERVICE_PORT = 80
 FIRST_NODE_PORT = 30000
 FIRST_HEALTH_CHECK_NODE_PORT = 32000
@@ -94,6 +95,8 @@ class Service:
     exposure: Exposure = Exposure()
     internal_policy: str = "Cluster"
     """Its internalTrafficPolicy; or Local."""
+    annotations: tuple[tuple[str, str], ...] = ()
+    """Others than the scheduler's, names without our domain and values."""
 
     def address(self, family: int) -> str:
         """Its cluster address in a family, 4 or 6."""
@@ -162,6 +165,14 @@ class Service:
         """Return the same Service with another annotation."""
         return replace(self, scheduler=scheduler)
 
+    def annotated(self, **annotations: str) -> Service:
+        """Return the same Service with other annotations besides the scheduler's.
+
+        Names are without our domain, and with `_` for `-`.
+        """
+        written = ((name.replace("_", "-"), text) for name, text in annotations.items())
+        return replace(self, annotations=tuple(written))
+
     def with_endpoints(self, endpoints: Iterable[Endpoint]) -> Service:
         """Return the same Service with other endpoints."""
         return replace(self, endpoints=tuple(endpoints))
@@ -181,6 +192,7 @@ def endpoints_of(
 def documents(service: Service) -> list[Document]:
     """Return the Service and its slices as Kubernetes objects."""
     annotations: dict[str, Json] = {SCHEDULER: service.scheduler} if service.scheduler else {}
+    annotations |= {f"{DOMAIN}{name}": text for name, text in service.annotations}
     return [
         {
             "apiVersion": "v1",

@@ -134,7 +134,8 @@ def translate(inputs: Inputs, around: Surroundings, previous: Fragment | None) -
         unavailable=around.unavailable,
     )
     weighing = _Weighing(inputs.slices, previous, around.kernel)
-    steering = steer(reader, service, choice.scheduler)
+    masquerade_all = around.settings.masquerade_all
+    steering = steer(reader, service, choice.scheduler, masquerade_all=masquerade_all)
     builder = _Frontends(inputs, around, steering, weighing)
     frontends = tuple(map(builder.frontend, found.places))
     said = (
@@ -209,7 +210,7 @@ class _Frontends:
         return Frontend(
             key=key,
             kind=place.kinds[0],
-            server=self._steering.virtual_server(key),
+            server=self._steering.virtual_server(place),
             real_servers=self._real_servers(place, selection),
             displaced=selection.displaced,
             retiring=selection.retiring,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -40,14 +41,30 @@ def service(layout: Layout) -> Service:
 
 
 @pytest.fixture(scope="module")
+def steered(service: Service) -> tuple[Service, ...]:
+    """Services with all that an annotation may say of virtual and real servers."""
+    sticky = replace(service, name="sticky", number=11, scheduler="mh", affinity_seconds=600)
+    single = replace(service, name="single", number=12, protocols=("UDP",))
+    return (
+        sticky.annotated(
+            scheduler_flags="mh-port", affinity_prefix="24,64", connection_limit="100,75"
+        ),
+        single.annotated(one_packet="one-way", drain_deadline="1m"),
+    )
+
+
+@pytest.fixture(scope="module")
 def cluster(
-    layout: Layout, service: Service, tmp_path_factory: pytest.TempPathFactory
+    layout: Layout,
+    service: Service,
+    steered: tuple[Service, ...],
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Cluster]:
     """The cluster with both agents running and the Service applied."""
     with Cluster(layout, tmp_path_factory.mktemp("restart")) as cluster:
-        cluster.publish(service)
+        cluster.publish(service, *steered)
         cluster.start_agents()
-        cluster.wait_applied(service)
+        cluster.wait_applied(service, *steered)
         yield cluster
 
 

@@ -22,6 +22,8 @@ from ipvsproxy.core.annotations import (
     kept_by,
     steer,
 )
+from ipvsproxy.core.annotations.one_packet import OnePacket
+from ipvsproxy.core.frontends import Kind, Place
 from ipvsproxy.core.problem import ProblemKind
 from ipvsproxy.core.surroundings import Surroundings
 from ipvsproxy.core.translate import Fragment, Inputs, translate
@@ -63,7 +65,14 @@ def steered(
         cluster_ips=addresses,
         affinity_seconds=600 if sticky else 0,
     )
-    return steer(reader, web, scheduler), reader
+    return steer(reader, web, scheduler, masquerade_all=False), reader
+
+
+def server_at(
+    steering: Steering, key: VirtualServerKey, kind: Kind = Kind.CLUSTER_IP
+) -> VirtualServer:
+    port = ServicePort("", key.protocol, key.port)
+    return steering.virtual_server(Place(key, port, (kind,), True, key))
 
 
 def said(reader: Reader) -> list[ProblemKind]:
@@ -76,8 +85,8 @@ def said(reader: Reader) -> list[ProblemKind]:
 def test_without_annotations_nothing_but_the_fallback_of_hashes_is_chosen() -> None:
     for scheduler, flags in (("rr", Flags.NONE), ("sh", Flags.SCHED_1), ("mh", Flags.SCHED_1)):
         steering, reader = steered(UDP, scheduler=scheduler)
-        assert steering.virtual_server(DNS) == VirtualServer(scheduler, flags)
-        assert steering.virtual_server(WEB6) == VirtualServer(scheduler, flags, 0, 128)
+        assert server_at(steering, DNS) == VirtualServer(scheduler, flags)
+        assert server_at(steering, WEB6) == VirtualServer(scheduler, flags, 0, 128)
         assert steering.real_server(3) == RealServer(3)
         assert steering.drain_deadline is None
         assert not said(reader)
@@ -120,11 +129,11 @@ def test_a_port_hash_beside_session_affinity_is_told() -> None:
 @pytest.mark.parametrize("scheduler", ["rr", "wrr", "sh", "mh", "dh", "fo", "twos"])
 def test_single_datagrams_are_of_udp_ports_only(scheduler: str) -> None:
     steering, reader = steered(UDP, scheduler=scheduler, written={ONE_PACKET: "one-way"})
-    assert steering.virtual_server(DNS).flags & Flags.ONE_PACKET
+    assert server_at(steering, DNS).flags & Flags.ONE_PACKET
     assert not said(reader)
     steering, reader = steered(UDP, TCP, SCTP, scheduler=scheduler, written={ONE_PACKET: "one-way"})
-    assert steering.virtual_server(DNS).flags & Flags.ONE_PACKET
-    assert not steering.virtual_server(WEB).flags & Flags.ONE_PACKET
+    assert server_at(steering, DNS).flags & Flags.ONE_PACKET
+    assert not server_at(steering, WEB).flags & Flags.ONE_PACKET
     assert said(reader) == [NO_EFFECT]
     assert "80/TCP, 80/SCTP is served as without it" in reader.problems[0].message
 
@@ -132,20 +141,50 @@ def test_single_datagrams_are_of_udp_ports_only(scheduler: str) -> None:
 @pytest.mark.parametrize("scheduler", ["lc", "wlc", "sed", "nq", "ovf", "lblc", "lblcr"])
 def test_single_datagrams_are_refused_where_connections_are_counted(scheduler: str) -> None:
     steering, reader = steered(UDP, scheduler=scheduler, written={ONE_PACKET: "one-way"})
-    assert not steering.virtual_server(DNS).flags
+    assert not server_at(steering, DNS).flags
     assert said(reader) == [INVALID]
     assert scheduler in reader.problems[0].message
 
 
 def test_single_datagrams_are_refused_beside_session_affinity() -> None:
     steering, reader = steered(UDP, written={ONE_PACKET: "one-way"}, sticky=True)
-    assert not steering.virtual_server(DNS).flags
+    assert not server_at(steering, DNS).flags
+    assert said(reader) == [INVALID]
+
+
+OUTSIDE = (
+    {"external_ips": (Address.parse("203.0.113.1"),)},
+    {"ingress_ips": (Address.parse("203.0.113.2"),)},
+    {"ports": (ServicePort("udp", Protocol.UDP, 80, node_port=30080),)},
+)
+
+
+@pytest.mark.parametrize("fields", OUTSIDE, ids=str)
+@pytest.mark.parametrize("local", [False, True], ids=["Cluster", "Local"])
+def test_single_datagrams_are_not_for_frontends_at_which_senders_are_masqueraded(
+    fields: dict[str, object], local: bool
+) -> None:
+    web = msgspec.structs.replace(service(), ports=(UDP,))
+    web = msgspec.structs.replace(web, external_traffic_local=local, **fields)
+    reader = Reader({ONE_PACKET: "one-way"}, {})
+    steering = steer(reader, web, "rr", masquerade_all=False)
+    assert server_at(steering, DNS).flags & Flags.ONE_PACKET
+    for kind in (Kind.EXTERNAL_IP, Kind.LOAD_BALANCER, Kind.NODE_PORT):
+        assert bool(server_at(steering, DNS, kind).flags & Flags.ONE_PACKET) == local
+    assert said(reader) == ([] if local else [NO_EFFECT])
+
+
+def test_single_datagrams_are_refused_where_everybody_is_masqueraded() -> None:
+    reader = Reader({ONE_PACKET: "one-way"}, {})
+    web = msgspec.structs.replace(service(), ports=(UDP,))
+    steering = steer(reader, web, "rr", masquerade_all=True)
+    assert not server_at(steering, DNS).flags
     assert said(reader) == [INVALID]
 
 
 def test_single_datagrams_do_nothing_without_udp() -> None:
     steering, reader = steered(TCP, SCTP, written={ONE_PACKET: "one-way"})
-    assert not steering.one_packet
+    assert steering.one_packet is OnePacket.NONE
     assert said(reader) == [NO_EFFECT]
 
 
@@ -155,14 +194,14 @@ def test_single_datagrams_do_nothing_without_udp() -> None:
 )
 def test_a_prefix_is_for_each_family(text: str, ipv4: int, ipv6: int) -> None:
     steering, reader = steered(written={AFFINITY_PREFIX: text}, sticky=True)
-    assert steering.virtual_server(WEB) == VirtualServer("rr", Flags.NONE, 600, ipv4)
-    assert steering.virtual_server(WEB6) == VirtualServer("rr", Flags.NONE, 600, ipv6)
+    assert server_at(steering, WEB) == VirtualServer("rr", Flags.NONE, 600, ipv4)
+    assert server_at(steering, WEB6) == VirtualServer("rr", Flags.NONE, 600, ipv6)
     assert not said(reader)
 
 
 def test_a_prefix_does_nothing_without_affinity_or_for_the_other_family() -> None:
     steering, reader = steered(written={AFFINITY_PREFIX: "24,64"})
-    assert steering.virtual_server(WEB) == VirtualServer("rr")
+    assert server_at(steering, WEB) == VirtualServer("rr")
     assert said(reader) == [NO_EFFECT]
     _, reader = steered(written={AFFINITY_PREFIX: "24"}, sticky=True, addresses=BOTH[1:])
     assert said(reader) == [NO_EFFECT]

@@ -9,7 +9,7 @@ it from there. (It has kept no deadline: a wrong one counts as not written then.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import NamedTuple
+from typing import NamedTuple, assert_never
 
 from ipvsproxy.core.annotations.affinity_prefix import (
     AFFINITY_PREFIX,
@@ -24,13 +24,19 @@ from ipvsproxy.core.annotations.connection_limit import (
     read_limit,
 )
 from ipvsproxy.core.annotations.drain_deadline import choose_drain_deadline
-from ipvsproxy.core.annotations.one_packet import ONE_PACKET, choose_one_packet, read_one_packet
+from ipvsproxy.core.annotations.one_packet import (
+    ONE_PACKET,
+    OnePacket,
+    choose_one_packet,
+    read_one_packet,
+)
 from ipvsproxy.core.annotations.reading import Reader
 from ipvsproxy.core.annotations.scheduler_flags import (
     SCHEDULER_FLAGS,
     choose_flags,
     read_scheduler_flags,
 )
+from ipvsproxy.core.frontends import Place
 from ipvsproxy.model import (
     Family,
     Flags,
@@ -51,21 +57,32 @@ class Steering(NamedTuple):
     persistence: int
     """Seconds; 0: none."""
     prefixes: Prefixes
-    one_packet: bool
-    """Of its UDP ports."""
+    one_packet: OnePacket
     limit: ConnectionLimit
     drain_deadline: float | None
     """Seconds, 0 or more; None: that of the setting."""
 
-    def virtual_server(self, key: VirtualServerKey) -> VirtualServer:
-        """Say what the virtual server at a key looks like."""
-        one_packet = self.one_packet and key.protocol is Protocol.UDP
+    def virtual_server(self, place: Place) -> VirtualServer:
+        """Say what the virtual server of a place looks like."""
         return VirtualServer(
             self.scheduler,
-            self.flags | Flags.ONE_PACKET if one_packet else self.flags,
+            self.flags | Flags.ONE_PACKET if self._is_one_packet(place) else self.flags,
             self.persistence,
-            self.prefixes.of(key.family),
+            self.prefixes.of(place.key.family),
         )
+
+    def _is_one_packet(self, place: Place) -> bool:
+        if place.key.protocol is not Protocol.UDP:
+            return False
+        match self.one_packet:
+            case OnePacket.ALL:
+                return True
+            case OnePacket.CLUSTER_IP:
+                return not place.external
+            case OnePacket.NONE:
+                return False
+            case _:
+                assert_never(self.one_packet)
 
     def real_server(self, weight: int) -> RealServer:
         """Say what a real server of this weight looks like."""
@@ -74,18 +91,24 @@ class Steering(NamedTuple):
         )
 
 
-def steer(reader: Reader, service: Service, scheduler: str) -> Steering:
-    """Read a Service's annotations; `scheduler` is the one in force."""
+def steer(reader: Reader, service: Service, scheduler: str, *, masquerade_all: bool) -> Steering:
+    """Read a Service's annotations; `scheduler` is the one in force, `masquerade_all` as set."""
     sticky = service.affinity_seconds > 0
     protocols = {port.protocol for port in service.ports}
-    one_packet = choose_one_packet(reader, service.ports, scheduler, sticky=sticky)
+    one_packet = choose_one_packet(reader, service, scheduler, masquerade_all=masquerade_all)
     return Steering(
         scheduler,
         choose_flags(reader, scheduler, sticky=sticky),
         service.affinity_seconds,
         choose_prefixes(reader, {one.family for one in service.cluster_ips}, sticky=sticky),
         one_packet,
-        choose_limit(reader, protocols, scheduler, sticky=sticky, one_packet=one_packet),
+        choose_limit(
+            reader,
+            protocols,
+            scheduler,
+            sticky=sticky,
+            one_packet=one_packet is not OnePacket.NONE,
+        ),
         choose_drain_deadline(reader, protocols),
     )
 
