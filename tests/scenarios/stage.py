@@ -63,7 +63,7 @@ def settings_of(page: Page) -> Settings:
     """Give the settings that a page asks for; raises ConfigurationError."""
     said = page.settings
     file = "".join(f"{name}: {text}\n" for name, text in said.items() if name not in OWN_SETTINGS)
-    read = load({}, {}, file, host_name=said.get("node", "node-a")).settings
+    read = load({}, {}, file or None, host_name=said.get("node", "node-a")).settings
     return msgspec.structs.replace(
         read,
         cluster_cidrs=_networks(said.get("cluster-cidr", "10.244.0.0/16 fd00:10:244::/48")),
