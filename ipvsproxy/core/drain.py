@@ -16,9 +16,11 @@ ones kept), and dh again afterwards.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 from ipvsproxy.core.translate import Frontend
+from ipvsproxy.core.weights.shaping import UNSHAPED, shaped
 from ipvsproxy.model import (
     Flags,
     Protocol,
@@ -28,6 +30,8 @@ from ipvsproxy.model import (
     State,
     VirtualServer,
 )
+
+NOBODY_CLIMBS: Mapping[RealServerKey, int] = MappingProxyType({})
 
 
 class Wanted(NamedTuple):
@@ -58,13 +62,16 @@ def settle(
     now: float,
     deadline: float,
     unavailable: Collection[str] = frozenset(),
+    climbing: Mapping[RealServerKey, int] = NOBODY_CLIMBS,
 ) -> Settled:
     """Say what a virtual server should look like, given what it looks like.
 
     `connections` are counts (active and inactive) read after the weight had been set to 0; a real
-    server without one is not known to be idle. `deadline` (s) holds from `departed`.
+    server without one is not known to be idle. `deadline` (s) holds from `departed`. `climbing`:
+    which step of a slow start those have reached that are at one.
     """
     real_servers = dict(frontend.real_servers)
+    held: set[RealServerKey] = set()
     remembered: dict[RealServerKey, float] = {}
     draining: set[RealServerKey] = set()
     still_listed = frontend.retiring | frontend.displaced
@@ -73,6 +80,7 @@ def settle(
             continue
         if not frontend.whole and member not in still_listed:
             real_servers[member] = found
+            held.add(member)
             continue
         if frontend.key.protocol is Protocol.UDP:
             continue
@@ -85,9 +93,45 @@ def settle(
             remembered[member] = since
         real_servers[member] = found._replace(weight=0)
         draining.add(member)
+    _reweigh(real_servers, _weights(frontend, state, real_servers, held, climbing))
     server = _tolerant(frontend.server, real_servers, unavailable)
     wanted = Wanted(server, real_servers, frontend.displaced)
     return Settled(wanted, remembered, frozenset(draining))
+
+
+def _weights(
+    frontend: Frontend,
+    state: State,
+    real_servers: Mapping[RealServerKey, RealServer],
+    held: Collection[RealServerKey],
+    climbing: Mapping[RealServerKey, int],
+) -> Mapping[RealServerKey, int]:
+    """Give the weights for the kernel, as far as they are others; of none that is `held`.
+
+    What is held has a weight in the kernel's proportion, and what it was worth nobody knows. So
+    the others keep theirs as well, but for those that go to 0 or come from there.
+    """
+    if frontend.shaping == UNSHAPED and all(real.weight <= 1 for real in real_servers.values()):
+        return {}  # as they are, and of most Services
+    wanted = {member: real.weight for member, real in real_servers.items() if member not in held}
+    weights = shaped(wanted, frontend.shaping, frontend.server.scheduler, climbing)
+    if not held:
+        return weights
+    found = state.real_servers.get(frontend.key, {})
+    return {
+        member: found[member].weight
+        if weight and member in found and found[member].weight
+        else weight
+        for member, weight in weights.items()
+    }
+
+
+def _reweigh(
+    real_servers: dict[RealServerKey, RealServer], weights: Mapping[RealServerKey, int]
+) -> None:
+    for member, weight in weights.items():
+        if real_servers[member].weight != weight:
+            real_servers[member] = real_servers[member]._replace(weight=weight)
 
 
 def refuses_at_weight_zero(server: VirtualServer) -> bool:

@@ -21,6 +21,7 @@ class ProblemKind(StrEnum):
     IGNORED_FIELD = "IgnoredField"
     RESERVED_ADDRESS = "ReservedAddress"
     NODES_UNKNOWN = "NodesUnknown"
+    TOO_MANY_ENDPOINTS = "TooManyEndpoints"
 
 
 class Problem(NamedTuple):

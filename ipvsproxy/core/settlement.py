@@ -17,7 +17,7 @@ from typing import NamedTuple, assert_never
 
 from ipvsproxy.config import Settings
 from ipvsproxy.core.desired import Desired, Touched
-from ipvsproxy.core.drain import Settled, Wanted, settle
+from ipvsproxy.core.drain import NOBODY_CLIMBS, Settled, Wanted, settle
 from ipvsproxy.core.foundation import Foundation, foundation, needed_sets
 from ipvsproxy.core.frontends import Kind
 from ipvsproxy.core.ledger import Ownership
@@ -37,6 +37,7 @@ from ipvsproxy.core.sets import (
 )
 from ipvsproxy.core.surroundings import Surroundings
 from ipvsproxy.core.translate import Frontend
+from ipvsproxy.core.weights.climbing import Climbing
 from ipvsproxy.model import (
     Address,
     IpMember,
@@ -83,6 +84,8 @@ class Settlement:
         """Of the cycle that is under way."""
         self._departed: dict[VirtualServerKey, Mapping[RealServerKey, float]] = {}
         self._draining: dict[VirtualServerKey, frozenset[RealServerKey]] = {}
+        self.climbing = Climbing()
+        """Real servers at a slow start."""
         self._over: set[VirtualServerKey] = set()
         """Departures that have ended, whether or not the kernel has removed what departed."""
         self._swept = False
@@ -199,6 +202,8 @@ class Settlement:
         since = self._desired.departing.get(key)
         self._draining.pop(key, None)
         departed = self._departed.pop(key, {})
+        if frontend is None or since is not None:
+            self.climbing.forget(key)
         if frontend is None:
             return None
         self._over.discard(key)
@@ -216,6 +221,7 @@ class Settlement:
             now=now,
             deadline=deadline,
             unavailable=unavailable,
+            climbing=self._climbing(frontend, state, now) if since is None else NOBODY_CLIMBS,
         )
         if since is not None and not settled.wanted.real_servers:
             return None
@@ -224,6 +230,20 @@ class Settlement:
         if settled.draining:
             self._draining[key] = settled.draining
         return settled
+
+    def _climbing(
+        self, frontend: Frontend, state: State, now: float
+    ) -> Mapping[RealServerKey, int]:
+        return self.climbing.steps(
+            frontend.key,
+            {member: real.weight for member, real in frontend.real_servers.items()}
+            if frontend.shaping.slow_start
+            else {},
+            state.real_servers.get(frontend.key, {}),
+            shaping=frontend.shaping,
+            scheduler=frontend.server.scheduler,
+            now=now,
+        )
 
     def _removable(self, key: VirtualServerKey, state: State, holds: Holds) -> bool:
         return (

@@ -38,7 +38,9 @@ class Surroundings:
     service_networks: frozenset[Network] = frozenset()
     """What ClusterIPs are taken from: an address in it is some Service's, or will be."""
     nodes_known: bool = True
-    """Whether `taken` has the addresses of all other nodes."""
+    """Whether `taken` has the addresses of all other nodes, and `nodes` all of them."""
+    nodes: Mapping[str, Node] = field(default_factory=dict)
+    """The Nodes that are known, by name."""
 
     @cached_property
     def here(self) -> Whereabouts:

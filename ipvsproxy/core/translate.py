@@ -17,12 +17,10 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from ipvsproxy.core.annotations import (
-    SLICE_WEIGHTS,
     Reader,
     Steering,
     choose_scheduler,
     kept_by,
-    read_weights,
     steer,
     unknown_annotation,
 )
@@ -34,19 +32,18 @@ from ipvsproxy.core.members import SetMember, frontend_members, service_members
 from ipvsproxy.core.problem import Problem, ProblemKind
 from ipvsproxy.core.redirect import Redirect
 from ipvsproxy.core.surroundings import Surroundings
+from ipvsproxy.core.weights.shaping import UNSHAPED, Shaping
+from ipvsproxy.core.weights.weighing import Kept, Weighing
 from ipvsproxy.model import (
-    Address,
     Family,
     RealServer,
     RealServerKey,
     Scheduler,
-    State,
     VirtualServer,
     VirtualServerKey,
 )
 from ipvsproxy.objects import EndpointSlice, Service, ServiceName, ServicePort
 
-DEFAULT_WEIGHT = 1
 NOTHING_WRITTEN: Mapping[str, str] = MappingProxyType({})
 _NO_POLICIES: frozenset[str] = frozenset()
 
@@ -58,7 +55,8 @@ class Frontend(NamedTuple):
     kind: Kind
     server: VirtualServer
     real_servers: Mapping[RealServerKey, RealServer]
-    """In rotation, and those that an annotation has given weight 0."""
+    """In rotation, and those that an annotation has given weight 0. Weights as they are wanted, of
+    any size: `shaping` makes of them what the kernel is given."""
     displaced: frozenset[RealServerKey]
     """Ready, but not for this frontend: goes when its replacements stand."""
     retiring: frozenset[RealServerKey]
@@ -72,6 +70,7 @@ class Frontend(NamedTuple):
     """Where clients inside the cluster are sent instead."""
     drain_deadline: float | None = None
     """Seconds that a real server which has left may finish its connections; None: the setting."""
+    shaping: Shaping = UNSHAPED
 
 
 class Fragment(NamedTuple):
@@ -87,8 +86,8 @@ class Fragment(NamedTuple):
     """The scheduler that was asked for, by annotation or by default."""
     scheduler: str
     """The scheduler in force: the last good one where the other cannot be had."""
-    weights: Mapping[str, Mapping[Address, int]]
-    """The weights in force, by slice name."""
+    kept: Kept
+    """Weights that were found in the kernel, and count because nothing better is known."""
     members: frozenset[SetMember] = frozenset()
     """Set members that are needed whichever of its frontends the Service holds."""
     health_check: HealthCheck | None = None
@@ -127,23 +126,26 @@ def translate(inputs: Inputs, around: Surroundings, previous: Fragment | None) -
     annotations = dict(service.annotations)
     keys = [one.key for one in found.places]
     reader = Reader(annotations, previous.good if previous else kept_by(around.kernel, keys))
+    weighing = Weighing(
+        annotations, inputs.slices, around, reader, previous.kept if previous else None
+    )
     choice = choose_scheduler(
         annotations,
-        default=around.settings.default_scheduler,
+        default=weighing.default_scheduler(around.settings.default_scheduler),
         previous=_last_good_scheduler(keys, around, previous),
         unavailable=around.unavailable,
     )
-    weighing = _Weighing(inputs.slices, previous, around.kernel)
     masquerade_all = around.settings.masquerade_all
     steering = steer(reader, service, choice.scheduler, masquerade_all=masquerade_all)
     builder = _Frontends(inputs, around, steering, weighing)
     frontends = tuple(map(builder.frontend, found.places))
+    sizes = [len(one.real_servers) for one in frontends]
     said = (
         choice.problem,
         unknown_annotation(annotations),
         *strays(inputs.slices),
         *reader.problems,
-        *weighing.problems,
+        *weighing.remarks(choice.scheduler, sizes),
         *found.problems,
     )
     return Fragment(
@@ -154,7 +156,7 @@ def translate(inputs: Inputs, around: Surroundings, previous: Fragment | None) -
         choice.annotated,
         choice.asked,
         choice.scheduler,
-        weighing.weights,
+        weighing.kept,
         service_members(service, builder.endpoints(), around) if frontends else frozenset(),
         _health_check(inputs, around) if frontends else None,
         frozenset(builder.without_local) if builder.without_local else _NO_POLICIES,
@@ -178,7 +180,7 @@ class _Frontends:
     """Makes frontends of places; what several of them share is worked out once."""
 
     def __init__(
-        self, inputs: Inputs, around: Surroundings, steering: Steering, weighing: _Weighing
+        self, inputs: Inputs, around: Surroundings, steering: Steering, weighing: Weighing
     ) -> None:
         self._inputs = inputs
         self._around = around
@@ -221,6 +223,7 @@ class _Frontends:
             whole=self._inputs.knows_endpoints(key.family),
             redirect=_redirect(place) if redirected else None,
             drain_deadline=self._steering.drain_deadline,
+            shaping=self._shaping(place, selection),
         )
 
     def _policy(self, place: Place) -> Policy:
@@ -250,10 +253,14 @@ class _Frontends:
         endpoints = self._gather(place)
         return {
             member: self._steering.real_server(
-                self._weighing.weight(place.key, member, endpoints[member].slice_name)
+                self._weighing.weight(place.key, member, endpoints[member])
             )
             for member in sorted(selection.serving)
         }
+
+    def _shaping(self, place: Place, selection: Selection) -> Shaping:
+        endpoints = self._gather(place)
+        return self._weighing.shaping({member: endpoints[member] for member in selection.serving})
 
 
 def _redirect(place: Place) -> Redirect:
@@ -280,42 +287,3 @@ def _last_good_scheduler(
             stands_in = found.scheduler == Scheduler.FO and any(weights) and not all(weights)
             return Scheduler.DH if stands_in else found.scheduler
     return None
-
-
-class _Weighing:
-    """The weights of a Service's slices, with what is wrong in their annotations."""
-
-    def __init__(
-        self, slices: Sequence[EndpointSlice], previous: Fragment | None, kernel: State
-    ) -> None:
-        self.problems: list[Problem] = []
-        self.weights: dict[str, dict[Address, int]] = {}
-        self._kernel = kernel
-        self._from_kernel: set[str] = set()
-        """Slices whose annotation is wrong and whose last good weights nobody remembers."""
-        for part in slices:
-            if part.weights is not None:
-                self._read(part.name, part.weights, previous)
-
-    def weight(self, key: VirtualServerKey, member: RealServerKey, slice_name: str) -> int:
-        """Weight of one endpoint; 1 where nobody has said anything else."""
-        if slice_name in self._from_kernel:
-            found = self._kernel.real_servers.get(key, {}).get(member)
-            # A weight of 0 may be that of a server that was draining: not a choice to go on with.
-            if found and found.weight:
-                self.weights.setdefault(slice_name, {})[member.address] = found.weight
-        return self.weights.get(slice_name, {}).get(member.address, DEFAULT_WEIGHT)
-
-    def _read(self, slice_name: str, text: str, previous: Fragment | None) -> None:
-        try:
-            self.weights[slice_name] = read_weights(text)
-        except ValueError as error:
-            message = (
-                f"annotation {SLICE_WEIGHTS} of EndpointSlice {slice_name}: {error}; "
-                "the previous weights stay"
-            )
-            self.problems.append(Problem(ProblemKind.INVALID_ANNOTATION, message))
-            if previous is None:
-                self._from_kernel.add(slice_name)
-            elif slice_name in previous.weights:
-                self.weights[slice_name] = dict(previous.weights[slice_name])

@@ -17,6 +17,7 @@ from typing import TypeVar
 
 from ipvsproxy.model import Address, Family, Protocol
 from ipvsproxy.objects import fields, wire
+from ipvsproxy.objects.capacity import read_capacity
 from ipvsproxy.objects.external import Reach, has_node_ports, read_reach
 from ipvsproxy.objects.refusal import DEFAULT_NAMESPACE, describe
 from ipvsproxy.objects.values import (
@@ -39,6 +40,8 @@ ANNOTATION_DOMAIN = "ipvsproxy.io/"
 ALIAS_ANNOTATIONS = frozenset({"kube-router.io/service.scheduler"})
 """Annotations of others that are accepted in place of ours."""
 WEIGHTS_ANNOTATION = "ipvsproxy.io/weights"
+_SLICE_WEIGHT_ALIAS = "service.cilium.io/weight"
+_NODE_WEIGHT_ANNOTATION = "ipvsproxy.io/weight"
 _TRIGGER_ANNOTATION = "endpoints.kubernetes.io/last-change-trigger-time"
 
 _LEAVING_TAINT = "ToBeDeletedByClusterAutoscaler"
@@ -287,6 +290,7 @@ def _endpoint_slice(written: wire.EndpointSlice) -> EndpointSlice | None:
         endpoints=_endpoints(written.endpoints or (), family) if family else (),
         ports=_slice_ports(written.ports or ()),
         weights=(metadata.annotations or {}).get(WEIGHTS_ANNOTATION),
+        weight=(metadata.annotations or {}).get(_SLICE_WEIGHT_ALIAS),
         triggered=_triggered(metadata.annotations or {}),
         strays=_strays(metadata.annotations or {}),
     )
@@ -331,6 +335,7 @@ def _endpoint(index: int, written: wire.Endpoint, family: Family) -> Endpoint:
         terminating=conditions.terminating is True,
         # A few thousand names shared by a hundred thousand endpoints.
         node_name=sys.intern(written.node_name) if written.node_name else None,
+        zone=sys.intern(written.zone) if written.zone else None,
         zone_hints=_hinted(hints.for_zones) if hints.for_zones else (),
         node_hints=_hinted(hints.for_nodes) if hints.for_nodes else (),
     )
@@ -384,6 +389,9 @@ def _node(written: wire.Node) -> Node:
             if item.type == "InternalIP"
         ),
         leaving=bool(metadata.deletion_timestamp) or _LEAVING_TAINT in taints,
+        labels=tuple(sorted((key, value or "") for key, value in (metadata.labels or {}).items())),
+        weight=(metadata.annotations or {}).get(_NODE_WEIGHT_ANNOTATION),
+        capacity=read_capacity(status.allocatable or {}),
     )
 
 

@@ -111,6 +111,8 @@ class Endpoint(msgspec.Struct, frozen=True, gc=False):
     """hints.forZones: the zones that should use it (KEP-2433)."""
     node_hints: tuple[str, ...] = ()
     """hints.forNodes: the nodes that should use it (KEP-3015)."""
+    zone: str | None = None
+    """The zone that it is in."""
 
 
 class SlicePort(msgspec.Struct, frozen=True, gc=False):
@@ -133,14 +135,24 @@ class EndpointSlice(msgspec.Struct, frozen=True):
     ports: tuple[SlicePort, ...] = ()
     weights: str | None = None
     """Annotation ipvsproxy.io/weights, as written; core.annotations reads it."""
+    weight: str | None = None
+    """Annotation service.cilium.io/weight, as written: one weight for all of its endpoints."""
     triggered: float | None = None
     """When what led to its latest change happened, seconds since the epoch; None: not told."""
     strays: tuple[str, ...] = ()
     """Names of annotations in our domain that mean nothing on an EndpointSlice, in order."""
 
 
+class Capacity(NamedTuple):
+    """What a Node can bear, as the control plane sees it (status.allocatable)."""
+
+    cpu: int | None = None
+    """In thousandths of a processor; None: not told, or not to be read."""
+    pods: int | None = None
+
+
 class Node(msgspec.Struct, frozen=True):
-    """The node that the agent runs on."""
+    """A Node: the one that the agent runs on, or another."""
 
     name: str
     zone: str | None = None
@@ -149,6 +161,16 @@ class Node(msgspec.Struct, frozen=True):
     """InternalIPs, in the object's order."""
     leaving: bool = False
     """It is being deleted, or the cluster autoscaler has marked it for deletion."""
+    labels: tuple[tuple[str, str], ...] = ()
+    """All of them, sorted."""
+    weight: str | None = None
+    """Annotation ipvsproxy.io/weight, as written; core.annotations reads it."""
+    capacity: Capacity = Capacity()
+
+    @property
+    def weighing(self) -> tuple[object, ...]:
+        """What the weights of the endpoints on it may depend on."""
+        return self.labels, self.weight, self.capacity
 
 
 class ServiceCIDR(msgspec.Struct, frozen=True):

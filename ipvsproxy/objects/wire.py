@@ -124,6 +124,7 @@ class Endpoint(msgspec.Struct, rename="camel"):
     addresses: list[str] | None = None
     conditions: Conditions | None = None
     node_name: str | None = None
+    zone: str | None = None
     hints: Hints | None = None
 
 
@@ -169,6 +170,7 @@ class NodeStatus(msgspec.Struct):
     """core/v1 NodeStatus."""
 
     addresses: list[NodeAddress] | None = None
+    allocatable: dict[str, str | int | float | None] | None = None
 
 
 class Node(msgspec.Struct):

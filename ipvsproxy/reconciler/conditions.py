@@ -59,6 +59,7 @@ _OF_TRANSLATION = (
     ConditionType.IGNORED_FIELD,
     ConditionType.RESERVED_ADDRESS,
     ConditionType.NODES_UNKNOWN,
+    ConditionType.TOO_MANY_ENDPOINTS,
     ConditionType.INTERNAL_ERROR,
 )
 _SHOWN_REFUSALS = 3

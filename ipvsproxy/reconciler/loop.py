@@ -198,6 +198,7 @@ class Reconciler:
         touched = self._translation.translate(names, around)
         touched.add(self._sweep_if_due())
         touched.add(self._writer.unfinished)
+        touched.keys |= self._settlement.climbing.due(self._clock())
         connections = await self._poll()
         touched.keys.update(connections)
         target, batch = self._planning.decide(touched, around, connections)
@@ -246,7 +247,12 @@ class Reconciler:
 
     def _next_due(self) -> float:
         dues = [self._audit_due, *(due for due, _ in self._polls.values())]
-        others = (self._network.due, self._planning.due, self._writer.next_due())
+        others = (
+            self._network.due,
+            self._planning.due,
+            self._settlement.climbing.next_due,
+            self._writer.next_due(),
+        )
         return min((*dues, *(due for due in others if due is not None)))
 
     async def _announce(self, revision: int) -> None:

@@ -88,6 +88,7 @@ class Translation:
             node=self._store.node,
             taken={**gateways, **self._store.taken},
             service_networks=self._store.service_networks,
+            nodes=self._store.nodes,
             nodes_known=(self._store.nodes_listed or self.settings.watch_nodes is WatchNodes.NEVER),
         )
 

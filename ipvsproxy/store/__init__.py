@@ -11,6 +11,7 @@ Completeness (DESIGN: never act on half a picture) has two sides: `listed` - eve
 list has been read - without which nothing is translated at all; and `whole` - no part of the
 picture is known to be missing - without which nothing counts as deleted that nobody claims.
 
+    concerns    whom a change of what is around concerns
     events      what a source says, and the protocol of a source
     inputs      the store
     neighbours  Nodes, and the addresses that no Service may have

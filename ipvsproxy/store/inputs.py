@@ -10,7 +10,6 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from typing import assert_never
 
-from ipvsproxy.core.surroundings import may_be_a_node
 from ipvsproxy.core.translate import Inputs
 from ipvsproxy.model import Address, Network, Protocol, VirtualServerKey
 from ipvsproxy.objects import (
@@ -22,6 +21,7 @@ from ipvsproxy.objects import (
     ServiceCIDR,
     ServiceName,
 )
+from ipvsproxy.store.concerns import Concerns
 from ipvsproxy.store.events import (
     Event,
     Gone,
@@ -52,10 +52,7 @@ class Store:
         """
         self._awaited = set(kinds)
         self._neighbours = Neighbours(node_name)
-        self._external: set[ServiceName] = set()
-        """Services with external addresses."""
-        self._doubtful: set[ServiceName] = set()
-        """Those of them with an address that may be another node's."""
+        self._concerns = Concerns()
         self._services: dict[ServiceName, Service] = {}
         self._slices: dict[ServiceName, dict[str, EndpointSlice]] = {}
         self._slice_owner: dict[tuple[str, str], ServiceName] = {}
@@ -74,11 +71,16 @@ class Store:
 
     @property
     def needs_nodes(self) -> bool:
-        """Whether an external address of some Service may be another node's.
+        """Whether an external address of some Service may be another node's, or weights need Nodes.
 
         Any of the externalIPs may; of the others those that are near this node.
         """
-        return bool(self._doubtful)
+        return self._concerns.needs_nodes
+
+    @property
+    def nodes(self) -> Mapping[str, Node]:
+        """The Nodes that are known, by name."""
+        return self._neighbours.nodes
 
     @property
     def taken(self) -> Mapping[Address, str]:
@@ -169,10 +171,7 @@ class Store:
 
     def external_addresses(self, name: ServiceName) -> tuple[Address, ...]:
         """Give the external addresses of a Service; none where it is not there."""
-        if name not in self._external:
-            return ()
-        service = self._services[name]
-        return (*service.external_ips, *service.ingress_ips)
+        return self._concerns.external_addresses(name)
 
     def uid(self, subject: str) -> str:
         """Give the uid of the Service that a condition is about; empty for any other subject."""
@@ -228,7 +227,7 @@ class Store:
             case Listed("Nodes"):
                 changes = not self.nodes_listed
                 self.nodes_listed = True
-                self.mark_dirty(self._external)
+                self.mark_dirty(self._concerns.by_nodes)
             case Listed(kind):
                 changes = kind in self._awaited
                 self._awaited.discard(kind)
@@ -259,7 +258,7 @@ class Store:
                     return False
                 self._services[name] = changed
                 self._dirty[name] = None
-                self._note_external(name, changed)
+                self._concerns.note(changed, self.node)
             case EndpointSlice():
                 return self._put_slice(changed)
             case Node():
@@ -268,7 +267,7 @@ class Store:
                 networks = self._neighbours.put_service_cidr(changed)
                 if networks is None:
                     return False
-                self._note_networks(networks)
+                self.mark_dirty(self._concerns.within(networks))
             case _:
                 assert_never(changed)
         return True
@@ -288,16 +287,18 @@ class Store:
 
     def _put_node(self, changed: Node) -> bool:
         before = self.node
+        known = self.nodes.get(changed.name)
         addresses = self._neighbours.put(changed)
         if addresses is None:
             return False
+        if known is None or known.weighing != changed.weighing or known.zone != changed.zone:
+            self._note_weights_of(changed.name)
         if self._neighbours.is_own(changed.name):
             if before is None or _whereabouts(before) != _whereabouts(changed):
                 self.mark_dirty(self._services)
-            for name in self._external:
-                self._note_doubt(name, self._services[name])
+            self._concerns.move(changed)
         else:
-            self._note_taken(addresses)
+            self.mark_dirty(self._concerns.at(addresses))
         return True
 
     def _remove(self, reference: ObjectReference) -> bool:
@@ -307,17 +308,19 @@ class Store:
                 if self._services.pop(service, None) is None:
                     return False
                 self._dirty[service] = None
-                self._note_external(service, None)
+                self._concerns.forget(service)
                 return True
             case ObjectReference("EndpointSlice", namespace, name):
                 return self._remove_slice(namespace, name)
             case ObjectReference("Node", _, name):
                 addresses = self._neighbours.remove(name)
-                self._note_taken(addresses or frozenset())
+                self.mark_dirty(self._concerns.at(addresses or frozenset()))
+                if addresses is not None:
+                    self._note_weights_of(name)
                 return addresses is not None
             case ObjectReference("ServiceCIDR", _, name):
                 networks = self._neighbours.remove_service_cidr(name)
-                self._note_networks(networks or frozenset())
+                self.mark_dirty(self._concerns.within(networks or frozenset()))
                 return networks is not None
             case _:
                 return False
@@ -333,38 +336,19 @@ class Store:
         self._note_endpoints(owner)
         return True
 
-    def _note_external(self, name: ServiceName, service: Service | None) -> None:
-        if service is not None and (service.external_ips or service.ingress_ips):
-            self._external.add(name)
-            self._note_doubt(name, service)
-        else:
-            self._external.discard(name)
-            self._doubtful.discard(name)
-
-    def _note_doubt(self, name: ServiceName, service: Service) -> None:
-        near = any(may_be_a_node(address, self.node) for address in service.ingress_ips)
-        if service.external_ips or near:
-            self._doubtful.add(name)
-        else:
-            self._doubtful.discard(name)
+    def _note_weights_of(self, node: str) -> None:
+        """Have Services translated again whose weights depend on a Node, and that are on it."""
+        self.mark_dirty(
+            name
+            for name in self._concerns.weighed_by_node
+            for part in self._slices.get(name, {}).values()
+            if any(endpoint.node_name == node for endpoint in part.endpoints)
+        )
 
     def _note_endpoints(self, owner: ServiceName) -> None:
         if owner == API_SERVER:
             slices = self._slices.get(owner, {}).values()
-            self._note_taken(self._neighbours.put_api_servers(slices))
-
-    def _note_taken(self, addresses: AbstractSet[Address]) -> None:
-        for name in self._external if addresses else ():
-            service = self._services[name]
-            if not addresses.isdisjoint((*service.external_ips, *service.ingress_ips)):
-                self._dirty[name] = None
-
-    def _note_networks(self, networks: AbstractSet[Network]) -> None:
-        for name in self._external if networks else ():
-            service = self._services[name]
-            addresses = (*service.external_ips, *service.ingress_ips)
-            if any(address in network for address in addresses for network in networks):
-                self._dirty[name] = None
+            self.mark_dirty(self._concerns.at(self._neighbours.put_api_servers(slices)))
 
     def _sound(self, name: ServiceName) -> bool:
         """Whether no slice of a Service is nonsense without a good state that stands for it."""

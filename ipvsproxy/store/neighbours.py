@@ -34,6 +34,11 @@ class Neighbours:
         return self._nodes.get(self._node_name)
 
     @property
+    def nodes(self) -> Mapping[str, Node]:
+        """All Nodes that are known, by name."""
+        return self._nodes
+
+    @property
     def taken(self) -> Mapping[Address, str]:
         """Addresses that no Service may have, with what they are.
 

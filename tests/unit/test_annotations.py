@@ -92,7 +92,7 @@ def test_hashes_fall_back_to_another_server(scheduler: Scheduler) -> None:
     assert scheduler_flags(scheduler) == (Flags.SCHED_1 if scheduler in {"sh", "mh"} else 0)
 
 
-@pytest.mark.parametrize("name", ["ipvsproxy.io/schedular", "ipvsproxy.io/weights"])
+@pytest.mark.parametrize("name", ["ipvsproxy.io/schedular", "ipvsproxy.io/weight"])
 def test_an_annotation_of_our_domain_that_means_nothing_is_answered(name: str) -> None:
     problem = unknown_annotation({OURS: "lc", ALIAS: "rr", name: "sh"})
     assert problem is not None

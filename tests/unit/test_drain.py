@@ -27,7 +27,6 @@ def a_frontend(
     *serving: RealServerKey,
     scheduler: str = "rr",
     protocol: Protocol = Protocol.TCP,
-    weight: int = 1,
     displaced: tuple[RealServerKey, ...] = (),
     retiring: tuple[RealServerKey, ...] = (),
     whole: bool = True,
@@ -36,7 +35,7 @@ def a_frontend(
         VirtualServerKey(protocol, Address.parse("10.96.0.1"), 80),
         Kind.CLUSTER_IP,
         VirtualServer(scheduler),
-        {member: RealServer(weight) for member in serving},
+        {member: RealServer(1) for member in serving},
         frozenset(displaced),
         frozenset(retiring),
         bind=True,
@@ -108,7 +107,7 @@ def test_a_server_that_is_no_longer_wanted(  # noqa: PLR0917 - a row of the tabl
 
 
 def test_a_server_that_comes_back_has_its_weight_and_no_memory() -> None:
-    frontend = a_frontend(A, B, weight=3)
+    frontend = a_frontend(A, B)._replace(real_servers={A: RealServer(3), B: RealServer(2)})
     settled = settle(
         frontend,
         kernel(frontend, a=3, b=0),
@@ -117,7 +116,7 @@ def test_a_server_that_comes_back_has_its_weight_and_no_memory() -> None:
         now=10.0,
         deadline=DEADLINE,
     )
-    assert settled.wanted.real_servers == {A: RealServer(3), B: RealServer(3)}
+    assert settled.wanted.real_servers == {A: RealServer(3), B: RealServer(2)}
     assert not settled.departed
     assert not settled.draining
 
@@ -134,6 +133,15 @@ def test_half_a_picture_takes_no_server_away_but_lowers_what_it_names() -> None:
     )
     assert settled.wanted.real_servers == {A: RealServer(1), B: RealServer(0), C: RealServer(7)}
     assert settled.draining == {B}
+
+
+def test_beside_a_server_that_nobody_knows_weights_stay_in_the_kernels_proportion() -> None:
+    frontend = a_frontend(A, B, whole=False)
+    frontend = frontend._replace(real_servers={A: RealServer(30), B: RealServer(20)})
+    settled = settle(
+        frontend, kernel(frontend, a=3, c=1), connections={}, departed={}, now=0.0, deadline=0.0
+    )
+    assert settled.wanted.real_servers == {A: RealServer(3), B: RealServer(2), C: RealServer(1)}
 
 
 @pytest.mark.parametrize(

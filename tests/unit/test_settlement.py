@@ -60,9 +60,7 @@ def around(state: State) -> Surroundings:
 def put(desired: Desired, *keys: VirtualServerKey, now: float = 0.0) -> Touched:
     frontends = tuple(a_frontend(key, POD) for key in keys)
     return desired.put(
-        Fragment(
-            NAME, None, frontends, (), annotated=False, asked="rr", scheduler="rr", weights={}
-        ),
+        Fragment(NAME, None, frontends, (), annotated=False, asked="rr", scheduler="rr", kept={}),
         now,
     )
 
@@ -155,7 +153,7 @@ def test_the_deadline_of_a_server_runs_from_when_it_left(
     here = settlement(desired)
     frontend = a_frontend(KEY)._replace(drain_deadline=own)
     fragment = Fragment(
-        NAME, None, (frontend,), (), annotated=False, asked="rr", scheduler="rr", weights={}
+        NAME, None, (frontend,), (), annotated=False, asked="rr", scheduler="rr", kept={}
     )
     desired.put(fragment, 0.0)
     found = []
@@ -174,7 +172,7 @@ def test_a_service_that_is_deleted_has_the_deadline_of_those_and_not_its_own() -
     here = settlement(desired)
     frontend = a_frontend(KEY, POD)._replace(drain_deadline=5.0)
     fragment = Fragment(
-        NAME, None, (frontend,), (), annotated=False, asked="rr", scheduler="rr", weights={}
+        NAME, None, (frontend,), (), annotated=False, asked="rr", scheduler="rr", kept={}
     )
     desired.put(fragment, 0.0)
     desired.drop(NAME, 0.0)

@@ -3,6 +3,10 @@
     reading           how a Service's annotations are read; what becomes of a wrong value
     schedulers        ipvsproxy.io/scheduler
     slice_weights     ipvsproxy.io/weights of an EndpointSlice
+    weight_rules      ipvsproxy.io/weights of a Service
+    weight_source     ipvsproxy.io/weight-source of a Service, ipvsproxy.io/weight of a Node
+    zone_preference   ipvsproxy.io/zone-preference
+    slow_start        ipvsproxy.io/slow-start
     scheduler_flags   ipvsproxy.io/scheduler-flags
     one_packet        ipvsproxy.io/one-packet
     affinity_prefix   ipvsproxy.io/affinity-prefix
@@ -33,8 +37,23 @@ from ipvsproxy.core.annotations.schedulers import (
     choose_scheduler,
     scheduler_flags,
 )
-from ipvsproxy.core.annotations.slice_weights import MAX_WEIGHT, SLICE_WEIGHTS, read_weights
+from ipvsproxy.core.annotations.slice_weights import (
+    MAX_WEIGHT,
+    SLICE_WEIGHT,
+    SLICE_WEIGHTS,
+    read_weight,
+    read_weights,
+)
+from ipvsproxy.core.annotations.slow_start import SLOW_START, read_slow_start
 from ipvsproxy.core.annotations.steering import Steering, kept_by, steer
+from ipvsproxy.core.annotations.weight_rules import WEIGHT_RULES, WeightRules, read_weight_rules
+from ipvsproxy.core.annotations.weight_source import (
+    NODE_WEIGHT,
+    WEIGHT_SOURCE,
+    WeightSource,
+    read_weight_source,
+)
+from ipvsproxy.core.annotations.zone_preference import ZONE_PREFERENCE, read_zone_preference
 from ipvsproxy.core.problem import Problem, ProblemKind
 
 __all__ = [
@@ -43,17 +62,31 @@ __all__ = [
     "DRAIN_DEADLINE",
     "KNOWN",
     "MAX_WEIGHT",
+    "NODE_WEIGHT",
     "ONE_PACKET",
     "SCHEDULER",
     "SCHEDULER_ALIASES",
     "SCHEDULER_FLAGS",
+    "SLICE_WEIGHT",
     "SLICE_WEIGHTS",
+    "SLOW_START",
+    "WEIGHT_RULES",
+    "WEIGHT_SOURCE",
+    "ZONE_PREFERENCE",
     "Reader",
     "SchedulerChoice",
     "Steering",
+    "WeightRules",
+    "WeightSource",
+    "asks_for_nodes",
     "choose_scheduler",
     "kept_by",
+    "read_slow_start",
+    "read_weight",
+    "read_weight_rules",
+    "read_weight_source",
     "read_weights",
+    "read_zone_preference",
     "scheduler_flags",
     "steer",
     "unknown_annotation",
@@ -61,6 +94,10 @@ __all__ = [
 
 KNOWN = (
     SCHEDULER,
+    WEIGHT_RULES,
+    WEIGHT_SOURCE,
+    ZONE_PREFERENCE,
+    SLOW_START,
     SCHEDULER_FLAGS,
     ONE_PACKET,
     AFFINITY_PREFIX,
@@ -78,5 +115,16 @@ def unknown_annotation(annotations: Mapping[str, str]) -> Problem | None:
     return Problem(
         ProblemKind.INVALID_ANNOTATION,
         f"annotation {', '.join(unknown)}: not known on a Service, and passed over; "
-        f"known are {', '.join(KNOWN)} ({SLICE_WEIGHTS} is read on an EndpointSlice)",
+        f"known are {', '.join(KNOWN)}",
+    )
+
+
+def asks_for_nodes(annotations: Mapping[str, str]) -> bool:
+    """Whether a Service's weights depend on Nodes: on their labels, annotations or capacity.
+
+    Rules by node name and zone do not: a slice says both of each endpoint.
+    """
+    rules = annotations.get(WEIGHT_RULES, "")
+    return WEIGHT_SOURCE in annotations or any(
+        rule.strip().startswith("label") for rule in rules.split(",")
     )

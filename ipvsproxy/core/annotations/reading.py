@@ -25,21 +25,32 @@ class Reader:
         self.good: dict[str, str] = {}
         """The texts in force now: what to hand in the next time."""
         self.problems: list[Problem] = []
+        self._never_right: set[str] = set()
 
-    def read(self, name: str, parse: Callable[[str], Value]) -> Value | None:
+    def read(self, name: str, parse: Callable[[str], Value], *, stays: str = "") -> Value | None:
         """Give what an annotation says; None where it is not written, or was never right.
 
-        `parse` raises ValueError with one line: what is wrong, and how to write it.
+        `parse` raises ValueError with one line: what is wrong, and how to write it. `stays` says
+        what is in force in place of a wrong value, where that is not the last good text.
         """
-        text = self._written.get(name)
+        return self.read_text(name, self._written.get(name), parse, stays=stays)
+
+    def read_text(
+        self, name: str, text: str | None, parse: Callable[[str], Value], *, stays: str = ""
+    ) -> Value | None:
+        """Read, as `read` does, what another object says; `name` tells which: "NAME of KIND X"."""
         if text is None:
             return None
         try:
             value = parse(text.strip())
         except ValueError as error:
-            return self._last_good(name, parse, str(error))
+            return self._last_good(name, parse, str(error), stays)
         self.good[name] = text
         return value
+
+    def never_right(self, name: str) -> bool:
+        """Whether an annotation was read, is wrong, and no good text of it is known."""
+        return name in self._never_right
 
     def refuse(self, name: str, why: str) -> None:
         """Tell of a value that is well written, but cannot be taken here."""
@@ -51,11 +62,14 @@ class Reader:
         """Tell of a value that is right, but does nothing here, or not for all."""
         self.problems.append(Problem(ProblemKind.NO_EFFECT, f"annotation {name}: {why}"))
 
-    def _last_good(self, name: str, parse: Callable[[str], Value], why: str) -> Value | None:
+    def _last_good(
+        self, name: str, parse: Callable[[str], Value], why: str, stays: str
+    ) -> Value | None:
         text = self._good_before.get(name)
-        stays = "it counts as not written" if text is None else f"{text.strip()!r} stays"
-        self.refuse(name, f"{why}; {stays}")
+        kept = "it counts as not written" if text is None else f"{text.strip()!r} stays"
+        self.refuse(name, f"{why}; {stays or kept}")
         if text is None:
+            self._never_right.add(name)
             return None
         self.good[name] = text
         return parse(text.strip())

@@ -1,4 +1,4 @@
-"""The annotation of an EndpointSlice that gives weights by address.
+"""The annotations of an EndpointSlice that give weights: by address, or one to all.
 
 Says what is wrong with a value; what stays in force instead is its caller's.
 """
@@ -10,6 +10,9 @@ import msgspec
 from ipvsproxy.model import Address
 
 SLICE_WEIGHTS = "ipvsproxy.io/weights"
+SLICE_WEIGHT = "service.cilium.io/weight"
+"""Cilium's: the weight of every endpoint of the slice (0-65535; 0 takes no new connection). Of
+lower rank than `SLICE_WEIGHTS`."""
 
 MAX_WEIGHT = 65535
 """Greatest weight of a real server (IP_VS_DEST_ATTR_WEIGHT is 32 bits; ipvsadm stops here)."""
@@ -41,3 +44,12 @@ def _weight(address: str, weight: object) -> tuple[Address, int]:
             f"{_WEIGHTS_HINT}"
         )
     return parsed, weight
+
+
+def read_weight(text: str) -> int:
+    """Read a weight that stands alone. Raises ValueError as `read_weights` does."""
+    if not (text.isascii() and text.isdigit() and int(text) <= MAX_WEIGHT):
+        raise ValueError(
+            f"{text!r} is not a whole number from 0 to {MAX_WEIGHT}; write for example 3"
+        )
+    return int(text)

@@ -1,0 +1,84 @@
+"""The annotation of a Service that gives weights by where an endpoint is.
+
+Knows how rules are written and which of them counts for an endpoint; not what a weight is for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from ipvsproxy.core.annotations.slice_weights import MAX_WEIGHT
+
+WEIGHT_RULES = "ipvsproxy.io/weights"
+
+_HINT = "write for example zone=a:3,zone=b:1,label=disk=ssd:5,node=big-1:10"
+
+
+class WeightRules(NamedTuple):
+    """Weights by node, by label of the node and by zone; the first that applies counts."""
+
+    nodes: Mapping[str, int]
+    labels: Mapping[tuple[str, str], int]
+    """By key and value, in the order in which they are written."""
+    zones: Mapping[str, int]
+
+    def weight(
+        self, node: str | None, zone: str | None, labels: tuple[tuple[str, str], ...]
+    ) -> int | None:
+        """Give the weight of what is on a node, in a zone; None where no rule speaks of it.
+
+        What is said of a node goes before what is said of a label, and that before the zone's.
+        """
+        if node is not None and node in self.nodes:
+            return self.nodes[node]
+        for label, weight in self.labels.items():
+            if label in labels:
+                return weight
+        return self.zones.get(zone) if zone is not None else None
+
+
+def read_weight_rules(text: str) -> WeightRules:
+    """Read `node=NAME:W`, `label=KEY=VALUE:W` and `zone=NAME:W`, separated by commas.
+
+    A weight is 0-65535. Raises ValueError with one line that says which rule is wrong.
+    """
+    rules = WeightRules({}, {}, {})
+    nodes: dict[str, int] = {}
+    labels: dict[tuple[str, str], int] = {}
+    zones: dict[str, int] = {}
+    for rule in text.split(","):
+        place, _, number = (part.strip() for part in rule.rpartition(":"))
+        kind, _, name = (part.strip() for part in place.partition("="))
+        weight = _weight(rule.strip(), number)
+        key, equals, value = (part.strip() for part in name.partition("="))
+        match kind:
+            case "node" if name and name not in nodes:
+                nodes[name] = weight
+            case "zone" if name and name not in zones:
+                zones[name] = weight
+            case "label" if key and equals and (key, value) not in labels:
+                labels[key, value] = weight
+            case "node" | "zone" | "label":
+                raise ValueError(f"{rule.strip()!r}: {_fault(kind, name)}; {_HINT}")
+            case _:
+                raise ValueError(
+                    f"{rule.strip()!r} begins with none of node= label= zone=; {_HINT}"
+                )
+    return rules._replace(nodes=nodes, labels=labels, zones=zones)
+
+
+def _fault(kind: str, name: str) -> str:
+    if kind == "label" and "=" not in name:
+        return "a label is KEY=VALUE"
+    return f"{kind} {name} has a rule already" if name.strip("=") else f"names no {kind}"
+
+
+def _weight(rule: str, number: str) -> int:
+    if not rule:
+        raise ValueError(f"a rule is empty; {_HINT}")
+    if not (number.isascii() and number.isdigit() and int(number) <= MAX_WEIGHT):
+        raise ValueError(
+            f"{rule!r} does not end with : and a whole number from 0 to {MAX_WEIGHT}; {_HINT}"
+        )
+    return int(number)

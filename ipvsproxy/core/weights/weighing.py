@@ -1,0 +1,258 @@
+"""What the endpoints of one Service are to weigh, and what becomes of that: of objects only.
+
+Knows annotations of the Service, its slices and Nodes, and their order; knows nothing of what is
+made of a weight (`shaping`, `normal`). The first of these that says anything counts:
+
+1. the slice, by address, else of all its endpoints;
+2. the Service's rules, by node, by label of the node, by zone;
+3. the Node's annotation, where the Service has a weight source;
+4. what the Node can bear, where that is the source;
+5. nothing: 1.
+
+Two things make the kernel speak for all of these: a value that is wrong after a restart, when
+nobody remembers the good one, and Nodes that are needed and not listed yet. Then the weights found
+in the kernel stay, all of the virtual server's: they are in the kernel's proportion, and one of
+ours among them would not be.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from types import MappingProxyType
+
+from ipvsproxy.config import WatchNodes
+from ipvsproxy.core.annotations import (
+    NODE_WEIGHT,
+    SLICE_WEIGHT,
+    SLICE_WEIGHTS,
+    SLOW_START,
+    WEIGHT_RULES,
+    WEIGHT_SOURCE,
+    ZONE_PREFERENCE,
+    Reader,
+    asks_for_nodes,
+    read_slow_start,
+    read_weight,
+    read_weight_rules,
+    read_weight_source,
+    read_weights,
+    read_zone_preference,
+)
+from ipvsproxy.core.endpoints import PlacedEndpoint
+from ipvsproxy.core.problem import Problem, ProblemKind
+from ipvsproxy.core.surroundings import Surroundings
+from ipvsproxy.core.weights.normal import TABLES, WEIGHTLESS
+from ipvsproxy.core.weights.shaping import UNSHAPED, WITHOUT_PREFERENCE, Shaping
+from ipvsproxy.model import Address, RealServerKey, Scheduler, VirtualServerKey
+from ipvsproxy.objects import EndpointSlice, Node
+
+DEFAULT_WEIGHT = 1
+
+Kept = Mapping[VirtualServerKey, Mapping[RealServerKey, int]]
+"""Weights that were found in the kernel."""
+NOTHING_KEPT: Kept = MappingProxyType({})
+
+_STAYS = "the previous weights stay"
+_WEIGHTED = {Scheduler.RR: Scheduler.WRR, Scheduler.LC: Scheduler.WLC}
+_ON_SERVICE = (WEIGHT_RULES, WEIGHT_SOURCE, ZONE_PREFERENCE, SLOW_START)
+
+
+class Weighing:
+    """Weighs the endpoints of one Service."""
+
+    def __init__(
+        self,
+        annotations: Mapping[str, str],
+        slices: Sequence[EndpointSlice],
+        around: Surroundings,
+        reader: Reader,
+        kept: Kept | None,
+    ) -> None:
+        """Read all that weights depend on; what is wrong with it is told to `reader`.
+
+        `kept` is `kept` of the translation before; None: there was none, as after a restart.
+        """
+        self._around = around
+        self._reader = reader
+        self._written = [name for name in _ON_SERVICE if name in annotations]
+        self._in_slices = any(
+            part.weights is not None or part.weight is not None for part in slices
+        )
+        self._rules = reader.read(WEIGHT_RULES, read_weight_rules, stays=_STAYS)
+        self._source = reader.read(WEIGHT_SOURCE, read_weight_source, stays=_STAYS)
+        self._slow_start = reader.read(SLOW_START, read_slow_start)
+        self._preference = reader.read(ZONE_PREFERENCE, read_zone_preference)
+        self._by_address: dict[str, Mapping[Address, int]] = {}
+        self._by_slice: dict[str, int] = {}
+        self._read_slices(slices)
+        self._by_node: dict[str, int] = {}
+        if self._source is not None:
+            self._read_nodes(slices)
+        self.problems: list[Problem] = []
+        waits = asks_for_nodes(annotations) and self._waits_for_nodes()
+        lost = any(map(reader.never_right, self._names(slices)))
+        self._kept_before = kept or NOTHING_KEPT
+        self._of_kernel = waits or (lost and (kept is None or bool(kept)))
+        self.kept: dict[VirtualServerKey, dict[RealServerKey, int]] = {}
+        """Weights that were found in the kernel, and count because nothing better is known."""
+
+    def default_scheduler(self, default: str) -> str:
+        """Give the scheduler of a Service that chooses none: one that goes by weights.
+
+        It depends on what is written, not on whether it is right: a wrong value changes nothing.
+        """
+        asked = self._written or self._in_slices
+        return _WEIGHTED.get(Scheduler(default), default) if asked else default
+
+    def weight(self, key: VirtualServerKey, member: RealServerKey, placed: PlacedEndpoint) -> int:
+        """Weigh one endpoint: a whole number from 0."""
+        if self._of_kernel:
+            return self._kept_weight(key, member)
+        address = placed.endpoint.address
+        weight = self._by_address.get(placed.slice_name, {}).get(address)
+        if weight is None:
+            weight = self._by_slice.get(placed.slice_name)
+        if weight is None:
+            weight = self._by_place(placed)
+        return DEFAULT_WEIGHT if weight is None else weight
+
+    def shaping(self, serving: Mapping[RealServerKey, PlacedEndpoint]) -> Shaping:
+        """Say what becomes of the weights of those that serve at one virtual server."""
+        slow_start, preference = self._slow_start or 0, self._preference or 0
+        if not preference or self._of_kernel:
+            return Shaping(slow_start) if slow_start else UNSHAPED
+        here = self._around.here.zone
+        zones = {member: self._zone(placed) for member, placed in serving.items()}
+        own = frozenset(member for member, zone in zones.items() if zone and zone == here)
+        count = len({zone for zone in zones.values() if zone})
+        return Shaping(slow_start, preference, own, max(1, count))
+
+    def remarks(self, scheduler: str, sizes: Collection[int]) -> list[Problem]:
+        """Say what has no effect, or no room, under a scheduler; `sizes`: endpoints by frontend."""
+        found = [*self.problems]
+        if without := self._without_effect(scheduler):
+            found.append(
+                Problem(
+                    ProblemKind.NO_EFFECT,
+                    f"annotation {', '.join(without)}: no effect with scheduler {scheduler}; "
+                    f"leave ipvsproxy.io/scheduler out, or write wrr or wlc",
+                )
+            )
+        room = TABLES.get(scheduler)
+        if room is not None and max(sizes, default=0) > room:
+            found.append(
+                Problem(
+                    ProblemKind.TOO_MANY_ENDPOINTS,
+                    f"{max(sizes)} endpoints, and the table of scheduler {scheduler} has room for "
+                    f"{room}: the others take no connection; choose another scheduler",
+                )
+            )
+        return found
+
+    def _without_effect(self, scheduler: str) -> list[str]:
+        without = self._written if scheduler in WEIGHTLESS else []
+        if scheduler in WEIGHTLESS and any(
+            weight > 1
+            for weights in (
+                self._by_slice.values(),
+                *(one.values() for one in self._by_address.values()),
+            )
+            for weight in weights
+        ):
+            without = [*without, f"{SLICE_WEIGHTS} of an EndpointSlice"]
+        if scheduler in WITHOUT_PREFERENCE - WEIGHTLESS and ZONE_PREFERENCE in self._written:
+            without = [ZONE_PREFERENCE]
+        return without
+
+    def _names(self, slices: Sequence[EndpointSlice]) -> list[str]:
+        """Name all that is read to weigh, as the reader knows it."""
+        of_slices = [
+            _of_slice(name, part) for part in slices for name in (SLICE_WEIGHTS, SLICE_WEIGHT)
+        ]
+        return [WEIGHT_RULES, WEIGHT_SOURCE, *of_slices, *map(_of_node, _node_names(slices))]
+
+    def _read_slices(self, slices: Sequence[EndpointSlice]) -> None:
+        for part in slices:
+            by_address = self._reader.read_text(
+                _of_slice(SLICE_WEIGHTS, part), part.weights, read_weights, stays=_STAYS
+            )
+            if by_address is not None:
+                self._by_address[part.name] = by_address
+            of_all = self._reader.read_text(
+                _of_slice(SLICE_WEIGHT, part), part.weight, read_weight, stays=_STAYS
+            )
+            if of_all is not None:
+                self._by_slice[part.name] = of_all
+
+    def _read_nodes(self, slices: Sequence[EndpointSlice]) -> None:
+        for name in _node_names(slices):
+            node = self._around.nodes.get(name)
+            weight = self._reader.read_text(
+                _of_node(name), node.weight if node is not None else None, read_weight, stays=_STAYS
+            )
+            if weight is not None:
+                self._by_node[name] = weight
+
+    def _waits_for_nodes(self) -> bool:
+        """Whether Nodes are needed that are not known yet; tell so, also where they never will."""
+        never = self._around.settings.watch_nodes is WatchNodes.NEVER
+        waits = not self._around.nodes_known
+        if waits:
+            text = (
+                "weights by Node wait for the list of all Nodes; those in the kernel stay till then"
+            )
+            self.problems.append(Problem(ProblemKind.NODES_UNKNOWN, text))
+        elif never:
+            text = (
+                "weights by Node need all Nodes, and watchNodes is never: endpoints on other nodes "
+                "weigh 1; set watchNodes to auto"
+            )
+            self.problems.append(Problem(ProblemKind.NODES_UNKNOWN, text))
+        return waits
+
+    def _kept_weight(self, key: VirtualServerKey, member: RealServerKey) -> int:
+        weight = self._kept_before.get(key, {}).get(member)
+        if weight is None:
+            found = self._around.kernel.real_servers.get(key, {}).get(member)
+            # A weight of 0 may be that of a server that was draining: not a choice to go on with.
+            weight = found.weight if found is not None and found.weight else None
+        if weight is not None:
+            self.kept.setdefault(key, {})[member] = weight
+        return DEFAULT_WEIGHT if weight is None else weight
+
+    def _by_place(self, placed: PlacedEndpoint) -> int | None:
+        endpoint = placed.endpoint
+        node = self._node(placed)
+        weight = None
+        if self._rules is not None:
+            labels = node.labels if node is not None else ()
+            weight = self._rules.weight(endpoint.node_name, self._zone(placed), labels)
+        if weight is None and node is not None and self._source is not None:
+            weight = self._by_node.get(node.name)
+            if weight is None:
+                weight = self._source.weight(node.capacity)
+        return weight
+
+    def _node(self, placed: PlacedEndpoint) -> Node | None:
+        name = placed.endpoint.node_name
+        return self._around.nodes.get(name) if name is not None else None
+
+    def _zone(self, placed: PlacedEndpoint) -> str | None:
+        """Give the zone of an endpoint: of its slice, else of its Node as far as that is known."""
+        if placed.endpoint.zone is not None:
+            return placed.endpoint.zone
+        node = self._node(placed)
+        return node.zone if node is not None else None
+
+
+def _of_slice(name: str, part: EndpointSlice) -> str:
+    return f"{name} of EndpointSlice {part.name}"
+
+
+def _of_node(name: str) -> str:
+    return f"{NODE_WEIGHT} of Node {name}"
+
+
+def _node_names(slices: Sequence[EndpointSlice]) -> list[str]:
+    """Name the nodes of all endpoints, each once."""
+    return sorted({one.node_name for part in slices for one in part.endpoints if one.node_name})

@@ -1,0 +1,90 @@
+"""Which Services depend on what is none of theirs: on others' addresses, on Nodes.
+
+Knows a Service's external addresses and whether its weights go by Nodes; does not know what is at
+an address, nor what a Node says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from collections.abc import Set as AbstractSet
+
+from ipvsproxy.core.annotations import asks_for_nodes
+from ipvsproxy.core.surroundings import may_be_a_node
+from ipvsproxy.model import Address, Network
+from ipvsproxy.objects import Node, Service, ServiceName
+
+
+class Concerns:
+    """The Services that are to be looked at again when something around them changes."""
+
+    def __init__(self) -> None:
+        self._external: dict[ServiceName, Service] = {}
+        """Services with external addresses."""
+        self._doubtful: set[ServiceName] = set()
+        """Those of them with an address that may be another node's."""
+        self._weighed_by_node: set[ServiceName] = set()
+        """Services whose weights depend on Nodes."""
+
+    @property
+    def needs_nodes(self) -> bool:
+        """Whether an external address of some Service may be another node's, or weights need Nodes.
+
+        Any of the externalIPs may; of the others those that are near this node.
+        """
+        return bool(self._doubtful or self._weighed_by_node)
+
+    @property
+    def by_nodes(self) -> AbstractSet[ServiceName]:
+        """Services for which it matters whether all Nodes are known."""
+        return self._external.keys() | self._weighed_by_node
+
+    @property
+    def weighed_by_node(self) -> AbstractSet[ServiceName]:
+        """Services whose weights depend on Nodes."""
+        return self._weighed_by_node
+
+    def note(self, service: Service, node: Node | None) -> None:
+        """Take in a Service; `node` is the own one."""
+        self.forget(service.name)
+        if service.external_ips or service.ingress_ips:
+            self._external[service.name] = service
+            self._note_doubt(service, node)
+        if asks_for_nodes(dict(service.annotations)):
+            self._weighed_by_node.add(service.name)
+
+    def forget(self, name: ServiceName) -> None:
+        """Forget a Service that is no longer there."""
+        self._external.pop(name, None)
+        self._doubtful.discard(name)
+        self._weighed_by_node.discard(name)
+
+    def move(self, node: Node) -> None:
+        """Take in the own Node, which says what is near it."""
+        for service in self._external.values():
+            self._note_doubt(service, node)
+
+    def external_addresses(self, name: ServiceName) -> tuple[Address, ...]:
+        """Give the external addresses of a Service."""
+        service = self._external.get(name)
+        return (*service.external_ips, *service.ingress_ips) if service is not None else ()
+
+    def at(self, addresses: AbstractSet[Address]) -> Iterator[ServiceName]:
+        """Name the Services that have one of these as an external address."""
+        for name in self._external if addresses else ():
+            if not addresses.isdisjoint(self.external_addresses(name)):
+                yield name
+
+    def within(self, networks: AbstractSet[Network]) -> Iterator[ServiceName]:
+        """Name the Services that have an external address in one of these networks."""
+        for name in self._external if networks else ():
+            addresses = self.external_addresses(name)
+            if any(address in network for address in addresses for network in networks):
+                yield name
+
+    def _note_doubt(self, service: Service, node: Node | None) -> None:
+        near = any(may_be_a_node(address, node) for address in service.ingress_ips)
+        if service.external_ips or near:
+            self._doubtful.add(service.name)
+        else:
+            self._doubtful.discard(service.name)

@@ -1,0 +1,329 @@
+"""What an endpoint is to weigh: who is asked first, and what is kept of what was good."""
+
+from __future__ import annotations
+
+import pytest
+
+from ipvsproxy.config import Settings, WatchNodes
+from ipvsproxy.core.problem import ProblemKind
+from ipvsproxy.core.surroundings import Surroundings
+from ipvsproxy.core.translate import Fragment, Frontend, Inputs, translate
+from ipvsproxy.kernel.fake import fresh_state
+from ipvsproxy.model import (
+    Address,
+    Family,
+    Protocol,
+    RealServer,
+    RealServerKey,
+    Scheduler,
+    State,
+    VirtualServer,
+    VirtualServerKey,
+)
+from ipvsproxy.objects import (
+    Capacity,
+    Endpoint,
+    EndpointSlice,
+    KubernetesObject,
+    Node,
+    Service,
+    ServiceName,
+    ServicePort,
+    SlicePort,
+)
+from ipvsproxy.store import Gone, Listed, Put, Store, reference_of
+
+NAME = ServiceName("shop", "web")
+IP = Address.parse("10.96.0.1")
+KEY = VirtualServerKey(Protocol.TCP, IP, 80)
+PODS = tuple(Address.parse(f"10.1.0.{number}") for number in (1, 2, 3))
+RULES, SOURCE = "ipvsproxy.io/weights", "ipvsproxy.io/weight-source"
+SLOW, PREFERENCE = "ipvsproxy.io/slow-start", "ipvsproxy.io/zone-preference"
+SCHEDULER = "ipvsproxy.io/scheduler"
+NODES = {
+    "n1": Node("n1", zone="a", labels=(("pool", "big"),), capacity=Capacity(16000, 250)),
+    "n2": Node("n2", zone="b", weight="5", capacity=Capacity(3920, 110)),
+    "n3": Node("n3", zone="b"),
+}
+
+
+def service(**annotations: str) -> Service:
+    names = {"rules": RULES, "source": SOURCE, "slow": SLOW, "preference": PREFERENCE}
+    written = {names.get(name, SCHEDULER): text for name, text in annotations.items()}
+    return Service(
+        NAME,
+        cluster_ips=(IP,),
+        ports=(ServicePort("http", Protocol.TCP, 80),),
+        annotations=tuple(sorted(written.items())),
+    )
+
+
+def a_slice(
+    weights: str | None = None, weight: str | None = None, *, zones: bool = True
+) -> EndpointSlice:
+    """Make a slice with an endpoint on each node."""
+    return EndpointSlice(
+        NAME.namespace,
+        "s1",
+        NAME,
+        Family.IPV4,
+        tuple(
+            Endpoint(pod, node_name=node, zone=NODES[node].zone if zones else None)
+            for pod, node in zip(PODS, NODES, strict=True)
+        ),
+        (SlicePort("http", Protocol.TCP, 8080),),
+        weights,
+        weight,
+    )
+
+
+def translated(
+    what: Service,
+    part: EndpointSlice,
+    *,
+    previous: Fragment | None = None,
+    kernel: State | None = None,
+    nodes: dict[str, Node] | None = None,
+    nodes_known: bool = True,
+    watch: WatchNodes = WatchNodes.AUTO,
+) -> Fragment:
+    around = Surroundings(
+        Settings(node_name="n1", watch_nodes=watch),
+        kernel or fresh_state(),
+        node=NODES["n1"],
+        nodes=NODES if nodes is None else nodes,
+        nodes_known=nodes_known,
+    )
+    return translate(Inputs(what, (part,), whole=True), around, previous)
+
+
+def served(*weights: int) -> State:
+    state = fresh_state()
+    state.virtual_servers[KEY] = VirtualServer("wrr")
+    state.real_servers[KEY] = {
+        RealServerKey(pod, 8080): RealServer(weight)
+        for pod, weight in zip(PODS, weights, strict=True)
+    }
+    return state
+
+
+def frontend_of(fragment: Fragment) -> Frontend:
+    (found,) = fragment.frontends
+    return found
+
+
+def weights_of(fragment: Fragment) -> list[int]:
+    return [real.weight for _, real in sorted(frontend_of(fragment).real_servers.items())]
+
+
+@pytest.mark.parametrize(
+    ("what", "part", "weights"),
+    [
+        pytest.param(service(), a_slice(), [1, 1, 1], id="nobody says anything"),
+        pytest.param(service(rules="zone=b:3"), a_slice(), [1, 3, 3], id="zone"),
+        pytest.param(
+            service(rules="zone=b:3"), a_slice(zones=False), [1, 3, 3], id="zone, of the Nodes"
+        ),
+        pytest.param(service(rules="zone=b:3,node=n2:7"), a_slice(), [1, 7, 3], id="node first"),
+        pytest.param(service(rules="label=pool=big:9"), a_slice(), [9, 1, 1], id="label"),
+        pytest.param(service(rules="zone=b:0"), a_slice(), [1, 0, 0], id="zero is a choice"),
+        pytest.param(service(source="node"), a_slice(), [1, 5, 1], id="the Node's annotation"),
+        pytest.param(service(source="cpu"), a_slice(), [16, 5, 1], id="processors come after"),
+        pytest.param(service(source="pods"), a_slice(), [250, 5, 1], id="so do pods"),
+        pytest.param(
+            service(rules="zone=b:3", source="cpu"), a_slice(), [16, 3, 3], id="rules go before"
+        ),
+        pytest.param(
+            service(rules="zone=b:3"),
+            a_slice('{"10.1.0.2": 8}'),
+            [1, 8, 3],
+            id="the slice goes before rules",
+        ),
+        pytest.param(service(), a_slice(weight="4"), [4, 4, 4], id="one weight for a slice"),
+        pytest.param(
+            service(rules="zone=b:3"),
+            a_slice('{"10.1.0.2": 8}', "4"),
+            [4, 8, 4],
+            id="by address goes before",
+        ),
+    ],
+)
+def test_who_is_asked_first(what: Service, part: EndpointSlice, weights: list[int]) -> None:
+    fragment = translated(what, part)
+    assert weights_of(fragment) == weights
+    assert not fragment.problems
+
+
+@pytest.mark.parametrize(
+    ("annotations", "part", "default", "scheduler"),
+    [
+        ({}, a_slice(), "rr", "rr"),
+        ({"rules": "zone=a:1"}, a_slice(), "rr", "wrr"),
+        ({"rules": "nonsense"}, a_slice(), "rr", "wrr"),
+        ({"source": "cpu"}, a_slice(), "lc", "wlc"),
+        ({"slow": "60s"}, a_slice(), "rr", "wrr"),
+        ({"preference": "90"}, a_slice(), "lc", "wlc"),
+        ({}, a_slice("{}"), "rr", "wrr"),
+        ({}, a_slice(weight="3"), "rr", "wrr"),
+        ({"slow": "60s"}, a_slice(), "sh", "sh"),
+        ({"slow": "60s", "scheduler": "lc"}, a_slice(), "rr", "lc"),
+    ],
+)
+def test_weights_without_a_scheduler_take_one_that_goes_by_them(
+    annotations: dict[str, str], part: EndpointSlice, default: str, scheduler: str
+) -> None:
+    around = Surroundings(
+        Settings(node_name="n1", default_scheduler=Scheduler(default)),
+        fresh_state(),
+        node=NODES["n1"],
+    )
+    fragment = translate(Inputs(service(**annotations), (part,), whole=True), around, None)
+    assert frontend_of(fragment).server.scheduler == scheduler
+
+
+@pytest.mark.parametrize(
+    ("annotations", "part", "says"),
+    [
+        ({"scheduler": "rr", "rules": "zone=a:3"}, a_slice(), RULES),
+        ({"scheduler": "dh", "source": "cpu", "slow": "60s"}, a_slice(), f"{SOURCE}, {SLOW}"),
+        ({"scheduler": "lc", "preference": "90"}, a_slice(), PREFERENCE),
+        ({"scheduler": "fo", "preference": "90", "slow": "60s"}, a_slice(), PREFERENCE),
+        ({"scheduler": "rr"}, a_slice('{"10.1.0.1": 3}'), "of an EndpointSlice"),
+        ({"scheduler": "rr"}, a_slice(weight="3"), "of an EndpointSlice"),
+        ({"scheduler": "rr"}, a_slice('{"10.1.0.1": 0}'), ""),
+        ({"scheduler": "sh", "rules": "zone=a:3", "preference": "90"}, a_slice(), ""),
+        ({"scheduler": "sed", "slow": "60s"}, a_slice(), ""),
+    ],
+)
+def test_what_a_scheduler_does_not_go_by_is_said_to_have_no_effect(
+    annotations: dict[str, str], part: EndpointSlice, says: str
+) -> None:
+    found = translated(service(**annotations), part).problems
+    assert [problem.kind for problem in found] == [ProblemKind.NO_EFFECT] * bool(says)
+    for problem in found:
+        assert f"{says}: no effect with scheduler {annotations['scheduler']}" in problem.message
+
+
+@pytest.mark.parametrize(
+    ("name", "good", "wrong", "weights"),
+    [
+        ("rules", "zone=b:3", "zone=b=3", [1, 3, 3]),
+        ("rules", "zone=b:3", "", [1, 3, 3]),
+        ("source", "cpu", "gpu", [16, 5, 1]),
+    ],
+)
+def test_the_last_good_value_stays(name: str, good: str, wrong: str, weights: list[int]) -> None:
+    before = translated(service(**{name: good}), a_slice())
+    after = translated(service(**{name: wrong}), a_slice(), previous=before)
+    assert weights_of(before) == weights_of(after) == weights
+    (problem,) = after.problems
+    assert problem.kind is ProblemKind.INVALID_ANNOTATION
+    assert problem.message.endswith("; the previous weights stay")
+    again = translated(service(**{name: wrong}), a_slice(), previous=after)
+    assert again == after
+    removed = translated(service(), a_slice(), previous=after)
+    assert weights_of(removed) == [1, 1, 1]
+
+
+def test_a_nodes_wrong_weight_leaves_its_good_one() -> None:
+    before = translated(service(source="node"), a_slice())
+    wrong = {**NODES, "n2": Node("n2", weight="many")}
+    after = translated(service(source="node"), a_slice(), previous=before, nodes=wrong)
+    assert weights_of(after) == [1, 5, 1]
+    (problem,) = after.problems
+    assert problem.message.startswith("annotation ipvsproxy.io/weight of Node n2: 'many' is not")
+
+
+@pytest.mark.parametrize(
+    ("what", "part", "nodes"),
+    [
+        (service(rules="zone=b"), a_slice(), NODES),
+        (service(source="gpu"), a_slice(), NODES),
+        (service(rules="zone=b:9"), a_slice("{"), NODES),
+        (service(), a_slice(weight="x"), NODES),
+        (service(source="node"), a_slice(), {**NODES, "n3": Node("n3", weight="x")}),
+    ],
+)
+def test_after_a_restart_a_wrong_value_leaves_all_weights_of_the_kernel(
+    what: Service, part: EndpointSlice, nodes: dict[str, Node]
+) -> None:
+    first = translated(what, part, kernel=served(7, 3, 0), nodes=nodes)
+    assert weights_of(first) == [7, 3, 1], "0 may be that of a server that drained"
+    again = translated(what, part, kernel=served(1, 1, 1), nodes=nodes, previous=first)
+    assert weights_of(again) == [7, 3, 1]
+    assert first.kept == {KEY: dict(zip(_members(), (7, 3), strict=False))}
+
+
+def test_a_wrong_value_in_a_running_agent_takes_nothing_from_the_kernel() -> None:
+    before = translated(service(), a_slice())
+    after = translated(service(rules="zone=b"), a_slice(), kernel=served(7, 3, 2), previous=before)
+    assert weights_of(after) == [1, 1, 1]
+
+
+def test_until_all_nodes_are_known_weights_stay_as_they_are_in_the_kernel() -> None:
+    what = service(source="cpu", preference="90")
+    waits = translated(what, a_slice(), kernel=served(16, 5, 1), nodes={}, nodes_known=False)
+    assert weights_of(waits) == [16, 5, 1]
+    assert [problem.kind for problem in waits.problems] == [ProblemKind.NODES_UNKNOWN]
+    known = translated(what, a_slice(), kernel=served(16, 5, 1), previous=waits)
+    assert weights_of(known) == [16, 5, 1]
+    assert not known.kept
+    assert not known.problems
+
+
+def test_where_nodes_are_never_watched_it_is_said() -> None:
+    found = translated(
+        service(source="cpu"), a_slice(), nodes={"n1": NODES["n1"]}, watch=WatchNodes.NEVER
+    )
+    assert weights_of(found) == [16, 1, 1]
+    (problem,) = found.problems
+    assert "set watchNodes to auto" in problem.message
+
+
+def test_a_preference_names_who_is_in_the_own_zone() -> None:
+    shaping = frontend_of(translated(service(preference="90", slow="1m"), a_slice())).shaping
+    assert shaping == (60, 90, frozenset(_members()[:1]), 2)
+
+
+def test_more_endpoints_than_a_table_has_room_for_are_told() -> None:
+    endpoints = tuple(Endpoint(Address.parse(f"10.2.{n // 250}.{n % 250}")) for n in range(300))
+    port = SlicePort("http", Protocol.TCP, 8080)
+    many = EndpointSlice("shop", "s1", NAME, Family.IPV4, endpoints, (port,))
+    (problem,) = translated(service(scheduler="sh"), many).problems
+    assert problem.kind is ProblemKind.TOO_MANY_ENDPOINTS
+    assert "300 endpoints, and the table of scheduler sh has room for 256" in problem.message
+    assert not translated(service(scheduler="mh"), many).problems
+
+
+def _members() -> list[RealServerKey]:
+    return [RealServerKey(pod, 8080) for pod in PODS]
+
+
+def put(store: Store, *objects: KubernetesObject) -> None:
+    for one in objects:
+        store.apply(Put(one, "f"))
+
+
+def test_a_node_makes_those_dirty_that_weigh_by_it() -> None:
+    store = Store("n1")
+    other = Service(ServiceName("shop", "other"), cluster_ips=(Address.parse("10.96.0.2"),))
+    put(store, service(source="cpu"), a_slice(), other, *NODES.values())
+    needed = [store.needs_nodes]
+    store.take_dirty()
+    n2 = NODES["n2"]
+    same = Node("n2", zone="b", weight="5", capacity=n2.capacity, pod_cidrs=(), leaving=True)
+    store.apply(Put(same, "f"))
+    assert store.take_dirty() == []
+    store.apply(Put(Node("n2", zone="b", weight="6"), "f"))
+    assert store.take_dirty() == [NAME]
+    store.apply(Put(Node("elsewhere", weight="6"), "f"))
+    assert store.take_dirty() == []
+    store.apply(Gone(reference_of(n2)))
+    assert store.take_dirty() == [NAME]
+    store.apply(Listed("Nodes"))
+    assert store.take_dirty() == [NAME]
+    put(store, service())
+    needed.append(store.needs_nodes)
+    assert needed == [True, False]
+    store.apply(Gone(reference_of(service())))
+    assert store.take_dirty() == [NAME]
