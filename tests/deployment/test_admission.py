@@ -11,7 +11,22 @@ from typing import Any
 import pytest
 import yaml
 
-from ipvsproxy.core.annotations import SCHEDULER, SLICE_WEIGHTS, read_weights
+from ipvsproxy.core.annotations import (
+    NODE_WEIGHT,
+    SCHEDULER,
+    SLICE_WEIGHT,
+    SLICE_WEIGHTS,
+    SLOW_START,
+    WEIGHT_RULES,
+    WEIGHT_SOURCE,
+    ZONE_PREFERENCE,
+    read_slow_start,
+    read_weight,
+    read_weight_rules,
+    read_weight_source,
+    read_weights,
+    read_zone_preference,
+)
 from ipvsproxy.core.annotations.affinity_prefix import AFFINITY_PREFIX, read_prefixes
 from ipvsproxy.core.annotations.connection_limit import CONNECTION_LIMIT, read_limit
 from ipvsproxy.core.annotations.drain_deadline import DRAIN_DEADLINE, read_drain_deadline
@@ -34,7 +49,11 @@ Annotations = Mapping[str, str] | None
 
 def refusals(kind: str, new: Annotations, old: Annotations | str = "none") -> list[str]:
     """Return what the policy says of an object; `old` is "none" where it is created."""
-    resource = {"Service": "services", "EndpointSlice": "endpointslices"}[kind]
+    resource = {
+        "Service": "services",
+        "EndpointSlice": "endpointslices",
+        "Node": "nodes",
+    }[kind]
     variables: dict[str, Any] = {}
     context = {
         "request": {"resource": {"resource": resource}},
@@ -158,11 +177,52 @@ def test_how_servers_are_steered_is_judged_as_the_agent_does(name: str, text: st
         assert refusals("Service", {name: text}, old={name: text}) == []
 
 
+OTHER_TEXTS = {
+    ("Service", WEIGHT_RULES): (
+        read_weight_rules,
+        ("zone=a:3", "zone=a:3, node=big-1.x:10,label=pool/a=big:0", "label=a=:65535", "zone=a:03"),
+        ("", "zone=a", "zone=a:65536", "zone:a:3", "label=a:3", "node=a=b:3", "zone=a:3,", "{}"),
+    ),
+    ("Service", WEIGHT_SOURCE): (
+        read_weight_source,
+        ("node", "cpu", "pods"),
+        ("", "CPU", "memory", "cpu,pods"),
+    ),
+    ("Service", SLOW_START): (
+        read_slow_start,
+        ("2s", "60s", "1m30s", "1h", "60m"),
+        ("", "60", "1s", "61m", "soon", "-60s", "1.5m", "1d"),
+    ),
+    ("Service", ZONE_PREFERENCE): (
+        read_zone_preference,
+        ("1", "90", "99%"),
+        ("", "0", "100", "0.9", "most"),
+    ),
+    ("EndpointSlice", SLICE_WEIGHT): (read_weight, ("0", "65535"), ("", "-1", "65536", "3.5")),
+    ("Node", NODE_WEIGHT): (read_weight, ("0", "65535"), ("", "-1", "65536", "heavy")),
+}
+
+
+@pytest.mark.parametrize(("kind", "name"), OTHER_TEXTS, ids=str)
+def test_what_the_agent_takes_is_let_in_and_else_it_is_refused(kind: str, name: str) -> None:
+    read, right, wrong = OTHER_TEXTS[kind, name]
+    for text in right:
+        read(text)
+        assert refusals(kind, {name: text}) == [], text
+    for text in wrong:
+        with pytest.raises(ValueError, match="write"):
+            read(text)
+        (message,) = refusals(kind, {name: text})
+        assert message.startswith(f"annotation {name}: "), text
+
+
 @pytest.mark.parametrize(
     ("kind", "annotations"),
     [
         ("Service", {SCHEDULER: "wrong"}),
         ("Service", {SLICE_WEIGHTS: "{}"}),
+        ("Service", {"ipvsproxy.io/slow-start": "soon"}),
+        ("Node", {"ipvsproxy.io/weight": "heavy"}),
         ("EndpointSlice", {SLICE_WEIGHTS: "wrong"}),
     ],
     ids=str,

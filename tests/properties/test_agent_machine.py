@@ -462,7 +462,7 @@ class AgentMachine(RuleBasedStateMachine):
             server, service = state.virtual_servers[key], self.services[one.owner]
             assert server.persistence == service.affinity_seconds
             assert server.flags == (Flags.SCHED_1 if server.scheduler in {"sh", "mh"} else 0)
-            asked = dict(service.annotations).get(SCHEDULER_ANNOTATION, "rr")
+            asked = dict(service.annotations).get(SCHEDULER_ANNOTATION) or self._default(one)
             if asked not in {"twos", "bogus"}:
                 assert server.scheduler == asked
             self._weights_are_right(one, real)
@@ -471,7 +471,15 @@ class AgentMachine(RuleBasedStateMachine):
         parts = [part for (owner, _), part in self.slices.items() if owner == one.owner]
         if all(part.weights is None for part in parts):
             assert all(server.weight == 1 for server in real.values())
-        assert all(server.weight in {1, 2, 3} for server in real.values())
+        assert all(server.weight > 0 for server in real.values())
+
+    def _default(self, one: Expected) -> str:
+        weighted = any(
+            part.weights is not None
+            for (owner, _), part in self.slices.items()
+            if owner == one.owner
+        )
+        return "wrr" if weighted else "rr"
 
     def expected(self) -> dict[VirtualServerKey, Expected]:
         """Work out who has which virtual server, and who serves there."""

@@ -19,7 +19,14 @@ from ipvsproxy.cli import main
 from ipvsproxy.config import Settings, effective, load
 from ipvsproxy.config.load import FILE_VARIABLE, PREFIX
 from ipvsproxy.config.values import ConfigurationError, seconds
-from ipvsproxy.core.annotations import KNOWN, SCHEDULER_ALIASES, SLICE_WEIGHTS, read_weights
+from ipvsproxy.core.annotations import (
+    KNOWN,
+    NODE_WEIGHT,
+    SCHEDULER_ALIASES,
+    SLICE_WEIGHT,
+    SLICE_WEIGHTS,
+    read_weights,
+)
 from ipvsproxy.core.detect_local import LocalPods
 from ipvsproxy.core.firewall import ruleset
 from ipvsproxy.core.sets import Role, role_of, set_specs
@@ -182,8 +189,10 @@ def test_the_defaults_of_the_table_are_those_of_the_program() -> None:
 
 def test_every_annotation_is_explained() -> None:
     explained = [code(row[0]) for row in rows(README, "annotation")]
-    assert len(explained) == len(set(explained))
-    assert set(explained) == {*KNOWN, *SCHEDULER_ALIASES, SLICE_WEIGHTS}
+    assert {name: explained.count(name) for name in set(explained)} == {
+        **dict.fromkeys((*KNOWN, *SCHEDULER_ALIASES, SLICE_WEIGHT, NODE_WEIGHT), 1),
+        SLICE_WEIGHTS: 2,  # of an EndpointSlice, and of a Service
+    }
 
 
 def test_every_scheduler_is_explained() -> None:

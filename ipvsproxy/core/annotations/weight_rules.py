@@ -43,7 +43,8 @@ def read_weight_rules(text: str) -> WeightRules:
 
     A weight is 0-65535. Raises ValueError with one line that says which rule is wrong.
     """
-    rules = WeightRules({}, {}, {})
+    if text.startswith("{"):
+        raise ValueError(f"by address weights are written on an EndpointSlice; {_HINT}")
     nodes: dict[str, int] = {}
     labels: dict[tuple[str, str], int] = {}
     zones: dict[str, int] = {}
@@ -53,11 +54,11 @@ def read_weight_rules(text: str) -> WeightRules:
         weight = _weight(rule.strip(), number)
         key, equals, value = (part.strip() for part in name.partition("="))
         match kind:
-            case "node" if name and name not in nodes:
+            case "node" if name and not equals and name not in nodes:
                 nodes[name] = weight
-            case "zone" if name and name not in zones:
+            case "zone" if name and not equals and name not in zones:
                 zones[name] = weight
-            case "label" if key and equals and (key, value) not in labels:
+            case "label" if key and equals and "=" not in value and (key, value) not in labels:
                 labels[key, value] = weight
             case "node" | "zone" | "label":
                 raise ValueError(f"{rule.strip()!r}: {_fault(kind, name)}; {_HINT}")
@@ -65,13 +66,15 @@ def read_weight_rules(text: str) -> WeightRules:
                 raise ValueError(
                     f"{rule.strip()!r} begins with none of node= label= zone=; {_HINT}"
                 )
-    return rules._replace(nodes=nodes, labels=labels, zones=zones)
+    return WeightRules(nodes, labels, zones)
 
 
 def _fault(kind: str, name: str) -> str:
-    if kind == "label" and "=" not in name:
-        return "a label is KEY=VALUE"
-    return f"{kind} {name} has a rule already" if name.strip("=") else f"names no {kind}"
+    if not name.strip("="):
+        return f"names no {kind}"
+    if name.startswith("=") or name.count("=") != (kind == "label"):
+        return "a label is KEY=VALUE" if kind == "label" else f"{name!r} is no name of a {kind}"
+    return f"{kind} {name} has a rule already"
 
 
 def _weight(rule: str, number: str) -> int:

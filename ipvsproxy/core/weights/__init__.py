@@ -8,5 +8,5 @@
     normal      whole numbers that the kernel's schedulers and their tables can do with
 
 Weights are exact whole numbers of any size until `normal`, which is the last to see them, so that
-what is wanted does not depend on what the kernel had before (ADR 0013).
+what is wanted does not depend on what the kernel had before (ADR 0015).
 """
