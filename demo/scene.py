@@ -36,6 +36,17 @@ SERVICES = {
 }
 """By scheduler; the one of rr is dual-stack, the others are not, so that the table stays short."""
 
+SLOW_SECONDS = 8
+SLOW = Service(
+    "web-slow",
+    30,
+    endpoints_of(OLD[:3]),
+    "wrr",
+    protocols=("TCP",),
+    families=(4,),
+).annotated(slow_start=f"{SLOW_SECONDS}s")
+"""A Service of three pods, to which a fourth comes."""
+
 EXPOSED = Service(
     "web-local",
     20,

@@ -8,10 +8,23 @@ import platform
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from demo.scene import CLIENTS, DRAWING, EXPOSED, NEW, NEW_NAMES, OLD, OLD_NAMES, SERVICES, WEIGHTS
-from testbed import namespaces
+from demo.scene import (
+    CLIENTS,
+    DRAWING,
+    EXPOSED,
+    NEW,
+    NEW_NAMES,
+    OLD,
+    OLD_NAMES,
+    SERVICES,
+    SLOW,
+    WEIGHTS,
+)
+from testbed import namespaces, witness
+from testbed.backend import PORT
 from testbed.client import Answer, Target, answers, distribution, failures
 from testbed.cluster import target
+from testbed.manifests import SERVICE_PORT, endpoints_of
 from testbed.manifests import WEIGHTS as WEIGHTS_ANNOTATION
 from testbed.scenario import rolling_update
 
@@ -32,6 +45,8 @@ TOLERANCE = 5
 HELD = 4
 ROLLED = ("rr", "lc", "sh", "dh")
 BUSY_SECONDS = 0.3
+BEGINNING = 0.5
+"""A climb that is seen in its second half only has not been shown."""
 
 
 class Story:
@@ -48,6 +63,7 @@ class Story:
         self._schedulers()
         self._tables()
         self._change()
+        self._slow_start()
         self._replacement()
         self._policy()
 
@@ -165,6 +181,33 @@ class Story:
                 screen.claim(f"{pods} of {len(OLD)} pods answered", len(counts) == pods)
             lost = _lost(held)
         self._served(len(load.replies), failures(load.replies), held=HELD, lost=lost)
+
+    def _slow_start(self) -> None:
+        screen, cluster, late = self._screen, self._cluster, OLD[3]
+        [(annotation, seconds)] = SLOW.annotations
+        screen.section(f"A slow start: {SLOW.name}, annotation {annotation}: {seconds}")
+        cluster.apply(SLOW)
+        screen.line(f"{late.name} comes to three others; its weight, and theirs, in the kernel:")
+        node, key = cluster.layout.nodes[0], ("tcp", f"{SLOW.address(4)}:{SERVICE_PORT}")
+        seen: list[tuple[int, int]] = []
+
+        def climbing() -> str | None:
+            weights = witness.table(node.namespace)[key].weights
+            own = weights.get(f"{late.ipv4}:{PORT}")
+            if own is not None and (own, max(weights.values())) not in seen:
+                seen.append((own, max(weights.values())))
+                screen.line(f"  {own} of {seen[-1][1]}")
+            return None if len(seen) > 1 and seen[-1] == (1, 1) else "it has not climbed yet"
+
+        with self._traffic.load(CLIENTS[0], target(SLOW)) as load:
+            cluster.publish(SLOW.with_endpoints(endpoints_of(OLD)))
+            cluster.wait_for(node, climbing)
+        cluster.folder.withdraw(SLOW)
+        shares = [own / full for own, full in seen]
+        screen.claim("it climbs in steps to its full weight", shares == sorted(shares))
+        screen.claim("it began with less than half", shares[0] < BEGINNING)
+        failed = len(failures(load.replies))
+        screen.claim(f"{len(load.replies)} requests meanwhile, {failed} failed", not failed)
 
     def _replacement(self) -> None:
         screen = self._screen

@@ -60,6 +60,13 @@ def parse(text: str) -> Table:
     return found
 
 
+def scheduled(namespace: str, name: str) -> dict[str, int]:
+    """Count the UDP connections of each real server of a virtual server: `ipvsadm -Ln --stats`."""
+    text = namespaces.run_inside(namespace, "ipvsadm", "-Ln", "--stats", "--exact", "-u", name)
+    lines = [line.split() for line in text.splitlines()]
+    return {words[1]: int(words[2]) for words in lines if words[0] == "->" and words[2].isdigit()}
+
+
 def sets(namespace: str) -> str:
     """`ipset save`, sorted: a hash has no order of its own."""
     return _sorted(namespaces.run_inside(namespace, "ipset", "save", "-sorted"))

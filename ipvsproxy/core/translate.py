@@ -223,7 +223,7 @@ class _Frontends:
             whole=self._inputs.knows_endpoints(key.family),
             redirect=_redirect(place) if redirected else None,
             drain_deadline=self._steering.drain_deadline,
-            shaping=self._shaping(place, selection),
+            shaping=self._weighing.shaping(self._gather(place), selection.serving),
         )
 
     def _policy(self, place: Place) -> Policy:
@@ -257,10 +257,6 @@ class _Frontends:
             )
             for member in sorted(selection.serving)
         }
-
-    def _shaping(self, place: Place, selection: Selection) -> Shaping:
-        endpoints = self._gather(place)
-        return self._weighing.shaping({member: endpoints[member] for member in selection.serving})
 
 
 def _redirect(place: Place) -> Redirect:

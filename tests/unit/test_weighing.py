@@ -241,6 +241,7 @@ def test_a_nodes_wrong_weight_leaves_its_good_one() -> None:
         (service(source="gpu"), a_slice(), NODES),
         (service(rules="zone=b:9"), a_slice("{"), NODES),
         (service(), a_slice(weight="x"), NODES),
+        (service(preference="most"), a_slice(), NODES),
         (service(source="node"), a_slice(), {**NODES, "n3": Node("n3", weight="x")}),
     ],
 )

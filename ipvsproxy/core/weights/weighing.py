@@ -17,8 +17,9 @@ ours among them would not be.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from types import MappingProxyType
+from typing import TypeVar
 
 from ipvsproxy.config import WatchNodes
 from ipvsproxy.core.annotations import (
@@ -45,6 +46,8 @@ from ipvsproxy.core.weights.normal import TABLES, WEIGHTLESS
 from ipvsproxy.core.weights.shaping import UNSHAPED, WITHOUT_PREFERENCE, Shaping
 from ipvsproxy.model import Address, RealServerKey, Scheduler, VirtualServerKey
 from ipvsproxy.objects import EndpointSlice, Node
+
+Value = TypeVar("Value")
 
 DEFAULT_WEIGHT = 1
 
@@ -81,7 +84,9 @@ class Weighing:
         self._rules = reader.read(WEIGHT_RULES, read_weight_rules, stays=_STAYS)
         self._source = reader.read(WEIGHT_SOURCE, read_weight_source, stays=_STAYS)
         self._slow_start = reader.read(SLOW_START, read_slow_start)
-        self._preference = reader.read(ZONE_PREFERENCE, read_zone_preference)
+        self._preference = reader.read(ZONE_PREFERENCE, read_zone_preference, stays=_STAYS)
+        self._names = [WEIGHT_RULES, WEIGHT_SOURCE, ZONE_PREFERENCE]
+        """All that is read to weigh, as the reader knows it."""
         self._by_address: dict[str, Mapping[Address, int]] = {}
         self._by_slice: dict[str, int] = {}
         self._read_slices(slices)
@@ -90,7 +95,7 @@ class Weighing:
             self._read_nodes(slices)
         self.problems: list[Problem] = []
         waits = asks_for_nodes(annotations) and self._waits_for_nodes()
-        lost = any(map(reader.never_right, self._names(slices)))
+        lost = any(map(reader.never_right, self._names))
         self._kept_before = kept or NOTHING_KEPT
         self._of_kernel = waits or (lost and (kept is None or bool(kept)))
         self.kept: dict[VirtualServerKey, dict[RealServerKey, int]] = {}
@@ -108,6 +113,8 @@ class Weighing:
         """Weigh one endpoint: a whole number from 0."""
         if self._of_kernel:
             return self._kept_weight(key, member)
+        if self._rules is None and self._source is None and not self._in_slices:
+            return DEFAULT_WEIGHT
         address = placed.endpoint.address
         weight = self._by_address.get(placed.slice_name, {}).get(address)
         if weight is None:
@@ -116,13 +123,15 @@ class Weighing:
             weight = self._by_place(placed)
         return DEFAULT_WEIGHT if weight is None else weight
 
-    def shaping(self, serving: Mapping[RealServerKey, PlacedEndpoint]) -> Shaping:
+    def shaping(
+        self, endpoints: Mapping[RealServerKey, PlacedEndpoint], serving: Iterable[RealServerKey]
+    ) -> Shaping:
         """Say what becomes of the weights of those that serve at one virtual server."""
         slow_start, preference = self._slow_start or 0, self._preference or 0
         if not preference or self._of_kernel:
             return Shaping(slow_start) if slow_start else UNSHAPED
         here = self._around.here.zone
-        zones = {member: self._zone(placed) for member, placed in serving.items()}
+        zones = {member: self._zone(endpoints[member]) for member in serving}
         own = frozenset(member for member, zone in zones.items() if zone and zone == here)
         count = len({zone for zone in zones.values() if zone})
         return Shaping(slow_start, preference, own, max(1, count))
@@ -164,34 +173,26 @@ class Weighing:
             without = [ZONE_PREFERENCE]
         return without
 
-    def _names(self, slices: Sequence[EndpointSlice]) -> list[str]:
-        """Name all that is read to weigh, as the reader knows it."""
-        of_slices = [
-            _of_slice(name, part) for part in slices for name in (SLICE_WEIGHTS, SLICE_WEIGHT)
-        ]
-        return [WEIGHT_RULES, WEIGHT_SOURCE, *of_slices, *map(_of_node, _node_names(slices))]
-
     def _read_slices(self, slices: Sequence[EndpointSlice]) -> None:
-        for part in slices:
-            by_address = self._reader.read_text(
-                _of_slice(SLICE_WEIGHTS, part), part.weights, read_weights, stays=_STAYS
-            )
+        for part in slices if self._in_slices else ():
+            by_address = self._read(_of_slice(SLICE_WEIGHTS, part), part.weights, read_weights)
             if by_address is not None:
                 self._by_address[part.name] = by_address
-            of_all = self._reader.read_text(
-                _of_slice(SLICE_WEIGHT, part), part.weight, read_weight, stays=_STAYS
-            )
+            of_all = self._read(_of_slice(SLICE_WEIGHT, part), part.weight, read_weight)
             if of_all is not None:
                 self._by_slice[part.name] = of_all
 
     def _read_nodes(self, slices: Sequence[EndpointSlice]) -> None:
         for name in _node_names(slices):
             node = self._around.nodes.get(name)
-            weight = self._reader.read_text(
-                _of_node(name), node.weight if node is not None else None, read_weight, stays=_STAYS
-            )
-            if weight is not None:
-                self._by_node[name] = weight
+            if node is not None:
+                weight = self._read(f"{NODE_WEIGHT} of Node {name}", node.weight, read_weight)
+                if weight is not None:
+                    self._by_node[name] = weight
+
+    def _read(self, name: str, text: str | None, parse: Callable[[str], Value]) -> Value | None:
+        self._names.append(name)
+        return self._reader.read_text(name, text, parse, stays=_STAYS)
 
     def _waits_for_nodes(self) -> bool:
         """Whether Nodes are needed that are not known yet; tell so, also where they never will."""
@@ -247,10 +248,6 @@ class Weighing:
 
 def _of_slice(name: str, part: EndpointSlice) -> str:
     return f"{name} of EndpointSlice {part.name}"
-
-
-def _of_node(name: str) -> str:
-    return f"{NODE_WEIGHT} of Node {name}"
 
 
 def _node_names(slices: Sequence[EndpointSlice]) -> list[str]:
