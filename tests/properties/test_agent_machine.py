@@ -91,6 +91,14 @@ PODS = {
 SLICE_PORTS = (SlicePort("http", Protocol.TCP, 8080), SlicePort("dns", Protocol.UDP, 5353))
 CLIENTS = tuple(map(Address.parse, ("10.9.0.1", "10.9.0.2", "fd00:9::1")))
 SCHEDULER_ANNOTATION = "ipvsproxy.io/scheduler"
+WEIGHING: tuple[tuple[tuple[str, str], ...], ...] = (
+    (),
+    (),
+    (("ipvsproxy.io/weights", f"node={NODE}:30"),),
+    (("ipvsproxy.io/weights", "nonsense"),),
+    (("ipvsproxy.io/slow-start", "30s"),),
+    (("ipvsproxy.io/slow-start", "30s"), ("ipvsproxy.io/weights", f"node={NODE}:0")),
+)
 FOREIGN_KEYS = (
     VirtualServerKey(Protocol.TCP, Address.parse("192.0.2.1"), 80),
     VirtualServerKey(Protocol.TCP, Address.parse("10.96.0.3"), 80),
@@ -210,11 +218,15 @@ class AgentMachine(RuleBasedStateMachine):
     @rule(
         data=st.data(),
         scheduler=st.sampled_from((None, "rr", "wrr", "sh", "mh", "dh", "dh", "twos", "bogus")),
+        weighing=st.sampled_from(WEIGHING),
     )
-    def annotate(self, data: st.DataObject, scheduler: str | None) -> None:
+    def annotate(
+        self, data: st.DataObject, scheduler: str | None, weighing: tuple[tuple[str, str], ...]
+    ) -> None:
         """Choose a scheduler; now and then one that is none, or that this kernel lacks."""
         service = self.services[data.draw(st.sampled_from(sorted(self.services)))]
-        annotations = ((SCHEDULER_ANNOTATION, scheduler),) if scheduler else ()
+        chosen = ((SCHEDULER_ANNOTATION, scheduler),) if scheduler else ()
+        annotations = (*chosen, *weighing)
         self._put(
             Service(
                 service.name,
@@ -469,9 +481,11 @@ class AgentMachine(RuleBasedStateMachine):
 
     def _weights_are_right(self, one: Expected, real: dict[RealServerKey, RealServer]) -> None:
         parts = [part for (owner, _), part in self.slices.items() if owner == one.owner]
-        if all(part.weights is None for part in parts):
+        weighed = any(name.endswith("weights") for name, _ in self.services[one.owner].annotations)
+        if all(part.weights is None for part in parts) and not weighed:
             assert all(server.weight == 1 for server in real.values())
-        assert all(server.weight > 0 for server in real.values())
+        zero = any(text.endswith(":0") for _, text in self.services[one.owner].annotations)
+        assert all(server.weight > 0 for server in real.values()) or zero
 
     def _default(self, one: Expected) -> str:
         weighted = any(
@@ -479,7 +493,8 @@ class AgentMachine(RuleBasedStateMachine):
             for (owner, _), part in self.slices.items()
             if owner == one.owner
         )
-        return "wrr" if weighted else "rr"
+        written = dict(self.services[one.owner].annotations).keys() - {SCHEDULER_ANNOTATION}
+        return "wrr" if weighted or written else "rr"
 
     def expected(self) -> dict[VirtualServerKey, Expected]:
         """Work out who has which virtual server, and who serves there."""
