@@ -64,7 +64,7 @@ def scheduled(namespace: str, name: str) -> dict[str, int]:
     """Count the UDP connections of each real server of a virtual server: `ipvsadm -Ln --stats`."""
     text = namespaces.run_inside(namespace, "ipvsadm", "-Ln", "--stats", "--exact", "-u", name)
     lines = [line.split() for line in text.splitlines()]
-    return {words[1]: int(words[2]) for words in lines if words[0] == "->" and words[2].isdigit()}
+    return {words[1]: int(words[2]) for words in lines if words[0] == "->" and words[-1].isdigit()}
 
 
 def sets(namespace: str) -> str:
