@@ -2,7 +2,8 @@
 
 Holds the fragments and merges them. Each virtual server is *held* by one frontend: that of the
 oldest Service that claims it, or, when nobody claims it any more, its last frontend while its
-connections drain (`departing`). Addresses and set members are the union of what the held frontends
+connections drain (`departing`). Clients are redirected to a virtual server only while the Service
+that redirects them holds it. Addresses and set members are the union of what the held frontends
 want, counted, so that what changes with one Service is known without looking at the others.
 
 Every method that changes anything returns what it touched, and `target` says what is wanted of
@@ -16,7 +17,7 @@ that. Nothing here knows the kernel; core.plan compares.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -48,7 +49,7 @@ class Touched:
 
 
 _OF_NEW_CLIENTS = frozenset({Role.REDIRECTS, Role.SHUTS_OUT})
-"""What a departing virtual server does without: it takes no new client anyway."""
+"""What goes with a redirection; a departing virtual server takes no new client anyway."""
 
 
 class Contest(NamedTuple):
@@ -66,6 +67,8 @@ class Desired:
         self._fragments: dict[ServiceName, Fragment] = {}
         self._frontends: dict[ServiceName, Mapping[VirtualServerKey, Frontend]] = {}
         """Those of each fragment, for a Service may have thousands."""
+        self._led: dict[ServiceName, Mapping[VirtualServerKey, list[VirtualServerKey]]] = {}
+        """Which frontends of a Service send clients to which of its others."""
         self._claims: dict[VirtualServerKey, tuple[ServiceName, ...]] = {}
         self._held: dict[VirtualServerKey, Frontend] = {}
         self._departing: dict[VirtualServerKey, float] = {}
@@ -148,6 +151,7 @@ class Desired:
             return Touched()
         self._fragments[fragment.name] = fragment
         self._frontends[fragment.name] = {one.key: one for one in fragment.frontends}
+        self._led[fragment.name] = _led(fragment.frontends)
         self._note_health_check(fragment.name, fragment.health_check)
         wanted = set(self._frontends[fragment.name])
         gone = {frontend.key for frontend in before.frontends} - wanted if before else set()
@@ -161,7 +165,7 @@ class Desired:
         before = self._fragments.pop(name, None)
         if before is None:
             return Touched()
-        del self._frontends[name]
+        del self._frontends[name], self._led[name]
         self._note_health_check(name, None)
         gone = {frontend.key for frontend in before.frontends}
         touched = self._reclaim(name, set(), gone, now)
@@ -188,14 +192,18 @@ class Desired:
         if key in self._foreign:
             return Touched()
         self._foreign.add(key)
-        return self._hold(key, None)
+        touched = self._hold(key, None)
+        touched.add(self._lead_anew(key, self.owner(key)))
+        return touched
 
     def clear_foreign(self, key: VirtualServerKey) -> Touched:
         """Claim a virtual server again whose foreign namesake is gone."""
         if key not in self._foreign:
             return Touched()
         self._foreign.discard(key)
-        return self._settle_claim(key, 0.0)
+        touched = self._settle_claim(key, 0.0)
+        touched.add(self._lead_anew(key, self.owner(key)))
+        return touched
 
     def _reclaim(
         self,
@@ -217,9 +225,33 @@ class Desired:
                 del self._claims[key]
         for key, before in owners.items():
             touched.add(self._settle_claim(key, now))
-            if before is not None and self.owner(key) not in (None, before):
+            after = self.owner(key)
+            if before is not None and after not in (None, before):
                 touched.keys.add(key)  # though both may want the same of it, it is another's now
+            if before != after:
+                for other in {before, after} - {name}:
+                    touched.add(self._lead_anew(key, other))
         return touched
+
+    def _lead_anew(self, target: VirtualServerKey, name: ServiceName | None) -> Touched:
+        """Hold what a Service redirects to a virtual server as it is, now that it may be another's.
+
+        That is how a redirection begins and ends for what has happened to its target.
+        """
+        touched = Touched()
+        if name is None or name not in self._led:
+            return touched
+        for key in self._led[name].get(target, ()):
+            if self.owner(key) == name and key not in self._foreign:
+                touched.add(self._hold(key, self._in_force(name, self._frontends[name][key])))
+        return touched
+
+    def _in_force(self, name: ServiceName, frontend: Frontend) -> Frontend:
+        """Give a frontend without its redirection where the target is not the Service's."""
+        target = frontend.redirect.target if frontend.redirect is not None else None
+        if target is None or (self.owner(target) == name and target not in self._foreign):
+            return frontend
+        return _unredirected(frontend)
 
     def _seniority(self, name: ServiceName) -> tuple[bool, float, ServiceName]:
         """Order of claimants: older first, without a creation time last, then by name."""
@@ -241,7 +273,7 @@ class Desired:
                 return touched
             return Touched()
         self._departing.pop(key, None)
-        return self._hold(key, self._frontends[owner][key])
+        return self._hold(key, self._in_force(owner, self._frontends[owner][key]))
 
     def _hold(self, key: VirtualServerKey, frontend: Frontend | None) -> Touched:
         before = self._held.pop(key, None)
@@ -280,13 +312,24 @@ class Desired:
             self._bound.pop(key.address, None)
 
 
+def _led(frontends: Iterable[Frontend]) -> Mapping[VirtualServerKey, list[VirtualServerKey]]:
+    found: defaultdict[VirtualServerKey, list[VirtualServerKey]] = defaultdict(list)
+    for frontend in frontends:
+        if frontend.redirect is not None:
+            found[frontend.redirect.target].append(frontend.key)
+    return found
+
+
 def _departing(frontend: Frontend) -> Frontend:
     """Give what a frontend becomes when nobody wants it: it only finishes its connections."""
+    return _unredirected(frontend)._replace(
+        real_servers={}, displaced=frozenset(), retiring=frozenset(), whole=True
+    )
+
+
+def _unredirected(frontend: Frontend) -> Frontend:
+    """Give a frontend that sends nobody elsewhere, nor shuts out who is not sent."""
     return frontend._replace(
-        real_servers={},
-        displaced=frozenset(),
-        retiring=frozenset(),
-        whole=True,
         redirect=None,
         members=frozenset(
             (name, member)

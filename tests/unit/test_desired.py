@@ -6,6 +6,7 @@ import pytest
 
 from ipvsproxy.core.desired import Desired
 from ipvsproxy.core.frontends import Kind
+from ipvsproxy.core.redirect import Redirect
 from ipvsproxy.core.translate import Fragment, Frontend
 from ipvsproxy.model import (
     Address,
@@ -150,3 +151,61 @@ def test_a_foreign_virtual_server_is_let_go_when_it_appears_and_forgotten_with_i
     desired.drop(A, 1.0)
     assert not desired.foreign
     assert not desired.departing
+
+
+EXTERNAL = VirtualServerKey(Protocol.TCP, Address.parse("192.0.2.9"), 80)
+SPLIT = ("KUBE-SPLIT", IpPortMember(EXTERNAL.address, EXTERNAL.protocol, EXTERNAL.port))
+NO_LOCAL = ("KUBE-NO-LOCAL", SPLIT[1])
+
+
+def a_split_frontend() -> Frontend:
+    plain = a_frontend(EXTERNAL)
+    return plain._replace(
+        kind=Kind.LOAD_BALANCER,
+        redirect=Redirect(Protocol.TCP, EXTERNAL.address, EXTERNAL.port, KEY),
+        members=plain.members | {SPLIT, NO_LOCAL},
+    )
+
+
+def is_redirected(desired: Desired) -> bool:
+    """Whether the clients of `EXTERNAL` are sent to `KEY`; all signs of it must agree."""
+    signs = {
+        desired.redirections.target_of(EXTERNAL) == KEY,
+        desired.held[EXTERNAL].redirect is not None,
+        desired.needs(SPLIT),
+        desired.needs(NO_LOCAL),
+    }
+    (found,) = signs
+    return found
+
+
+def test_nobody_is_redirected_to_what_another_service_holds() -> None:
+    desired = Desired()
+    desired.put(fragment(B, a_frontend(), a_split_frontend(), created=2.0), 0.0)
+    assert is_redirected(desired)
+    touched = desired.put(fragment(A, a_frontend(), created=1.0), 0.0)
+    assert not is_redirected(desired)
+    assert {SPLIT, NO_LOCAL} <= touched.members
+    touched = desired.drop(A, 0.0)
+    assert is_redirected(desired)
+    assert {SPLIT, NO_LOCAL} <= touched.members
+
+
+def test_nor_from_the_beginning() -> None:
+    desired = Desired()
+    desired.put(fragment(A, a_frontend(), created=1.0), 0.0)
+    desired.put(fragment(B, a_frontend(), a_split_frontend(), created=2.0), 0.0)
+    assert not is_redirected(desired)
+    desired.put(fragment(A, created=1.0), 0.0)
+    assert is_redirected(desired)
+
+
+def test_nobody_is_redirected_to_what_is_foreign() -> None:
+    desired = Desired()
+    desired.mark_foreign(KEY)
+    desired.put(fragment(A, a_frontend(), a_split_frontend()), 0.0)
+    assert not is_redirected(desired)
+    assert {SPLIT, NO_LOCAL} <= desired.clear_foreign(KEY).members
+    assert is_redirected(desired)
+    assert {SPLIT, NO_LOCAL} <= desired.mark_foreign(KEY).members
+    assert not is_redirected(desired)
