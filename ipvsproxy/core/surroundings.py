@@ -56,17 +56,7 @@ class Surroundings:
     @cached_property
     def node_port_addresses(self) -> Mapping[Family, frozenset[Address]]:
         """The node's addresses on which NodePorts are served, by family."""
-        network = self.kernel.network
-        return {
-            family: node_port_addresses(
-                self.settings.node_port_addresses,
-                family,
-                network,
-                self.node,
-                bind_address=self.settings.bind_address,
-            )
-            for family in Family
-        }
+        return served_node_port_addresses(self.settings, self.kernel.network, self.node)
 
     @property
     def health_check_addresses(self) -> frozenset[Address] | None:
@@ -117,6 +107,17 @@ def may_be_a_node(address: Address, node: Node | None) -> bool:
     """
     own = node.addresses if node is not None else ()
     return any(address in Network(one, _NEAR[one.family]) for one in own)
+
+
+def served_node_port_addresses(
+    settings: Settings, network: NodeNetwork, node: Node | None
+) -> Mapping[Family, frozenset[Address]]:
+    """Give the node's addresses on which NodePorts are served by these settings, by family."""
+    wanted, bound = settings.node_port_addresses, settings.bind_address
+    return {
+        family: node_port_addresses(wanted, family, network, node, bind_address=bound)
+        for family in Family
+    }
 
 
 def node_port_addresses(

@@ -20,7 +20,7 @@ from ipvsproxy.core.predecessors import (
     serves_without_ipvs,
 )
 from ipvsproxy.core.sets import NODE_PORT, frontend_member, set_name
-from ipvsproxy.core.surroundings import node_port_addresses
+from ipvsproxy.core.surroundings import node_port_addresses, served_node_port_addresses
 from ipvsproxy.model import Address, Family, PortMember, State, VirtualServerKey
 from ipvsproxy.objects import Node
 
@@ -57,17 +57,19 @@ def lost_node_port_addresses(
 ) -> tuple[Address, ...]:
     """Give the addresses on which a predecessor serves NodePorts, and we shall not.
 
-    Those of `primary` are not known without the Node: then none of them counts as lost.
+    Those of `primary` are not known without the Node, but of the family of bindAddress: of another
+    family none counts as lost then.
     """
-    wanted = settings.node_port_addresses
-    if wanted.primary and node is None:
-        wanted = NodePortAddresses()
-    ours = {
-        address
+    served = served_node_port_addresses(settings, state.network, node)
+    bound = settings.bind_address
+    unknown = {
+        family
         for family in Family
-        for address in node_port_addresses(wanted, family, state.network, node)
+        if settings.node_port_addresses.primary and node is None
+        if bound is None or bound.family is not family
     }
-    return tuple(sorted(set(_node_port_addresses_of_predecessor(state)) - ours))
+    lost = set(_node_port_addresses_of_predecessor(state)).difference(*served.values())
+    return tuple(sorted(address for address in lost if address.family not in unknown))
 
 
 def _node_port_addresses_of_predecessor(state: State) -> Iterator[Address]:

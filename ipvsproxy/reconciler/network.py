@@ -7,10 +7,10 @@ of a change is the translation's affair. Where the network cannot be read its la
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from ipvsproxy.config import Settings
-from ipvsproxy.core.surroundings import node_port_addresses
+from ipvsproxy.core.surroundings import served_node_port_addresses
 from ipvsproxy.model import Address, Family, NodeNetwork
 from ipvsproxy.reconciler.writer import Writer
 from ipvsproxy.store import Store
@@ -54,14 +54,9 @@ class NetworkFollower:
         addresses = before.addresses ^ after.addresses
         gateways = before.gateways ^ after.gateways
         if addresses or gateways:
-            node_ports = self._node_port_addresses(before) != self._node_port_addresses(after)
+            node_ports = self._node_ports_at(before) != self._node_ports_at(after)
             concerned = self._store.concerned(addresses | gateways, node_ports=node_ports)
             self._store.mark_dirty(list(concerned))
 
-    def _node_port_addresses(self, network: NodeNetwork) -> list[frozenset[Address]]:
-        wanted, node = self.settings.node_port_addresses, self._store.node
-        bound = self.settings.bind_address
-        return [
-            node_port_addresses(wanted, family, network, node, bind_address=bound)
-            for family in Family
-        ]
+    def _node_ports_at(self, network: NodeNetwork) -> Mapping[Family, frozenset[Address]]:
+        return served_node_port_addresses(self.settings, network, self._store.node)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from ipvsproxy.agent.switching import readiness_checks
 from ipvsproxy.cli.render import plan_text
 from ipvsproxy.config import NodePortAddresses, Settings
@@ -10,6 +12,7 @@ from ipvsproxy.core.take_over import lost_node_port_addresses, predecessors
 from ipvsproxy.kernel.fake import fresh_state
 from ipvsproxy.kernel.iptables_text import parse_save, parse_tables
 from ipvsproxy.model import Address, Family, Network, NodeNetwork, State
+from ipvsproxy.objects import Node
 from ipvsproxy.telemetry import Check, PlanReport, Verdict
 from tests.parity.recording import read_case
 from tests.parity.test_take_over import CASES, found
@@ -97,6 +100,16 @@ def test_those_of_primary_are_known_with_the_node_only() -> None:
     (check,) = checks(state, Traces(), PRIMARY)["NodePort addresses"]
     assert "InternalIPs only" in check.finding
     assert "NodePort addresses" not in checks(taken_over(), Traces(), PRIMARY)
+
+
+def test_those_of_primary_are_what_bind_address_says() -> None:
+    eth0, docker0 = (Address.parse(text) for text in ("192.168.50.11", "172.17.0.1"))
+    bound = msgspec.structs.replace(PRIMARY, bind_address=docker0)
+    for node in (None, Node("n", addresses=(eth0,))):
+        lost = lost_node_port_addresses(bound, of_iptables_mode(), node)
+        assert list(map(str, lost)) == ["127.0.0.1", "192.168.50.11"]
+    of_ipv6 = msgspec.structs.replace(PRIMARY, bind_address=Address.parse("2001:db8::1"))
+    assert lost_node_port_addresses(of_ipv6, of_iptables_mode(), None) == ()
 
 
 def test_where_ours_serves_already_nothing_is_lost() -> None:
