@@ -57,6 +57,9 @@ class Request(NamedTuple):
     kind: int
     payload: bytes
     flags: int = 0
+    acknowledged: bool = True
+    """False: no acknowledgement is asked for. The answer is that all is well, or an error; after
+    that the rest of the batch is waited for no longer."""
 
 
 class Answer(NamedTuple):
@@ -117,8 +120,8 @@ class NetlinkSocket:
 
     def _exchange_batch(self, requests: Sequence[Request]) -> list[Answer]:
         first = self._sequence + 1
-        last = self._sequence + len(requests)
-        self._sequence = last % _SEQUENCES
+        self._sequence = (self._sequence + len(requests)) % _SEQUENCES
+        last = max(index for index, one in enumerate(requests) if one.acknowledged)
         found: dict[int, Answer] = {}
         try:
             connection = self._connection()
@@ -127,27 +130,37 @@ class NetlinkSocket:
                     message.frame(
                         request.kind,
                         request.payload,
-                        flags=request.flags | (_ASKING if sequence == last else message.REQUEST),
+                        flags=request.flags
+                        | (_ASKING if sequence == first + last else message.REQUEST),
                         sequence=sequence,
                     )
                     for sequence, request in enumerate(requests, first)
                 )
             )
-            self._collect(connection, found, first, len(requests))
+            self._collect(connection, found, first, requests)
         except (OSError, CodecError):
             self.close()
             return [_known(found.get(index)) for index in range(len(requests))]
-        return [found.get(index, _DONE) for index in range(len(requests))]
+        silence = _DONE if last in found else _UNANSWERED
+        return [found.get(index, silence) for index in range(len(requests))]
 
     def _collect(
-        self, connection: socket.socket, found: dict[int, Answer], first: int, count: int
+        self,
+        connection: socket.socket,
+        found: dict[int, Answer],
+        first: int,
+        requests: Sequence[Request],
     ) -> None:
-        """Read reports and failures until the last request is answered."""
+        """Read reports and failures until the last request that asks for it is answered.
+
+        Nothing follows the failure of one that asks for nothing: it frames the others.
+        """
+        last = max(index for index, one in enumerate(requests) if one.acknowledged)
         ended = False
         while not ended:
             for answer in _receive(connection):
                 index = answer.sequence - first
-                if not 0 <= index < count:
+                if not 0 <= index < len(requests):
                     continue
                 error = message.failure(answer)
                 before = found.get(index, _DONE)
@@ -155,7 +168,7 @@ class NetlinkSocket:
                     found[index] = Answer(0, (*before.payloads, answer.payload))
                     continue
                 found[index] = Answer(error, before.payloads)
-                ended |= index == count - 1
+                ended |= index == last or bool(error and not requests[index].acknowledged)
 
     def _dump_once(self, request: Request) -> list[bytes] | None:
         self._sequence = sequence = (self._sequence + 1) % _SEQUENCES

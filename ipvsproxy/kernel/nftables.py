@@ -60,10 +60,12 @@ def _write(netlink: NetlinkSocket, kind: int, table: NftTable, flags: int) -> Ou
     whole = _HEADER.pack(0, 0, _SUBSYSTEM)
     name = message.attribute(_NAME, table.name.encode() + b"\0")
     payload = _HEADER.pack(_FAMILIES[table.family], 0, 0) + name
+    # The frame of a batch is acknowledged since Linux 6.10 only (net/netfilter/nfnetlink.c).
     batch = [
-        Request(_BATCH_BEGIN, whole),
+        Request(_BATCH_BEGIN, whole, acknowledged=False),
         Request(kind, payload, flags),
-        Request(_BATCH_END, whole),
+        Request(_BATCH_END, whole, acknowledged=False),
     ]
-    _, answer, _ = netlink.exchange(batch)
-    return DONE if answer.error in (0, errno.ENOENT) else refused(answer.error)
+    begun, answer, ended = netlink.exchange(batch)
+    error = begun.error or ended.error or answer.error
+    return DONE if error in (0, errno.ENOENT) else refused(error)

@@ -168,6 +168,22 @@ class TestExchange:
         answers = connection.exchange([REQUEST] * 4)
         assert [answer.error for answer in answers] == [0, errno.EBUSY, 0, 0]
 
+    def test_an_acknowledgement_that_was_not_asked_for_is_not_waited_for(
+        self, kernel: Kernel, connection: NetlinkSocket
+    ) -> None:
+        kernel.plan(lambda sequences: frames((ERROR, number(0)))(sequences[1:]))
+        silent = REQUEST._replace(acknowledged=False)
+        assert connection.exchange([silent, REQUEST, silent]) == [Answer(0)] * 3
+        (sent,) = kernel.sockets[0].sent
+        assert [bool(one.flags & message.ACK) for one in sent] == [False, True, False]
+
+    def test_an_error_in_its_place_ends_the_wait(
+        self, kernel: Kernel, connection: NetlinkSocket
+    ) -> None:
+        kernel.plan(frames((ERROR, number(-errno.EPERM))))
+        answers = connection.exchange([REQUEST._replace(acknowledged=False), REQUEST])
+        assert answers == [Answer(errno.EPERM), Answer(UNANSWERED)]
+
     def test_nothing_to_ask_opens_nothing(self, kernel: Kernel, connection: NetlinkSocket) -> None:
         assert connection.exchange([]) == []
         assert kernel.sockets == []
