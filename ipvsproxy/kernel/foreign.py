@@ -46,6 +46,8 @@ class Foreign:
         """Read what is there. Raises DataplaneError when that is not possible."""
         try:
             sets = self._processes.run(("ipset", "list", "-name"))
+            if sets.returncode:
+                raise DataplaneError(f"what others left cannot be read: ipset: {sets.complaint}")
             return Traces(
                 tables=tuple(self._tables()),
                 sets=frozenset(sets.stdout.split()),

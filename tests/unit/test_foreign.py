@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import closing
+
 import pytest
 
 from ipvsproxy.config import Settings
@@ -21,9 +23,12 @@ from ipvsproxy.core.foreign import (
 from ipvsproxy.core.foundation import foundation
 from ipvsproxy.core.predecessors import Predecessor, are_others, serves_without_ipvs
 from ipvsproxy.core.sets import frontend_member
+from ipvsproxy.dataplane import DataplaneError
 from ipvsproxy.kernel.fake import fresh_state
+from ipvsproxy.kernel.foreign import Foreign
 from ipvsproxy.kernel.iptables_text import parse_save, parse_tables, removal_text
 from ipvsproxy.model import Address, Family, Protocol, State, VirtualServer, VirtualServerKey
+from tests.unit.test_iptables_text import Scripted, failed
 
 KEY = VirtualServerKey(Protocol.TCP, Address.parse("10.96.0.1"), 443)
 
@@ -196,3 +201,12 @@ def test_a_table_changes_as_a_whole_with_the_chains_emptied_first() -> None:
     assert describe(removal) == (
         "remove from IPv4 iptables-nft filter: 1 rules and the chains KUBE-ROUTER-SERVICES"
     )
+
+
+def test_sets_that_cannot_be_listed_are_an_error() -> None:
+    processes = Scripted({"ipset": failed("Kernel error received: Operation not permitted")})
+    with (
+        closing(Foreign(processes, "nft")) as foreign,
+        pytest.raises(DataplaneError, match="Operation not permitted"),
+    ):
+        foreign.read()
