@@ -19,6 +19,7 @@ somebody else belongs to that chain's owner.
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from enum import StrEnum
 
 import structlog
@@ -136,6 +137,12 @@ class Iptables:
         found = parse_save(done.stdout)
         self.leftovers[family] = [chain[:2] for chain in found.chains if not chain.rules]
         return Ruleset(tuple(chain for chain in found.chains if chain.rules), found.jumps)
+
+    def dump_all(self, families: Collection[Family]) -> dict[Family, Ruleset]:
+        """Read, as `dump` does, the chains of the families in use; nothing is said of others."""
+        self.unusable.clear()
+        found = {family: self.dump(family) for family in sorted(families)}
+        return {family: ruleset for family, ruleset in found.items() if ruleset is not None}
 
     def apply(self, operation: ReplaceChains) -> Outcome:
         """Make our chains what is wanted; a table that was refused is as it was before."""

@@ -162,7 +162,6 @@ class LinuxDataplane:
         dummy, network = surroundings.read(self._route)
         virtual_servers = self._ipvs.list_virtual_servers()
         sets, members = self._ipsets.dump()
-        rulesets = {family: self._iptables.dump(family) for family in sorted(usable)}
         return State(
             families=usable,
             link=dummy is not None,
@@ -172,9 +171,7 @@ class LinuxDataplane:
             real_servers=self._ipvs.real_servers(virtual_servers),
             sets=sets,
             members=members,
-            rulesets={
-                family: ruleset for family, ruleset in rulesets.items() if ruleset is not None
-            },
+            rulesets=self._iptables.dump_all(usable),
             sysctls=sysctl.read(self._sysctls),
             timeouts=self._ipvs.timeouts(),
             processors=os.cpu_count() or 1,

@@ -368,6 +368,15 @@ def test_a_family_that_cannot_be_read_is_unknown_and_says_why(tmp_path: Path) ->
     assert missing.apply(WANTED).refusal is Refusal.UNSUPPORTED
 
 
+def test_what_a_family_lacked_is_forgotten_when_it_is_in_use_no_longer() -> None:
+    processes = Scripted({"iptables-nft-save": EMPTY, "ip6tables-nft-save": failed("no IPv6")})
+    iptables = Iptables(processes, "nft")
+    assert iptables.dump_all(frozenset(Family)) == {Family.IPV4: NOTHING}
+    assert iptables.unusable == {Family.IPV6: "no IPv6"}
+    assert iptables.dump_all(frozenset({Family.IPV4})) == {Family.IPV4: NOTHING}
+    assert iptables.unusable == {}
+
+
 def test_a_word_that_is_no_backend_is_refused() -> None:
     with pytest.raises(ValueError, match="give auto, nft or legacy"):
         Iptables(Scripted({}), "nftables")
