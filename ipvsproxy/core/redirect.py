@@ -44,7 +44,9 @@ class Redirections:
             self._sources[before.target].discard(key)
             if not self._sources[before.target]:
                 del self._sources[before.target]
-            self._counted -= Counter((before,))
+            self._counted[before] -= 1
+            if not self._counted[before]:
+                del self._counted[before]
         if redirect is not None:
             self._sources[redirect.target].add(key)
             self._counted[redirect] += 1
