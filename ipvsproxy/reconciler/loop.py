@@ -21,7 +21,7 @@ from ipvsproxy.core.desired import Desired, Touched
 from ipvsproxy.core.foundation import foundation, shortcomings
 from ipvsproxy.core.ledger import adopt
 from ipvsproxy.core.plan import Batch, Target, plan
-from ipvsproxy.core.settlement import Settlement
+from ipvsproxy.core.settlement import Holds, Settlement
 from ipvsproxy.core.surroundings import needs_own_node
 from ipvsproxy.dataplane import Dataplane, DataplaneError
 from ipvsproxy.model import RealServerKey, State, VirtualServerKey
@@ -96,7 +96,8 @@ class Reconciler:
         self._audit_due = clock()
         self._schedulers_due = clock() + _RECONSIDER_SCHEDULERS
         self._sweep_due = False
-        self._was_whole = False
+        self._held = Holds(everything=True)
+        """What of the kernel could not be told from leftovers in the last cycle."""
         self._woken = asyncio.Event()
         self._applied = asyncio.Condition()
         self.applied_revision = -1
@@ -268,21 +269,21 @@ class Reconciler:
             log.info("cycle", summary=sentence)
 
     def _sweep_if_due(self) -> Touched:
-        """Touch everything after an audit, and when the picture has become whole.
+        """Touch everything after an audit, and when more of the picture is known.
 
         Not before every Service has been translated: what is not claimed yet is no leftover.
         """
-        if self._store.whole and not self._was_whole:
+        state = self._writer.state
+        before, self._held = self._held, self._translation.holds(state)
+        if before.everything > self._held.everything or before.addresses - self._held.addresses:
             self._sweep_due = True
-        self._was_whole = self._store.whole
         if not self._sweep_due or self._store.dirty:
             return Touched()
         self._sweep_due = False
-        state = self._writer.state
         touched = Touched()
         for key in self._desired.foreign - state.virtual_servers.keys():
             touched.add(self._desired.clear_foreign(key))
-        touched.add(self._settlement.sweep(state, self._translation.holds(state), self._clock()))
+        touched.add(self._settlement.sweep(state, self._held, self._clock()))
         return touched
 
     async def _audit_if_due(self, report: CycleReport) -> None:

@@ -175,3 +175,14 @@ async def test_a_ledger_that_was_lost_is_written_and_nothing_else() -> None:
     await started(fake, [balanced(), elsewhere()])
     assert copy_state(fake.state) == before
     assert [type(one) for one in fake.applied] == [AddMember] * lost
+
+
+async def test_what_a_nonsense_service_left_goes_with_it_at_once() -> None:
+    fake = FakeDataplane()
+    await started(fake, [service(), part("web", "10.244.1.5")])
+    agent = await started(fake, (), [NONSENSE])
+    assert fake.state.virtual_servers.keys() == {frontend()}
+    agent.store.apply(Gone(service_reference()))
+    await agent.settle()
+    assert not fake.state.virtual_servers
+    assert not any(fake.state.members.values())
