@@ -19,7 +19,7 @@ from ipvsproxy.config import Settings
 from ipvsproxy.core.desired import Desired, Touched
 from ipvsproxy.core.operations import AddRealServer, advance
 from ipvsproxy.core.plan import Batch, plan
-from ipvsproxy.core.settlement import NO_HOLDS, Settlement
+from ipvsproxy.core.settlement import Holds, Settlement
 from ipvsproxy.core.surroundings import Surroundings
 from ipvsproxy.core.translate import Fragment, Inputs, translate
 from ipvsproxy.dataplane import Counters, TrafficReading
@@ -73,7 +73,7 @@ def _of_a_change(size: Size, fragments: list[Fragment]) -> Iterator[tuple[str, f
         advance(state, step.operation)
 
     def compare_all() -> None:
-        batch = _plan(settlement, settlement.sweep(state, NO_HOLDS, 0.0), state)
+        batch = _plan(settlement, settlement.sweep(state, Holds(), 0.0), state)
         assert not batch.steps, "nothing has changed"
 
     yield "compare a Service, none changed", _least(compare_all) / size.services

@@ -57,7 +57,6 @@ class Contest(NamedTuple):
 
     key: VirtualServerKey
     owner: ServiceName
-    losers: tuple[ServiceName, ...]
 
 
 class Desired:
@@ -128,10 +127,6 @@ class Desired:
         """Whether a set member must be there."""
         return member in self._counted
 
-    def addresses(self) -> Collection[Address]:
-        """All addresses that must be on the dummy interface."""
-        return self._bound.keys()
-
     def members(self) -> Collection[SetMember]:
         """All set members that must be there."""
         return self._counted.keys()
@@ -140,9 +135,9 @@ class Desired:
         """Contested virtual servers that a Service claims without owning them."""
         fragment = self._fragments.get(name)
         for frontend in fragment.frontends if fragment else ():
-            owner, *losers = self._claims[frontend.key]
-            if name in losers:
-                yield Contest(frontend.key, owner, tuple(losers))
+            owner = self._claims[frontend.key][0]
+            if name != owner:
+                yield Contest(frontend.key, owner)
 
     def put(self, fragment: Fragment, now: float) -> Touched:
         """Replace what a Service wants; equal to what it wanted, it touches nothing."""

@@ -72,9 +72,6 @@ class Holds(NamedTuple):
         return self.everything or bool(self.addresses)
 
 
-NO_HOLDS = Holds()
-
-
 class Settlement:
     """Targets for the kernel, and the memory that draining needs."""
 

@@ -26,7 +26,6 @@ __all__ = [
     "attributes",
     "failure",
     "frame",
-    "is_end",
     "messages",
 ]
 
@@ -96,11 +95,6 @@ def failure(message: Message) -> int | None:
         raise CodecError("a netlink error without a number")
     number: int = _NUMBER.unpack_from(message.payload)[0]
     return max(-number, 0)
-
-
-def is_end(message: Message) -> bool:
-    """Tell whether this is the regular end of a dump."""
-    return message.kind == _DONE
 
 
 def attribute(kind: int, value: bytes) -> bytes:

@@ -20,7 +20,7 @@ PROTOCOL = 12
 """NETLINK_NETFILTER, as a protocol of netlink sockets."""
 
 _SUBSYSTEM = 10  # NFNL_SUBSYS_NFTABLES
-_NEW_TABLE, _LIST_TABLES, _DELETE_TABLE = (_SUBSYSTEM << 8 | kind for kind in range(3))
+NEW_TABLE, _LIST_TABLES, _DELETE_TABLE = (_SUBSYSTEM << 8 | kind for kind in range(3))
 _BATCH_BEGIN, _BATCH_END = 0x10, 0x11  # NFNL_MSG_*
 _HEADER = struct.Struct(">BBH")  # struct nfgenmsg: family, version, subsystem of a batch
 _NAME = 1  # NFTA_TABLE_NAME
@@ -46,26 +46,21 @@ def list_tables(netlink: NetlinkSocket) -> frozenset[NftTable]:
     return frozenset(found)
 
 
-def create_table(netlink: NetlinkSocket, table: NftTable) -> Outcome:
-    """Create an empty table."""
-    return _write(netlink, _NEW_TABLE, table, message.CREATE)
-
-
 def delete_table(netlink: NetlinkSocket, table: NftTable) -> Outcome:
     """Delete a table with all that is in it, in one step; one that is gone already counts too."""
-    return _write(netlink, _DELETE_TABLE, table, 0)
+    begun, answer, ended = netlink.exchange(batch(_DELETE_TABLE, table))
+    error = begun.error or ended.error or answer.error
+    return DONE if error in (0, errno.ENOENT) else refused(error)
 
 
-def _write(netlink: NetlinkSocket, kind: int, table: NftTable, flags: int) -> Outcome:
+def batch(kind: int, table: NftTable, flags: int = 0) -> list[Request]:
+    """Give the messages that change one table: the change, framed as a transaction."""
     whole = _HEADER.pack(0, 0, _SUBSYSTEM)
     name = message.attribute(_NAME, table.name.encode() + b"\0")
     payload = _HEADER.pack(_FAMILIES[table.family], 0, 0) + name
     # The frame of a batch is acknowledged since Linux 6.10 only (net/netfilter/nfnetlink.c).
-    batch = [
+    return [
         Request(_BATCH_BEGIN, whole, acknowledged=False),
         Request(kind, payload, flags),
         Request(_BATCH_END, whole, acknowledged=False),
     ]
-    begun, answer, ended = netlink.exchange(batch)
-    error = begun.error or ended.error or answer.error
-    return DONE if error in (0, errno.ENOENT) else refused(error)

@@ -18,7 +18,7 @@ from ipvsproxy.config import Settings
 from ipvsproxy.core.desired import Desired, Touched
 from ipvsproxy.core.packet import Sender, SenderKind
 from ipvsproxy.core.plan import Batch, plan
-from ipvsproxy.core.settlement import NO_HOLDS, Settlement
+from ipvsproxy.core.settlement import Holds, Settlement
 from ipvsproxy.core.surroundings import Surroundings
 from ipvsproxy.core.translate import Inputs, translate
 from ipvsproxy.kernel.fake import fresh_state
@@ -229,7 +229,7 @@ class Follower:
                 return
             yield batch
             self.now += 1000.0
-            touched = self._settlement.sweep(self.state, NO_HOLDS, self.now)
+            touched = self._settlement.sweep(self.state, Holds(), self.now)
         raise AssertionError("there is always something to do")
 
 

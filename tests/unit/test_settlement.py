@@ -9,7 +9,7 @@ from ipvsproxy.core.desired import Desired, Touched
 from ipvsproxy.core.foundation import foundation
 from ipvsproxy.core.frontends import Kind
 from ipvsproxy.core.sets import frontend_member
-from ipvsproxy.core.settlement import NO_HOLDS, Holds, Settlement
+from ipvsproxy.core.settlement import Holds, Settlement
 from ipvsproxy.core.surroundings import Surroundings
 from ipvsproxy.core.translate import Fragment, Frontend
 from ipvsproxy.kernel.fake import FakeDataplane, fresh_state
@@ -186,13 +186,13 @@ def test_a_service_that_is_deleted_has_the_deadline_of_those_and_not_its_own() -
 @pytest.mark.parametrize(
     ("holds", "exclude", "departs"),
     [
-        pytest.param(NO_HOLDS, (), True, id="a leftover"),
+        pytest.param(Holds(), (), True, id="a leftover"),
         pytest.param(Holds(everything=True), (), False, id="the picture is not whole"),
         pytest.param(
             Holds(addresses=frozenset({LEFT.address})), (), False, id="may be a nonsense object's"
         ),
         pytest.param(Holds(addresses=frozenset({IP})), (), True, id="another's address is held"),
-        pytest.param(NO_HOLDS, ("10.96.0.8/30",), False, id="excluded"),
+        pytest.param(Holds(), ("10.96.0.8/30",), False, id="excluded"),
     ],
 )
 def test_leftovers_depart_where_the_picture_allows(
@@ -215,10 +215,10 @@ def test_a_member_that_nobody_wants_is_stale_unless_something_is_held() -> None:
     state.members["KUBE-LOOP-BACK"] = {endpoint}
     here = settlement(desired)
     stale = ("KUBE-LOOP-BACK", endpoint)
-    assert stale in here.sweep(state, NO_HOLDS, 0.0).members
+    assert stale in here.sweep(state, Holds(), 0.0).members
     held = here.sweep(state, Holds(addresses=frozenset({LEFT.address})), 0.0)
     assert stale not in held.members
-    assert NO_HOLDS.any is False
+    assert Holds().any is False
 
 
 def test_a_foreign_virtual_server_is_in_no_target_and_no_leftover() -> None:
@@ -226,7 +226,7 @@ def test_a_foreign_virtual_server_is_in_no_target_and_no_leftover() -> None:
     desired.mark_foreign(FOREIGN)
     put(desired, KEY, FOREIGN)
     here = settlement(desired)
-    touched = here.sweep(state, NO_HOLDS, 0.0)
+    touched = here.sweep(state, Holds(), 0.0)
     touched.keys.add(FOREIGN)
     target = here.target(touched, around(state), connections={}, now=0.0)
     assert target.virtual_servers.keys() == {KEY}
