@@ -87,8 +87,9 @@ class Neighbours:
         """Take in the endpoints of `API_SERVER`; give those that have come or gone."""
         found = frozenset(one.address for part in slices for one in part.endpoints)
         changed = found ^ self._api_servers
-        self._api_servers = found
-        self._taken = None
+        if changed:
+            self._api_servers = found
+            self._taken = None
         return changed
 
     def put_service_cidr(self, found: ServiceCIDR) -> AbstractSet[Network] | None:

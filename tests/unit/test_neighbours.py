@@ -53,8 +53,11 @@ def test_the_api_servers_are_taken_wherever_they_are() -> None:
     store = stored()
     store.apply(Put(part("kubernetes", "192.0.2.30"), "a.yaml"))
     assert store.taken == {Address.parse("192.0.2.30"): "the address of an API server"}
+    before = store.taken
+    store.apply(Put(part("kubernetes", "192.0.2.30", name="another"), "a.yaml"))
     store.apply(Put(part("web", "192.0.2.31"), "a.yaml"))
-    assert len(store.taken) == 1
+    assert store.taken is before
+    store.apply(Gone(ObjectReference("EndpointSlice", "default", "another")))
     store.apply(Gone(ObjectReference("EndpointSlice", "default", "kubernetes-1")))
     assert store.taken == {}
 
