@@ -5,7 +5,7 @@ its address is on the dummy interface and the ledger knows nothing of that addre
 before us has bound it. (Where we have bound it ourselves, another port of it may be anybody's; see
 docs/adr/0008-ownership.md.) Whoever came before us - kube-proxy's IPVS mode, kube-router's service
 proxy, or an older version of us whose ledger was lost - left no ledger, so on a start without one
-it is filled from what the sets say; see DESIGN's rule "own only what is ours".
+it is filled from what the sets say; see ADR 0008.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What a Service puts into the ipsets, for each of its frontends and for itself.
 
 Knows what each kind of frontend needs of the sets (core.sets), as kube-proxy's IPVS mode does
-(pkg/proxy/ipvs/proxier.go, syncProxyRules), and when a frontend is split (DESIGN section 6).
+(pkg/proxy/ipvs/proxier.go, syncProxyRules), and when a frontend is split (ADR 0009).
 """
 
 from __future__ import annotations

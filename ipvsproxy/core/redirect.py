@@ -1,7 +1,7 @@
 """Redirections: clients inside the cluster are sent from an external frontend to the ClusterIP.
 
-A value, and an index of those in force. core.translate says which are wanted, core.firewall how
-each is written as a rule, core.plan when it may come and go. See DESIGN section 6, the split.
+A value, and an index of those in force. core.translate says which are wanted, core.redirect_rules
+how each is written as a rule, core.plan when it may come and go. See ADR 0009, the split.
 """
 
 from __future__ import annotations

@@ -99,7 +99,7 @@ def _is_split(chain: Chain) -> bool:
 
 
 def _in_place(rules: Sequence[Rule], extra: Sequence[Rule], found: Ruleset) -> tuple[Rule, ...]:
-    """Give the rules of KUBE-SPLIT with others among them, as in `_split`, else as they are found.
+    """Give the rules of KUBE-SPLIT with others among them: as in core.firewall, else as found.
 
     So nothing is written where all that is wanted is there already, and more.
     """

@@ -1,9 +1,9 @@
 """The words of an iptables rule, taken apart: its matches and its target.
 
 Knows the form in which iptables-save prints rules and how many values each option has; does not
-know what a match asks of a packet (`core.rule_matching`), nor what a target does (`core.trace`).
-An option that is not known is kept as one, with all words up to the next option: whoever asks must
-say that it is not understood.
+know what a match asks of a packet (`core.rule_matching`), nor what a target does
+(`core.rules_walk`). An option that is not known is kept as one, with all words up to the next
+option: whoever asks must say that it is not understood.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Knows how to take an object's name, its Service and its addresses out of data that follows no
 rule; knows nothing of the rules themselves. What is found here protects what the kernel has of an
-object that was already nonsense when the agent started (DESIGN: never worse than before).
+object that was already nonsense when the agent started (docs/architecture.md, rule 1).
 """
 
 from __future__ import annotations

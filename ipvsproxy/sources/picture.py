@@ -3,7 +3,7 @@
 Knows what files say; reads none. `advance` compares the picture with a new reading, and the
 difference is the events, so a reading that was missed or repeated does no harm.
 
-Two rules of DESIGN 5.2 live here:
+Two halves of rule 2 of docs/architecture.md live here:
 
 - A file that cannot be read goes on saying what it last said.
 - While any part cannot be read, nothing is `Gone`: an object that is missing may be in that part.

@@ -7,9 +7,9 @@ translation needs. A source is an async iterator of events and knows no more of 
 An event that changes nothing (the same object again) makes nothing dirty: in a live cluster most
 events do not touch what a node agent reads.
 
-Completeness (DESIGN: never act on half a picture) has two sides: `listed` - every kind's initial
-list has been read - without which nothing is translated at all; and `whole` - no part of the
-picture is known to be missing - without which nothing counts as deleted that nobody claims.
+Completeness (docs/architecture.md, rule 2) has two sides: `listed` - every kind's initial list has
+been read - without which nothing is translated at all; and `whole` - no part of the picture is
+known to be missing - without which nothing counts as deleted that nobody claims.
 
     concerns    whom a change of what is around concerns
     events      what a source says, and the protocol of a source

@@ -16,8 +16,8 @@
     strays            what is in our domain, and means nothing on an EndpointSlice
 
 Every value is judged where it is read, and a wrong one is answered with what is wrong and how to
-write it (DESIGN: what an operator types wrong is answered). A new annotation of a Service has a
-module here and stands in `KNOWN`.
+write it (docs/architecture.md, rule 9). A new annotation of a Service has a module here and stands
+in `KNOWN`.
 """
 
 from __future__ import annotations
