@@ -16,18 +16,13 @@ masqueraded until then, without which no endpoint on another node could answer t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 from ipvsproxy.core.firewall import MARK_MASQ, NODE_PORT_CHAIN, OUT_FILTER, out_filter_jump
 from ipvsproxy.core.operations import AddRealServer, DestroySet, ForgetFlows, ReplaceChains
 from ipvsproxy.core.plan import Batch, Step
 from ipvsproxy.core.predecessors import are_others
-from ipvsproxy.core.redirect_rules import (
-    SPLIT_CHAIN,
-    redirect_match,
-    redirect_rules,
-    redirect_target,
-)
+from ipvsproxy.core.redirect_rules import SPLIT_CHAIN, led_to, redirect_targets
 from ipvsproxy.core.sets import (
     EXTERNAL_IP_LOCAL,
     LEDGER,
@@ -92,15 +87,11 @@ def _redirected(
     family: Family, found: Ruleset, state: State
 ) -> Iterator[tuple[VirtualServerKey, VirtualServerKey]]:
     """Give each virtual server whose clients inside are led to another one, and that one."""
-    targets: Mapping[Rule, VirtualServerKey] = {
-        rule[: rule.index("-j")]: redirect_target(rule) for rule in redirect_rules(found)
-    }
+    targets = redirect_targets(found)
     for key in sorted(_frontends(SPLIT, family, state)):
-        for address in (key.address, None):
-            target = targets.get(redirect_match(key.protocol, address, key.port))
-            if target is not None and key in state.virtual_servers:
-                yield key, target
-                break
+        target = next(led_to(targets, key), None)
+        if target is not None and key in state.virtual_servers:
+            yield key, target
 
 
 def _widened(

@@ -7,7 +7,7 @@ iptables-save prints them.
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 
 from ipvsproxy.core.redirect import Redirect
 from ipvsproxy.model import (
@@ -34,6 +34,19 @@ def redirect_target(rule: Rule) -> VirtualServerKey:
 def redirect_targets(ruleset: Ruleset) -> dict[Rule, VirtualServerKey]:
     """Give where clients are sent, by what `redirect_match` gives."""
     return {_redirected(rule): redirect_target(rule) for rule in redirect_rules(ruleset)}
+
+
+def led_to(
+    targets: Mapping[Rule, VirtualServerKey], key: VirtualServerKey
+) -> Iterator[VirtualServerKey]:
+    """Give where the clients of a virtual server are sent, by what `redirect_targets` gives.
+
+    The first one counts: its own address goes before a NodePort's number, at any address.
+    """
+    for address in (key.address, None):
+        target = targets.get(redirect_match(key.protocol, address, key.port))
+        if target is not None:
+            yield target
 
 
 def with_present_redirects(

@@ -13,7 +13,7 @@ from collections import defaultdict
 from ipvsproxy.core.members import SetMember
 from ipvsproxy.core.operations import AddMember, ForgetFlows, RemoveMember
 from ipvsproxy.core.plan.steps import Draft, NodePort, node_port
-from ipvsproxy.core.redirect_rules import redirect_match, redirect_targets
+from ipvsproxy.core.redirect_rules import led_to, redirect_targets
 from ipvsproxy.core.sets import LOOP_BACKS, PORT_SETS, Role, role_of
 from ipvsproxy.model import (
     Address,
@@ -94,19 +94,14 @@ class Members:
             )
             self._draft.unlisted[key.family].append(step)
             self._undirected[key] = step
-            for address in (key.address, None):
-                target = led.get((key.family, redirect_match(key.protocol, address, key.port)))
-                if target is not None:
-                    self._draft.led_no_more[target].append(step)
+            for target in led_to(led.get(key.family, {}), key):
+                self._draft.led_no_more[target].append(step)
             self._forget(key, step)
 
-    def _led(self) -> dict[tuple[Family, Rule], VirtualServerKey]:
+    def _led(self) -> dict[Family, dict[Rule, VirtualServerKey]]:
         """Give where clients are sent now, by family and what is redirected."""
-        return {
-            (family, match): target
-            for family, found in self._draft.state.rulesets.items()
-            for match, target in redirect_targets(found).items()
-        }
+        rulesets = self._draft.state.rulesets
+        return {family: redirect_targets(found) for family, found in rulesets.items()}
 
     def bare(self) -> None:
         """Plan the end of masquerading where it had to wait."""
