@@ -46,7 +46,7 @@ READERS: Mapping[str, Reader] = {
     "masquerade_bit": values.whole_number(0, 31),
     "exclude_cidrs": values.networks,
     "take_over": values.boolean,
-    "sync_period": values.seconds_above_zero,
+    "sync_period": values.a_second_at_least,
     "min_sync_period": values.seconds,
     "drain_deadline": values.seconds,
     "removed_service_drain": values.seconds,
@@ -76,7 +76,7 @@ READERS: Mapping[str, Reader] = {
 DURATIONS = frozenset(
     field
     for field, read in READERS.items()
-    if read in (_TIMEOUT, values.seconds, values.seconds_above_zero)
+    if read in (_TIMEOUT, values.seconds, values.a_second_at_least)
 )
 """Fields that are a number of seconds, and are written as Go writes durations."""
 

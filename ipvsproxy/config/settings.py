@@ -157,7 +157,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     sync_period: float = 30.0
     """Seconds between two audits, which read the kernel's tables and mend what others changed;
-    above 0. The health endpoints fail when changes have waited for twice as long."""
+    at least 1. The health endpoints fail when changes have waited for twice as long."""
 
     min_sync_period: float = 0.0
     """Least seconds between the ends and starts of two cycles; at most `sync_period`. 0: a change

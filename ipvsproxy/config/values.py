@@ -131,11 +131,11 @@ def address(value: object) -> Address | None:
     return read if any(read) else None
 
 
-def seconds_above_zero(value: object) -> float:
-    """Read a duration that is not 0."""
+def a_second_at_least(value: object) -> float:
+    """Read a duration of 1 s or more."""
     read = seconds(value)
-    if not read:
-        raise ValueError("a duration above 0 such as 30s is needed")
+    if read < 1:
+        raise ValueError("a duration of 1s or more such as 30s is needed")
     return read
 
 

@@ -12,6 +12,7 @@ returns a report, logged as one sentence. Time comes from the clock that is hand
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Iterable, Mapping
 
 import structlog
@@ -99,6 +100,8 @@ class Reconciler:
         self._held = Holds(everything=True)
         """What of the kernel could not be told from leftovers in the last cycle."""
         self._woken = asyncio.Event()
+        self._reconfigured = asyncio.Event()
+        """Other settings have come: a pause that was too long may be what they mend."""
         self._applied = asyncio.Condition()
         self.applied_revision = -1
         """The store's revision up to which everything has been carried out or refused."""
@@ -144,6 +147,7 @@ class Reconciler:
         """Go by other settings from the next cycle on."""
         self._coming = settings
         self._woken.set()
+        self._reconfigured.set()
 
     def wake(self) -> None:
         """Have the loop look at the store."""
@@ -172,7 +176,10 @@ class Reconciler:
         while True:
             await self._rest()
             await self.cycle()
-            await asyncio.sleep(self._settings.min_sync_period)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self.settings.min_sync_period):
+                    await self._reconfigured.wait()
+            self._reconfigured.clear()
 
     async def cycle(self) -> CycleReport:
         """Carry out what is due now, once; report what was done.

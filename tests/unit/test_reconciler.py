@@ -252,6 +252,17 @@ class RunningAgent:
             await self._task
 
 
+async def test_a_pause_that_is_too_long_can_be_corrected_while_it_lasts() -> None:
+    agent = RunningAgent()
+    agent.list_all()
+    async with agent:
+        await agent.says(Put(part("web", "10.244.1.5"), "a.yaml"))
+        agent.reconciler.configure(Settings(node_name="node-a", min_sync_period=3600))
+        await agent.says(Put(part("web", "10.244.1.6"), "a.yaml"))
+        agent.reconciler.configure(Settings(node_name="node-a", min_sync_period=0))
+        await agent.says(Put(part("web", "10.244.1.7"), "a.yaml"))
+
+
 class Gate(FakeDataplane):
     """Holds up the operations of one type until it is opened."""
 
