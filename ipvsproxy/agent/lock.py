@@ -7,6 +7,8 @@ by its answer on /proxyMode, wherever we ourselves are to listen.
 
 from __future__ import annotations
 
+import errno
+import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,7 +20,7 @@ _NAME = "\0ipvsproxy"
 
 
 class AnotherAgentError(Exception):
-    """Another agent, or a kube-proxy, runs on this node; the message says what to do."""
+    """This may not be the only agent or proxy of the node; the message says what to do."""
 
 
 @contextmanager
@@ -27,10 +29,16 @@ def only_agent() -> Iterator[None]:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as holder:
         try:
             holder.bind(_NAME)
-        except OSError:
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                reason = os.strerror(error.errno or 0)
+                raise AnotherAgentError(
+                    f"the lock against a second agent cannot be had: {reason}"
+                ) from None
             raise AnotherAgentError(
                 "another ipvsproxy runs on this node and two would undo each other's work; "
-                "stop it first (its status: ipvsproxy status)"
+                "stop it first (its status: ipvsproxy status; who holds the lock: "
+                "ss -xap | grep @ipvsproxy)"
             ) from None
         yield
 

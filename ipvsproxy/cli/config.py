@@ -18,6 +18,7 @@ from ipvsproxy.cli.options import (
     read_text,
     resolve,
     setting_options,
+    stdin_text,
 )
 from ipvsproxy.config.values import ConfigurationError
 
@@ -149,10 +150,8 @@ def _load(text: str) -> Resolved:
 
 
 def _text(file: Path) -> str:
-    if str(file) == "-":
-        return sys.stdin.read()
     try:
-        return read_text(file)
+        return stdin_text() if str(file) == "-" else read_text(file)
     except ConfigurationError as error:
         raise WrongSettingError(str(error)) from None
 

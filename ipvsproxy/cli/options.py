@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import sys
 from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, TypeVar
@@ -360,10 +361,20 @@ def _only(group: BaseExceptionGroup, known: tuple[type[Exception], ...]) -> Base
 
 def read_text(path: Path) -> str:
     """Read a configuration file. Raises ConfigurationError."""
+    return _readable(str(path), path.read_bytes)
+
+
+def stdin_text() -> str:
+    """Read a configuration file from standard input, as `read_text` does."""
+    return _readable("on standard input", sys.stdin.buffer.read)
+
+
+def _readable(name: str, read: Callable[[], bytes]) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        text = read().decode()
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
         raise ConfigurationError(
-            f"configuration file {path}: cannot be read ({reason}): give a readable file"
+            f"configuration file {name}: cannot be read ({reason}): give a readable file"
         ) from None
+    return text.replace("\r\n", "\n")

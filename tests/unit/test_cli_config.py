@@ -126,3 +126,13 @@ def test_another_config_map_is_refused(tmp_path: Path) -> None:
     result = call("config", "convert", str(path))
     assert result.exit_code == 1
     assert "the ConfigMap has no KubeProxyConfiguration" in result.stderr
+
+
+@pytest.mark.parametrize("command", ["check", "convert"])
+def test_standard_input_that_is_not_utf_8_is_told_in_one_line(command: str) -> None:
+    result = CliRunner().invoke(main, ["config", command, "-"], input=b"syncPeriod: \xff\n")
+    assert result.exit_code == 2
+    assert result.stderr.splitlines()[-1] == (
+        "Error: configuration file on standard input: cannot be read (it is not UTF-8): give a "
+        "readable file"
+    )

@@ -1,3 +1,5 @@
+import errno
+import socket
 from collections.abc import AsyncIterator
 
 import pytest
@@ -33,9 +35,23 @@ async def kube_proxy() -> AsyncIterator[str]:
 
 
 def test_a_second_agent_is_refused_until_the_first_has_ended() -> None:
-    with only_agent(), pytest.raises(AnotherAgentError, match="stop it first"), only_agent():
+    with (
+        only_agent(),
+        pytest.raises(AnotherAgentError, match=r"stop it first .*ss -xap"),
+        only_agent(),
+    ):
         pass
     with only_agent():
+        pass
+
+
+def test_another_error_is_not_taken_for_an_agent(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Refusing(socket.socket):
+        def bind(self, *_: object) -> None:
+            raise PermissionError(errno.EACCES, "no")
+
+    monkeypatch.setattr(socket, "socket", Refusing)
+    with pytest.raises(AnotherAgentError, match="cannot be had: Permission denied"), only_agent():
         pass
 
 
