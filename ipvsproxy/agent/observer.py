@@ -40,6 +40,8 @@ class Observer:
         self._events: Counter[type[Event]] = Counter()
         """Not yet in the metric, which costs two locks for each: a start brings thousands."""
         self.last_cycle: CycleSummary | None = None
+        self.restart_needed: tuple[str, ...] = ()
+        """Fields of the configuration file that were changed and count after a restart only."""
         self.writes: Counter[str] = Counter()
         """Acknowledged operations since the start, by kind."""
         metrics.sync_last.set(wall_clock())

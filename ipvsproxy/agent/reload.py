@@ -97,6 +97,8 @@ class Reloader:
             self._wiring.configure(change.settings)
             self._file.took(change.settings)
         log.info("configuration read anew", changed=_named(change.changed))
+        self._wiring.observer.restart_needed = tuple(map(name_in_file, change.need_restart))
+        self._wiring.metrics.config_restart_needed.set(len(change.need_restart))
         if change.need_restart:
             log.warning("a restart is needed", fields=_named(change.need_restart))
 

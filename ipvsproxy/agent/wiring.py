@@ -73,6 +73,7 @@ class Wiring:
             applied_revision=self.reconciler.applied_revision,
             synced=self.health.synced,
             working=self.observer.working,
+            restart_needed=self.observer.restart_needed,
             services=tuple(
                 self._service_status(fragment)
                 for _, fragment in sorted(self.reconciler.desired.fragments.items())

@@ -234,6 +234,10 @@ class Metrics:
             "ipvsproxy_config_last_reload_success_timestamp_seconds",
             "When the configuration file was last taken, seconds since the epoch; 0: there is none",
         )
+        self.config_restart_needed = self._gauge(
+            "ipvsproxy_config_restart_needed",
+            "Settings of the configuration file that count only after a restart of the agent",
+        )
         self.source_events = self._counter(
             "ipvsproxy_source_events_total", "What the sources reported, by kind of event", "event"
         )

@@ -122,6 +122,8 @@ class AgentStatus(msgspec.Struct, frozen=True, kw_only=True):
     """The initial lists are complete and a cycle has gone through them."""
     working: bool = True
     """As /livez says: changes do not wait for too long."""
+    restart_needed: tuple[str, ...] = ()
+    """Fields of the configuration file that were changed and count after a restart only."""
     services: tuple[ServiceStatus, ...] = ()
     conditions: tuple[Condition, ...] = ()
     counts: dict[str, int] = {}
@@ -292,4 +294,6 @@ def _agent_line(agent: AgentStatus) -> str:
         state = "not in step yet: its initial lists are incomplete"
     elif not agent.working:
         state = "not in step: changes wait and no cycle completes"
+    if agent.restart_needed:
+        state += f"; a restart is needed for {', '.join(agent.restart_needed)}"
     return f"ipvsproxy {agent.version} on node {agent.node}, {state}"

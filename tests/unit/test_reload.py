@@ -20,6 +20,7 @@ from ipvsproxy.dataplane import Outcome
 from ipvsproxy.kernel.fake import FakeDataplane
 from ipvsproxy.model import Scheduler, Timeouts
 from ipvsproxy.sources.directory import DirectorySource
+from ipvsproxy.telemetry import status_table
 from tests.unit.test_agent import SERVED, WEB
 
 
@@ -71,8 +72,14 @@ class Agent:
 
     @property
     def successful(self) -> float:
-        metrics = self.wiring.metrics
-        value = metrics.registry.get_sample_value("ipvsproxy_config_last_reload_successful")
+        return self.value("ipvsproxy_config_last_reload_successful")
+
+    @property
+    def restart_needed(self) -> float:
+        return self.value("ipvsproxy_config_restart_needed")
+
+    def value(self, name: str) -> float:
+        value = self.wiring.metrics.registry.get_sample_value(name)
         assert value is not None
         return value
 
@@ -130,6 +137,14 @@ async def test_what_needs_a_restart_is_named_and_keeps_its_value(agent: Agent) -
         "watchNodes, metricsBindAddress",
     )
     assert agent.wiring.settings.metrics_bind_address == "127.0.0.1:10249"
+    assert agent.restart_needed == 2
+    told = status_table({}, agent.wiring.status()).agent
+    assert told is not None
+    assert told.endswith("a restart is needed for watchNodes, metricsBindAddress")
+
+    await agent.look("defaultScheduler: lc\n")
+    assert agent.restart_needed == 0
+    assert agent.wiring.status().restart_needed == ()
 
 
 async def test_two_changes_before_a_cycle_end_with_the_last(agent: Agent) -> None:
