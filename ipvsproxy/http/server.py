@@ -26,6 +26,10 @@ RETRY_SECONDS = 5.0
 _BACKLOG = 128
 """Connections that the kernel keeps until they are accepted; a check is short."""
 _ALL_ADDRESSES = frozenset({"0.0.0.0", "::"})  # noqa: S104 - what it stands for
+IDLE_SECONDS = 75.0
+"""How long a connection stays open between two requests; the library's is above an hour."""
+FIRST_REQUEST_SECONDS = 10.0
+"""How long a new connection may take for its first request; the library waits for ever."""
 SIGNATURE = f"ipvsproxy/{__version__}"
 """The header Server of every answer: whoever asks can tell an ipvsproxy from others."""
 
@@ -61,27 +65,36 @@ class Server:
         """Serve until cancelled; returns at once when the address is empty."""
         if not self._bind_address:
             return
-        runner = web.AppRunner(self._application, access_log=None, shutdown_timeout=1.0)
+        runner = web.AppRunner(
+            self._application,
+            access_log=None,
+            shutdown_timeout=1.0,
+            keepalive_timeout=IDLE_SECONDS,
+        )
         await runner.setup()
+        assert runner.server is not None, "it has been set up"
         try:
-            await self._listen(runner)
-            self.listening.set()
-            await asyncio.get_running_loop().create_future()
+            listener = await self._listen(runner.server)
+            try:
+                self.listening.set()
+                await asyncio.get_running_loop().create_future()
+            finally:
+                self.listening.clear()
+                listener.close()
         finally:
-            self.listening.clear()
             await runner.cleanup()
 
-    async def _listen(self, runner: web.AppRunner) -> None:
+    async def _listen(self, server: web.Server) -> asyncio.Server:
         host, port = split_bind_address(self._bind_address)
         while True:
             try:
                 opened = open_socket(None if host in _ALL_ADDRESSES else host, port)
-                await web.SockSite(runner, opened).start()
+                listener = await accept(opened, server)
             except OSError as error:
                 self._report(error)
             else:
                 self._conditions.clear(self._subject, ConditionType.PORT_TAKEN)
-                return
+                return listener
             await asyncio.sleep(self._retry_seconds)
 
     def _report(self, error: OSError) -> None:
@@ -116,6 +129,41 @@ def open_socket(address: str | None, port: int) -> socket.socket:
     return socket.create_server(("", port), backlog=_BACKLOG)
 
 
+async def accept(opened: socket.socket, server: web.Server) -> asyncio.Server:
+    """Have a server answer on a socket; a connection that asks nothing is closed.
+
+    Raises OSError, and the socket is closed. Whoever answers calls `asked`.
+    """
+    loop = asyncio.get_running_loop()
+
+    def connected() -> asyncio.Protocol:
+        made = server()
+        _silent.add(made)
+        loop.call_later(FIRST_REQUEST_SECONDS, _close_if_silent, made)
+        return made
+
+    try:
+        return await loop.create_server(connected, sock=opened)
+    except BaseException:
+        opened.close()
+        raise
+
+
+_silent: set[asyncio.BaseProtocol] = set()
+"""New connections that have not had a whole request."""
+
+
+def asked(request: web.BaseRequest) -> None:
+    """Take note of a request: from now on its connection is the library's to close."""
+    _silent.discard(request.protocol)
+
+
+def _close_if_silent(connection: web.RequestHandler) -> None:
+    if connection in _silent:
+        _silent.discard(connection)
+        connection.force_close()
+
+
 def application(handlers: dict[str, Handler]) -> web.Application:
     """Answer GET on these paths, and 404 on all others; at debug every answer is a log line."""
     made = web.Application()
@@ -125,6 +173,7 @@ def application(handlers: dict[str, Handler]) -> web.Application:
 
 
 async def _sign(request: web.Request, response: web.StreamResponse) -> None:
+    asked(request)
     response.headers["Server"] = SIGNATURE
     response.headers["X-Content-Type-Options"] = "nosniff"
     log.debug("answered", path=request.path, status=response.status, client=request.remote)

@@ -23,15 +23,20 @@ import structlog
 from aiohttp import web
 
 from ipvsproxy.core.health_check import HealthCheck
-from ipvsproxy.http.server import RETRY_SECONDS, SIGNATURE, Clock, open_socket
+from ipvsproxy.http.server import (
+    IDLE_SECONDS,
+    RETRY_SECONDS,
+    SIGNATURE,
+    Clock,
+    accept,
+    asked,
+    open_socket,
+)
 from ipvsproxy.model import Address, Family
 from ipvsproxy.objects import ServiceName
 from ipvsproxy.telemetry import Condition, Conditions, ConditionType, Health
 
 log = structlog.get_logger(__name__)
-
-_IDLE_SECONDS = 75.0
-"""How long a connection stays open between two checks."""
 
 
 class _Place(NamedTuple):
@@ -114,7 +119,7 @@ class HealthChecks:
 
     async def run(self) -> None:
         """Listen where `update` says, until cancelled."""
-        server = web.Server(self._answer, access_log=None, keepalive_timeout=_IDLE_SECONDS)
+        server = web.Server(self._answer, access_log=None, keepalive_timeout=IDLE_SECONDS)
         try:
             while True:
                 self._changed.clear()
@@ -148,7 +153,8 @@ class HealthChecks:
         self._refused = {}
         for place in sorted(wanted - self._listeners.keys(), key=lambda place: place.port):
             try:
-                self._listeners[place] = await _listen(place, server)
+                address = str(place.address) if place.address else None
+                self._listeners[place] = await accept(open_socket(address, place.port), server)
             except OSError as error:
                 self._refused[place] = os.strerror(error.errno or 0).lower()
 
@@ -195,6 +201,7 @@ class HealthChecks:
         return messages
 
     async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
+        asked(request)
         port: int = request.get_extra_info("sockname")[1]
         check = self._owners.get(port)
         if check is None:  # a connection that was kept open, of a Service that is gone
@@ -214,16 +221,6 @@ class HealthChecks:
                 "X-Load-Balancing-Endpoint-Weight": str(check.local_endpoints),
             },
         )
-
-
-async def _listen(place: _Place, server: web.Server) -> asyncio.Server:
-    """Listen; raises OSError when the place is taken or not this node's (any more)."""
-    opened = open_socket(str(place.address) if place.address else None, place.port)
-    try:
-        return await asyncio.get_running_loop().create_server(server, sock=opened)
-    except BaseException:
-        opened.close()
-        raise
 
 
 def _body(check: HealthCheck, *, healthy: bool) -> bytes:

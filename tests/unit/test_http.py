@@ -303,6 +303,37 @@ class TestServing:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
 
+    async def test_a_connection_that_asks_nothing_whole_is_closed(
+        self, taken: socket.socket, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("ipvsproxy.http.server.FIRST_REQUEST_SECONDS", 0.05)
+        port = taken.getsockname()[1]
+        taken.close()
+        server = http.Server(
+            f"127.0.0.1:{port}",
+            http.metrics_application(StandInAgent()),
+            name="metrics",
+            conditions=Conditions(),
+            wall_clock=lambda: WALL,
+        )
+        task = asyncio.create_task(server.run())
+        await asyncio.wait_for(server.listening.wait(), 10)
+        asking, writer = await asyncio.open_connection("127.0.0.1", port)
+        request = b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n"
+        writer.write(request)
+        assert await asyncio.wait_for(asking.readline(), 10) == b"HTTP/1.1 200 OK\r\n"
+        for silent in (b"", b"GET / HT"):
+            reader, other = await asyncio.open_connection("127.0.0.1", port)
+            other.write(silent)
+            assert await asyncio.wait_for(reader.read(), 10) == b""
+            other.close()
+        writer.write(request)  # who has asked is not silent
+        assert await asyncio.wait_for(asking.readuntil(b"ok"), 10)
+        assert await asyncio.wait_for(asking.readuntil(b"200 OK"), 10)
+        writer.close()
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
     async def test_an_empty_address_serves_nothing(self) -> None:
         server = http.Server(
             "",
