@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 
 import structlog
 
@@ -30,6 +30,7 @@ from ipvsproxy.reconciler.conditions import ConditionWriter
 from ipvsproxy.reconciler.network import NetworkFollower
 from ipvsproxy.reconciler.observers import CycleObserver, HealthCheckPorts
 from ipvsproxy.reconciler.planning import Planning
+from ipvsproxy.reconciler.polls import Polls
 from ipvsproxy.reconciler.report import CycleReport
 from ipvsproxy.reconciler.translation import Translation
 from ipvsproxy.reconciler.writer import Writer, Written
@@ -38,9 +39,6 @@ from ipvsproxy.telemetry import Conditions, Teller, tell_nobody
 
 log = structlog.get_logger(__name__)
 
-_FIRST_POLL = 0.5
-_LONGEST_POLL = 5.0
-"""Seconds between two looks at the connections of a draining real server, doubling."""
 _RECONSIDER_SCHEDULERS = 300.0
 """Seconds after which a scheduler that this kernel lacked is tried again."""
 
@@ -70,7 +68,6 @@ class Reconciler:
         self._settings = settings
         self._coming: Settings | None = None
         self._clock = clock
-        self._wall_clock = wall_clock
         self._observer = observer
         self._health_checks = health_checks
         self._writer = Writer(dataplane, clock)
@@ -92,8 +89,7 @@ class Reconciler:
             conditions=self._conditions,
             clock=clock,
         )
-        self._polls: dict[VirtualServerKey, tuple[float, float]] = {}
-        """When each draining virtual server is looked at, and the pause before that."""
+        self._polls = Polls()
         self._audit_due = clock()
         self._schedulers_due = clock() + _RECONSIDER_SCHEDULERS
         self._sweep_due = False
@@ -214,7 +210,9 @@ class Reconciler:
         if self._health_checks is not None:  # not before what is promised there stands
             self._health_checks.update(self._desired.health_checks, around.health_check_addresses)
         postponed = self._translation.lacking(written.unsupported)
-        self._schedule_polls({*target.virtual_servers, *connections})
+        self._polls.schedule(
+            {*target.virtual_servers, *connections}, self._settlement.draining, self._clock()
+        )
         self._conditions.kernel(self._writer.trouble)
         self._conditions.own_node(
             self._settings.node_name, needed_for=needs_own_node(self._settings)
@@ -254,14 +252,14 @@ class Reconciler:
             pass
 
     def _next_due(self) -> float:
-        dues = [self._audit_due, *(due for due, _ in self._polls.values())]
         others = (
+            self._polls.next_due,
             self._network.due,
             self._planning.due,
             self._settlement.climbing.next_due,
             self._writer.next_due(),
         )
-        return min((*dues, *(due for due in others if due is not None)))
+        return min((self._audit_due, *(due for due in others if due is not None)))
 
     async def _announce(self, revision: int) -> None:
         async with self._applied:
@@ -352,24 +350,6 @@ class Reconciler:
 
         A virtual server that somebody has removed is among them, so that it is planned again.
         """
-        now = self._clock()
-        keys = [key for key, (due, _) in self._polls.items() if due <= now]
+        keys = self._polls.due(self._clock())
         connections = await self._writer.read(keys)
         return {key: connections.get(key, {}) for key in keys}
-
-    def _schedule_polls(self, keys: Iterable[VirtualServerKey]) -> None:
-        """Say when those that were settled, or looked at, are looked at next; a new one at once.
-
-        One that was settled for another reason, and not looked at, is still due when it was: a
-        Service that never rests would never be looked at.
-        """
-        now = self._clock()
-        draining = self._settlement.draining
-        for key in keys:
-            if key not in draining:
-                self._polls.pop(key, None)
-                continue
-            due, pause = self._polls.get(key, (now, 0.0))
-            if due <= now:
-                longer = min(max(pause * 2, _FIRST_POLL), _LONGEST_POLL)
-                self._polls[key] = (now + pause, longer)
