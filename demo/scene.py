@@ -57,6 +57,11 @@ EXPOSED = Service(
 )
 """A load balancer's Service of external policy Local, of the pods that are there at the end."""
 
+CHECKED = Service(
+    "web-checked", 21, endpoints_of(NEW), "rr", protocols=("TCP",), families=(4,)
+).checked("tcp", "interval=1s, timeout=500ms, rise=2, fall=2")
+"""A Service whose pods each node probes."""
+
 DRAWING = """\
         client-1  red-1  red-2   │   red-3  red-4  client-2      pods
               └─────┴──────┘     │     └──────┴──────┘

@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
+import time
 from collections import Counter
 from typing import TYPE_CHECKING
 
 from demo.scene import (
+    CHECKED,
     CLIENTS,
     DRAWING,
     EXPOSED,
@@ -24,12 +26,12 @@ from testbed import namespaces, witness
 from testbed.backend import PORT
 from testbed.client import Answer, Target, answers, distribution, failures
 from testbed.cluster import target
-from testbed.manifests import SERVICE_PORT, endpoints_of
+from testbed.manifests import DOMAIN, SERVICE_PORT, endpoints_of
 from testbed.manifests import WEIGHTS as WEIGHTS_ANNOTATION
 from testbed.scenario import rolling_update
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from demo.show import Screen
     from testbed.client import Failure, Reply
@@ -66,6 +68,7 @@ class Story:
         self._slow_start()
         self._replacement()
         self._policy()
+        self._health_check()
 
     def begin(self) -> None:
         """Start the agents, and wait until both kernels hold the Services."""
@@ -107,7 +110,7 @@ class Story:
         self._screen.line(
             f"{REQUESTS} connections from {client.name} to {where.address}, {failed} failed:"
         )
-        self._screen.bars(counts, OLD_NAMES)
+        self._screen.bars(counts, tuple(pod.pod.name for pod in service.endpoints))
         if failed:
             self._screen.claim("no connection failed", holds=False)
         return counts
@@ -267,6 +270,41 @@ class Story:
             where = "the pods of its node" if pods == here else "all pods"
             kept = "masqueraded" if sources is nodes_own else "with its own address"
             screen.claim(f"{where}, {kept}", right)
+
+    def _health_check(self) -> None:
+        """Have a pod take no connection although its slice says ready, and take them again."""
+        screen, client, where, sick = self._screen, CLIENTS[0], target(CHECKED), NEW[1]
+        screen.section(
+            f"A pod that takes no connection although Kubernetes says ready: {sick.name}"
+        )
+        for name, value in CHECKED.annotations:
+            screen.line(f"{CHECKED.name}, annotation {DOMAIN}{name}: {value}")
+        self._cluster.apply(CHECKED)
+        held = self._traffic.open(client, where, HELD)
+        with self._traffic.load(client, where) as load:
+            self._traffic.refuse(sick.name)
+            began = time.monotonic()
+            self._wait_serving([pod for pod in NEW if pod != sick])
+            took = time.monotonic() - began
+        failed = len(failures(load.replies))
+        screen.line(f"after {took:.1f} s it has weight 0 on both nodes; of {len(load.replies)}")
+        screen.line(f"requests until then {failed} failed")
+        screen.claim("no more than those that it was given", failed <= len(load.replies) / 4 + 2)
+        counts = self._ask(client, CHECKED)
+        screen.claim("the three others answer everything", sick.name not in counts)
+        lost = _lost(held)
+        screen.claim(f"{HELD} connections open all the time, {lost} lost", lost == 0)
+        self._traffic.listen(sick.name)
+        self._wait_serving(NEW)
+        screen.line("it takes connections again, and has its weight back")
+        screen.claim("all four answer", len(self._ask(client, CHECKED)) == len(NEW))
+        for one in held:
+            one.close()
+
+    def _wait_serving(self, pods: Sequence[Pod]) -> None:
+        """Wait until both kernels give new connections of the checked Service to these pods."""
+        expected = CHECKED.with_endpoints(endpoints_of(pods))
+        self._cluster.wait_applied(expected)
 
     def _served(self, requests: int, failed: list[Failure], *, held: int, lost: int) -> None:
         self._screen.claim(

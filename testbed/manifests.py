@@ -25,6 +25,7 @@ IPV4 = 4
 DOMAIN = "ipvsproxy.io/"
 SCHEDULER = f"{DOMAIN}scheduler"
 WEIGHTS = f"{DOMAIN}weights"
+HEALTH_CHECK = f"{DOMAIN}health-check"
 SERVICE_PORT = 80
 FIRST_NODE_PORT = 30000
 FIRST_HEALTH_CHECK_NODE_PORT = 32000
@@ -172,6 +173,11 @@ class Service:
         """
         written = ((name.replace("_", "-"), text) for name, text in annotations.items())
         return replace(self, annotations=tuple(written))
+
+    def checked(self, kind: str, options: str = "") -> Service:
+        """Return the same Service with a health check."""
+        written = {"health_check": kind, **({"health_check_options": options} if options else {})}
+        return self.annotated(**written)
 
     def with_endpoints(self, endpoints: Iterable[Endpoint]) -> Service:
         """Return the same Service with other endpoints."""

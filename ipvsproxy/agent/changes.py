@@ -15,6 +15,7 @@ from ipvsproxy.objects import EndpointSlice, ObjectReference, ServiceName
 from ipvsproxy.store import (
     Event,
     Gone,
+    Judged,
     Listed,
     Put,
     Readable,
@@ -65,7 +66,7 @@ class Changes:
                     self._note_trigger(changed, revision)
             case Gone(reference):
                 self._count(reference, revision)
-            case Refused() | Unreadable() | Readable() | Listed():
+            case Refused() | Unreadable() | Readable() | Listed() | Judged():
                 return
             case _:
                 assert_never(event)

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from ipvsproxy.agent.changes import Changes
 from ipvsproxy.core.operations import ReplaceChains
 from ipvsproxy.model import SetType
+from ipvsproxy.probe import Prober
 from ipvsproxy.reconciler import CycleReport, Reconciler
 from ipvsproxy.store import Event, Store
 from ipvsproxy.telemetry import CycleSummary, Health, Metrics
@@ -128,6 +129,19 @@ class Observer:
             metrics.set_members.labels(name).set(len(state.members[name]))
             if spec.type is not SetType.BITMAP_PORT:
                 metrics.set_capacity.labels(name).set(spec.maxelem)
+
+    def probes(self, reconciler: Reconciler, prober: Prober) -> None:
+        """Write down how the probes are doing; for when somebody looks."""
+        metrics = self._metrics
+        for outcome, count in prober.outcomes.items():
+            metrics.health_checks.labels(str(outcome)).inc(count)
+        prober.outcomes.clear()
+        metrics.health_check_targets.set(prober.targets)
+        metrics.health_check_late.set(prober.late)
+        metrics.unhealthy_endpoints.clear()
+        for name, probing in reconciler.desired.probings.items():
+            gauge = metrics.unhealthy_endpoints.labels(name.namespace, name.name)
+            gauge.set(len(probing.unhealthy))
 
 
 def sizes(store: Store, reconciler: Reconciler) -> dict[str, int]:

@@ -66,6 +66,7 @@ async def run(settings: Settings, file: ConfigFile | None = None) -> int:
                     _feed(wiring, source),
                     _follow_network(wiring, dataplane),
                     memory.tidy_up(after=wiring.reconciler.wait_until_applied(0)),
+                    wiring.prober.run(),
                 ]
                 if events is not None:
                     follow.append(events.run())

@@ -6,6 +6,7 @@ for that is spread over the parts.
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from ipvsproxy.config import Settings
 from ipvsproxy.core.translate import Fragment, Frontend
 from ipvsproxy.dataplane import Dataplane
 from ipvsproxy.http import HealthChecks
+from ipvsproxy.probe import Prober, ask
 from ipvsproxy.reconciler import Reconciler
 from ipvsproxy.store import Event, Store
 from ipvsproxy.telemetry import (
@@ -45,6 +47,7 @@ class Wiring:
     observer: Observer
     reconciler: Reconciler
     traffic: TrafficReader
+    prober: Prober
 
     @property
     def settings(self) -> Settings:
@@ -88,6 +91,7 @@ class Wiring:
         """Bring gauges and traffic counters up to date, before a scrape."""
         await self.traffic.refresh()
         self.observer.gauges(self.reconciler)
+        self.observer.probes(self.reconciler, self.prober)
         self.metrics.health_check_node_ports.set(self.health_checks.listening)
 
     def _service_status(self, fragment: Fragment) -> ServiceStatus:
@@ -105,6 +109,7 @@ class Wiring:
 
     def _frontend_status(self, fragment: Fragment, frontend: Frontend) -> FrontendStatus:
         draining = self.reconciler.draining.get(frontend.key, frozenset())
+        unhealthy = fragment.probing.unhealthy if fragment.probing is not None else frozenset()
         return FrontendStatus(
             virtual_server=str(frontend.key),
             port=self.store.port_name(fragment.name, frontend.key) or str(frontend.key.port),
@@ -112,6 +117,12 @@ class Wiring:
             scheduler=frontend.server.scheduler,
             annotated=fragment.asked if fragment.annotated else None,
             draining=tuple(str(member) for member in sorted(draining)),
+            unhealthy=tuple(
+                str(target.server)
+                for target in sorted(unhealthy)
+                if target.protocol is frontend.key.protocol
+                and (target.server in frontend.real_servers or target.server in frontend.cut)
+            ),
         )
 
 
@@ -124,10 +135,11 @@ def wire(
     tell: Teller = tell_nobody,
     conditions: Conditions | None = None,
     watches: Watches | None = None,
+    chance: Callable[[], float] = random.random,
 ) -> Wiring:
     """Put an agent together around a dataplane; the clocks and `tell` are as in `Reconciler`.
 
-    `conditions` and `watches` are those that the source writes into, if it does.
+    `conditions` and `watches` are those of the source, if it has some; `chance` spreads probes.
     """
     store = Store(settings.node_name)
     conditions = Conditions() if conditions is None else conditions
@@ -141,13 +153,9 @@ def wire(
         clock=clock,
         wall_clock=wall_clock,
     )
-    checks = HealthChecks(
-        health,
-        conditions,
-        clock=clock,
-        wall_clock=wall_clock,
-        tell=lambda condition: tell(condition, store.uid(condition.subject)),
-    )
+    checks = _health_checks(health, conditions, store, clock, wall_clock, tell=tell)
+    took = metrics.health_check_duration.observe
+    prober = Prober(ask=ask, observe=took, clock=clock, chance=chance)
     reconciler = Reconciler(
         store=store,
         dataplane=dataplane,
@@ -157,6 +165,7 @@ def wire(
         wall_clock=wall_clock,
         observer=observer,
         health_checks=checks,
+        probes=prober,
         tell=tell,
     )
     traffic = TrafficReader(
@@ -167,4 +176,26 @@ def wire(
         clock=clock,
         wall_clock=wall_clock,
     )
-    return Wiring(store, conditions, metrics, health, checks, observer, reconciler, traffic)
+    wiring = Wiring(
+        store, conditions, metrics, health, checks, observer, reconciler, traffic, prober
+    )
+    prober.tell = wiring.take
+    return wiring
+
+
+def _health_checks(
+    health: Health,
+    conditions: Conditions,
+    store: Store,
+    clock: Callable[[], float],
+    wall_clock: Callable[[], float],
+    *,
+    tell: Teller,
+) -> HealthChecks:
+    return HealthChecks(
+        health,
+        conditions,
+        clock=clock,
+        wall_clock=wall_clock,
+        tell=lambda condition: tell(condition, store.uid(condition.subject)),
+    )

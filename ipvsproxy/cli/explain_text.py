@@ -12,6 +12,7 @@ from ipvsproxy.telemetry import CandidateRow, ExplainReport, Explanation, StepRo
 
 _DECIDING = frozenset({"ACCEPT", "DROP", "REJECT", "MARK", "MASQUERADE", "DNAT", "RETURN", ""})
 _HOOK_WIDTH = len("POSTROUTING")
+_FAILS = "it fails its health check from this node"
 
 
 def explain_text(report: ExplainReport) -> str:
@@ -29,9 +30,11 @@ def _lines(one: Explanation) -> Iterator[str]:
         yield f"  {_server(one)}"
     width = max((len(row.address) for row in one.candidates), default=0)
     for row in one.candidates:
-        yield f"    {row.address:<{width}}  weight {row.weight}  {_seen(row)}"
+        failing = f"; {_FAILS}, as too many do" if row.address in one.unhealthy else ""
+        yield f"    {row.address:<{width}}  weight {row.weight}  {_seen(row)}{failing}"
     for address in one.resting:
-        yield f"    {address:<{width}}  weight 0  takes no new connection"
+        failing = f": {_FAILS}" if address in one.unhealthy else ""
+        yield f"    {address:<{width}}  weight 0  takes no new connection{failing}"
     rules = (row.by for row in one.candidates if row.masqueraded and row.by is not None)
     for by in dict.fromkeys(rules):
         yield f"  this node's address by {by.table} {by.chain}: {by.rule}"

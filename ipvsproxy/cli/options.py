@@ -191,6 +191,30 @@ _OPTIONS: Mapping[str, Decorator] = {
         metavar="DURATION",
         help="How long a deleted Service keeps its open connections (default 60s).",
     ),
+    "health_checks": switch(
+        "--health-checks",
+        help="Probe the endpoints of Services that ask for it (default true).",
+    ),
+    "health_check_networks": _option(
+        "--health-check-networks",
+        metavar="CIDR[,CIDR]",
+        help="Networks besides the pods' in which endpoints are probed.",
+    ),
+    "health_check_panic_percent": _option(
+        "--health-check-panic-percent",
+        metavar="0-99",
+        help="Where more of a Service's endpoints fail, all are used (default 50).",
+    ),
+    "health_check_concurrency": _option(
+        "--health-check-concurrency",
+        metavar="NUMBER",
+        help="Most probes at a time (default 1000).",
+    ),
+    "health_check_nodes": _option(
+        "--health-check-nodes",
+        metavar="NUMBER",
+        help="With more Nodes than this, intervals are stretched (default 100; 0: never).",
+    ),
     "set_hash_size": _option(
         "--set-hash-size",
         metavar="NUMBER",

@@ -156,7 +156,7 @@ def _list_lines(row: StatusRow) -> Iterator[tuple[str, str]]:
     yield style or "bold", f"{name}  {row.address}/{row.protocol}{kind}  {_scheduler(row)}{kept}"
     for server in row.real_servers:
         counts = f"weight {server.weight}, active {server.active}, inactive {server.inactive}"
-        yield style, f"  → {server.address}  {counts}{', draining' if server.draining else ''}"
+        yield style, f"  → {server.address}  {counts}{_state(server, ', ')}"
 
 
 def _row_style(row: StatusRow) -> str:
@@ -193,7 +193,7 @@ def _server_cells(server: RealServerRow) -> tuple[str, ...]:
         str(server.weight),
         str(server.active),
         str(server.inactive),
-        "draining" if server.draining else "",
+        _state(server),
     )
 
 
@@ -228,3 +228,8 @@ def _count(number: int, noun: str) -> str:
 
 def _text(lines: Sequence[str]) -> str:
     return "".join(f"{line}\n" for line in lines)
+
+
+def _state(server: RealServerRow, before: str = "") -> str:
+    words = [word for word in ("draining", "unhealthy") if getattr(server, word)]
+    return f"{before}{', '.join(words)}" if words else ""

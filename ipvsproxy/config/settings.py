@@ -171,6 +171,24 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Seconds for which a Service or port that was deleted keeps its open connections. 0: it is
     removed at once."""
 
+    health_checks: bool = True
+    """Probe the endpoints of Services that ask for it. False: such Services are served as if they
+    did not ask."""
+
+    health_check_networks: tuple[Network, ...] = ()
+    """Networks besides `cluster_cidrs` and this Node's podCIDRs in which endpoints are probed.
+    Addresses of nodes, gateways, API servers and Services are not, wherever they are."""
+
+    health_check_panic_percent: int = 50
+    """Where more than this share of a Service's endpoints fails, 0-99, checks are passed over."""
+
+    health_check_concurrency: int = 1000
+    """Most probes at a time, 1-10,000; each needs an open file. Others wait, and are late."""
+
+    health_check_nodes: int = 100
+    """With more Nodes than this, 1-100,000, probes are stretched: the interval grows in proportion,
+    so that an endpoint is not probed more often, by all together. 0: never."""
+
     set_hash_size: int = 1024
     """Buckets of each ipset when it is made, 64-1,048,576; the kernel adds more by itself."""
 

@@ -24,6 +24,7 @@ from typing import NamedTuple
 
 from ipvsproxy.core.health_check import HealthCheck
 from ipvsproxy.core.members import SetMember
+from ipvsproxy.core.probing import Probing
 from ipvsproxy.core.redirect import Redirections
 from ipvsproxy.core.sets import Role, role_of
 from ipvsproxy.core.translate import Fragment, Frontend
@@ -76,6 +77,8 @@ class Desired:
         self._bound: dict[Address, dict[VirtualServerKey, None]] = {}
         self._health_checks: dict[ServiceName, HealthCheck] = {}
         self._listed_checks: tuple[HealthCheck, ...] | None = ()
+        self._probings: dict[ServiceName, Probing] = {}
+        self._listed_probings: Mapping[ServiceName, Probing] | None = {}
         self.redirections = Redirections()
         """Where clients inside the cluster are sent, of the frontends in force."""
 
@@ -105,6 +108,13 @@ class Desired:
         if self._listed_checks is None:
             self._listed_checks = tuple(self._health_checks.values())
         return self._listed_checks
+
+    @property
+    def probings(self) -> Mapping[ServiceName, Probing]:
+        """What is to be probed, by Service; the same object until it changes."""
+        if self._listed_probings is None:
+            self._listed_probings = dict(self._probings)
+        return self._listed_probings
 
     def owner(self, key: VirtualServerKey) -> ServiceName | None:
         """Give the Service whose frontend counts; None for one that is departing or unknown."""
@@ -148,6 +158,7 @@ class Desired:
         self._frontends[fragment.name] = {one.key: one for one in fragment.frontends}
         self._led[fragment.name] = _led(fragment.frontends)
         self._note_health_check(fragment.name, fragment.health_check)
+        self._note_probing(fragment.name, fragment.probing)
         wanted = set(self._frontends[fragment.name])
         gone = {frontend.key for frontend in before.frontends} - wanted if before else set()
         touched = self._reclaim(fragment.name, wanted, gone, now)
@@ -162,6 +173,7 @@ class Desired:
             return Touched()
         del self._frontends[name], self._led[name]
         self._note_health_check(name, None)
+        self._note_probing(name, None)
         gone = {frontend.key for frontend in before.frontends}
         touched = self._reclaim(name, set(), gone, now)
         touched.members |= self._recount(before.members, frozenset())
@@ -297,6 +309,12 @@ class Desired:
         if check is not None:
             self._health_checks[name] = check
 
+    def _note_probing(self, name: ServiceName, probing: Probing | None) -> None:
+        if self._probings.pop(name, None) != probing:
+            self._listed_probings = None
+        if probing is not None:
+            self._probings[name] = probing
+
     def _bind(self, key: VirtualServerKey, wanted: bool) -> None:
         if wanted:
             self._bound.setdefault(key.address, {})[key] = None
@@ -318,7 +336,7 @@ def _led(frontends: Iterable[Frontend]) -> Mapping[VirtualServerKey, list[Virtua
 def _departing(frontend: Frontend) -> Frontend:
     """Give what a frontend becomes when nobody wants it: it only finishes its connections."""
     return _unredirected(frontend)._replace(
-        real_servers={}, displaced=frozenset(), retiring=frozenset(), whole=True
+        real_servers={}, displaced=frozenset(), retiring=frozenset(), cut=frozenset(), whole=True
     )
 
 

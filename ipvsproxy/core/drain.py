@@ -76,7 +76,7 @@ def settle(
     draining: set[RealServerKey] = set()
     still_listed = frontend.retiring | frontend.displaced
     for member, found in state.real_servers.get(frontend.key, {}).items():
-        if member in real_servers:
+        if member in real_servers or member in frontend.cut:
             continue
         if not frontend.whole and member not in still_listed:
             real_servers[member] = found

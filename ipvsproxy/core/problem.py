@@ -22,6 +22,8 @@ class ProblemKind(StrEnum):
     RESERVED_ADDRESS = "ReservedAddress"
     NODES_UNKNOWN = "NodesUnknown"
     TOO_MANY_ENDPOINTS = "TooManyEndpoints"
+    HEALTH_CHECKS_IGNORED = "HealthChecksIgnored"
+    ENDPOINTS_NOT_PROBED = "EndpointsNotProbed"
 
 
 class Problem(NamedTuple):

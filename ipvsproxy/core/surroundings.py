@@ -41,6 +41,8 @@ class Surroundings:
     """Whether `taken` has the addresses of all other nodes, and `nodes` all of them."""
     nodes: Mapping[str, Node] = field(default_factory=dict)
     """The Nodes that are known, by name."""
+    starting: bool = False
+    """Whether not every Service has been translated since the agent's start."""
 
     @cached_property
     def here(self) -> Whereabouts:

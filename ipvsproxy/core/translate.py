@@ -21,6 +21,7 @@ from ipvsproxy.core.annotations import (
     Steering,
     choose_scheduler,
     kept_by,
+    read_check,
     steer,
     unknown_annotation,
 )
@@ -29,6 +30,7 @@ from ipvsproxy.core.endpoints import PlacedEndpoint, Policy, Selection, gather, 
 from ipvsproxy.core.frontends import Kind, Place, places
 from ipvsproxy.core.health_check import HealthCheck, local_endpoints
 from ipvsproxy.core.members import SetMember, frontend_members, service_members
+from ipvsproxy.core.probing import Checks, Probing, Target, Verdict
 from ipvsproxy.core.problem import Problem, ProblemKind
 from ipvsproxy.core.redirect import Redirect
 from ipvsproxy.core.surroundings import Surroundings
@@ -46,6 +48,7 @@ from ipvsproxy.objects import EndpointSlice, Service, ServiceName, ServicePort
 
 NOTHING_WRITTEN: Mapping[str, str] = MappingProxyType({})
 _NO_POLICIES: frozenset[str] = frozenset()
+NO_VERDICTS: Mapping[Target, Verdict] = MappingProxyType({})
 
 
 class Frontend(NamedTuple):
@@ -71,6 +74,8 @@ class Frontend(NamedTuple):
     drain_deadline: float | None = None
     """Seconds that a real server which has left may finish its connections; None: the setting."""
     shaping: Shaping = UNSHAPED
+    cut: frozenset[RealServerKey] = frozenset()
+    """Goes at once, with its connections: it fails its health check."""
 
 
 class Fragment(NamedTuple):
@@ -97,6 +102,8 @@ class Fragment(NamedTuple):
     though there is one elsewhere."""
     good: Mapping[str, str] = NOTHING_WRITTEN
     """The annotations in force, as written: the last good text where the present one is wrong."""
+    probing: Probing | None = None
+    """Which of its endpoints this node probes, and how; None: it does not."""
 
 
 class Inputs(NamedTuple):
@@ -108,6 +115,8 @@ class Inputs(NamedTuple):
     """Whether everything that the source describes could be read."""
     sound: bool = True
     """Whether no slice of this Service is nonsense without a good state that stands for it."""
+    verdicts: Mapping[Target, Verdict] = NO_VERDICTS
+    """What its probes have come to."""
 
     def knows_endpoints(self, family: Family) -> bool:
         """Whether no slice of a family can be missing; see `Frontend.whole`.
@@ -137,7 +146,14 @@ def translate(inputs: Inputs, around: Surroundings, previous: Fragment | None) -
     )
     masquerade_all = around.settings.masquerade_all
     steering = steer(reader, service, choice.scheduler, masquerade_all=masquerade_all)
-    builder = _Frontends(inputs, around, steering, weighing)
+    checks = Checks(
+        service.name,
+        read_check(reader),
+        verdicts=inputs.verdicts,
+        around=around,
+        previous=previous.probing if previous else None,
+    )
+    builder = _Frontends(inputs, around, steering, weighing, checks)
     frontends = tuple(map(builder.frontend, found.places))
     sizes = [len(one.real_servers) for one in frontends]
     said = (
@@ -146,6 +162,7 @@ def translate(inputs: Inputs, around: Surroundings, previous: Fragment | None) -
         *strays(inputs.slices),
         *reader.problems,
         *weighing.remarks(choice.scheduler, sizes),
+        *checks.problems,
         *found.problems,
     )
     return Fragment(
@@ -161,6 +178,7 @@ def translate(inputs: Inputs, around: Surroundings, previous: Fragment | None) -
         _health_check(inputs, around) if frontends else None,
         frozenset(builder.without_local) if builder.without_local else _NO_POLICIES,
         reader.good,
+        checks.probing,
     )
 
 
@@ -180,12 +198,18 @@ class _Frontends:
     """Makes frontends of places; what several of them share is worked out once."""
 
     def __init__(
-        self, inputs: Inputs, around: Surroundings, steering: Steering, weighing: Weighing
+        self,
+        inputs: Inputs,
+        around: Surroundings,
+        steering: Steering,
+        weighing: Weighing,
+        checks: Checks,
     ) -> None:
         self._inputs = inputs
         self._around = around
         self._steering = steering
         self._weighing = weighing
+        self._checks = checks
         self.without_local: set[str] = set()
         self._gathered: dict[
             tuple[ServicePort, Family], Mapping[RealServerKey, PlacedEndpoint]
@@ -209,11 +233,12 @@ class _Frontends:
         )
         if nobody_here:
             self.without_local.add("external" if place.external else "internal")
+        checked = self._checks.apply(key, place.port.name, self._real_servers(place, selection))
         return Frontend(
             key=key,
             kind=place.kinds[0],
             server=self._steering.virtual_server(place),
-            real_servers=self._real_servers(place, selection),
+            real_servers=checked.real_servers,
             displaced=selection.displaced,
             retiring=selection.retiring,
             bind=place.bind,
@@ -224,6 +249,7 @@ class _Frontends:
             redirect=_redirect(place) if redirected else None,
             drain_deadline=self._steering.drain_deadline,
             shaping=self._weighing.shaping(self._gather(place), selection.serving),
+            cut=checked.cut,
         )
 
     def _policy(self, place: Place) -> Policy:

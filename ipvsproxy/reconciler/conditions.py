@@ -60,6 +60,8 @@ _OF_TRANSLATION = (
     ConditionType.RESERVED_ADDRESS,
     ConditionType.NODES_UNKNOWN,
     ConditionType.TOO_MANY_ENDPOINTS,
+    ConditionType.HEALTH_CHECKS_IGNORED,
+    ConditionType.ENDPOINTS_NOT_PROBED,
     ConditionType.INTERNAL_ERROR,
 )
 _SHOWN_REFUSALS = 3

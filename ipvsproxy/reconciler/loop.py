@@ -22,13 +22,14 @@ from ipvsproxy.core.desired import Desired, Touched
 from ipvsproxy.core.foundation import foundation, shortcomings
 from ipvsproxy.core.ledger import adopt
 from ipvsproxy.core.plan import Batch, Target, plan
+from ipvsproxy.core.probing import stretch
 from ipvsproxy.core.settlement import Holds, Settlement
 from ipvsproxy.core.surroundings import needs_own_node
 from ipvsproxy.dataplane import Dataplane, DataplaneError
 from ipvsproxy.model import RealServerKey, State, VirtualServerKey
 from ipvsproxy.reconciler.conditions import ConditionWriter
 from ipvsproxy.reconciler.network import NetworkFollower
-from ipvsproxy.reconciler.observers import CycleObserver, HealthCheckPorts
+from ipvsproxy.reconciler.observers import CycleObserver, HealthCheckPorts, Probes
 from ipvsproxy.reconciler.planning import Planning
 from ipvsproxy.reconciler.polls import Polls
 from ipvsproxy.reconciler.report import CycleReport
@@ -57,12 +58,12 @@ class Reconciler:
         wall_clock: Callable[[], float],
         observer: CycleObserver | None = None,
         health_checks: HealthCheckPorts | None = None,
+        probes: Probes | None = None,
         tell: Teller = tell_nobody,
     ) -> None:
-        """Wire the loop up.
+        """Wire the loop up; `clock` (s) only runs forward, `wall_clock` (s since 1970) is for people.
 
-        `clock` counts seconds and only runs forward; `wall_clock` gives seconds since the epoch,
-        for people. `tell` is told of each condition that is raised.
+        `tell` is told of each condition that is raised.
         """
         self._store = store
         self._settings = settings
@@ -70,6 +71,7 @@ class Reconciler:
         self._clock = clock
         self._observer = observer
         self._health_checks = health_checks
+        self._probes = probes
         self._writer = Writer(dataplane, clock)
         self._desired = Desired()
         self._network = NetworkFollower(store, self._writer, settings, clock)
@@ -209,6 +211,7 @@ class Reconciler:
         written = await self._carry_out(batch)
         if self._health_checks is not None:  # not before what is promised there stands
             self._health_checks.update(self._desired.health_checks, around.health_check_addresses)
+        self._probe()
         postponed = self._translation.lacking(written.unsupported)
         self._polls.schedule(
             {*target.virtual_servers, *connections}, self._settlement.draining, self._clock()
@@ -226,6 +229,16 @@ class Reconciler:
         if not self._store.dirty:
             await self._announce(revision)
         return report
+
+    def _probe(self) -> None:
+        """Have probed what is to be probed now."""
+        if self._probes is not None:
+            settings = self._settings
+            self._probes.update(
+                self._desired.probings,
+                stretch=stretch(self._store.node_count, settings.health_check_nodes),
+                most=settings.health_check_concurrency,
+            )
 
     def _take_settings(self) -> None:
         """Take new settings and have everything looked at: each may concern every Service."""

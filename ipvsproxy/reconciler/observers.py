@@ -5,11 +5,13 @@ Protocols only: metrics and HTTP ports implement them, and the reconciler knows 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from typing import Protocol
 
 from ipvsproxy.core.health_check import HealthCheck
+from ipvsproxy.core.probing import Probing
 from ipvsproxy.model import Address
+from ipvsproxy.objects import ServiceName
 from ipvsproxy.reconciler.report import CycleReport
 
 
@@ -32,4 +34,12 @@ class HealthCheckPorts(Protocol):
         self, checks: Iterable[HealthCheck], addresses: Collection[Address] | None = None
     ) -> None:
         """Answer these, on these addresses of the node only; None: on all."""
+        ...
+
+
+class Probes(Protocol):
+    """Who probes the endpoints of Services."""
+
+    def update(self, probings: Mapping[ServiceName, Probing], *, stretch: float, most: int) -> None:
+        """Probe these, with intervals `stretch` times as long, at most so many at a time."""
         ...

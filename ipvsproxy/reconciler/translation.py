@@ -48,6 +48,7 @@ class Translation:
         self._conditions = conditions
         self._clock = clock
         self._first_served = False
+        self._starting = True
         self._untranslated: dict[ServiceName, frozenset[Address]] = {}
         self._judged: dict[ServiceName, frozenset[Address]] = {}
         """External addresses that are this node's and with which a Service was translated."""
@@ -90,6 +91,7 @@ class Translation:
             service_networks=self._store.service_networks,
             nodes=self._store.nodes,
             nodes_known=(self._store.nodes_listed or self.settings.watch_nodes is WatchNodes.NEVER),
+            starting=self._starting,
         )
 
     def needs_listeners(self, names: Iterable[ServiceName], state: State) -> bool:
@@ -105,6 +107,7 @@ class Translation:
         touched = Touched()
         for name in names:
             touched.add(self._translate_one(name, around))
+        self._starting = self._starting and self._store.dirty > 0
         return touched
 
     def lacking(self, schedulers: AbstractSet[str]) -> frozenset[ServiceName]:

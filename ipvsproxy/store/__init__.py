@@ -15,6 +15,7 @@ known to be missing - without which nothing counts as deleted that nobody claims
     events      what a source says, and the protocol of a source
     inputs      the store
     neighbours  Nodes, and the addresses that no Service may have
+    verdicts    what probes have come to
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from __future__ import annotations
 from ipvsproxy.store.events import (
     Event,
     Gone,
+    Judged,
     Listed,
     Put,
     Readable,
@@ -38,6 +40,7 @@ __all__ = [
     "KINDS",
     "Event",
     "Gone",
+    "Judged",
     "Listed",
     "Put",
     "Readable",

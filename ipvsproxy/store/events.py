@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import NamedTuple, Protocol, TypeAlias, assert_never
 
+from ipvsproxy.core.probing import Target, Verdict
 from ipvsproxy.model import Address
 from ipvsproxy.objects import (
     EndpointSlice,
@@ -74,7 +75,15 @@ class Listed(NamedTuple):
     is also listed where the source has none and never will: an older API server, a folder."""
 
 
-Event: TypeAlias = Put | Gone | Refused | Unreadable | Readable | Listed
+class Judged(NamedTuple):
+    """What the probes of an endpoint have come to; of these the prober is the source."""
+
+    target: Target
+    verdict: Verdict | None
+    """None: it is probed no longer."""
+
+
+Event: TypeAlias = Put | Gone | Refused | Unreadable | Readable | Listed | Judged
 
 
 class Source(Protocol):

@@ -25,6 +25,7 @@ from ipvsproxy.store.concerns import Concerns
 from ipvsproxy.store.events import (
     Event,
     Gone,
+    Judged,
     Listed,
     Put,
     Readable,
@@ -33,6 +34,7 @@ from ipvsproxy.store.events import (
     reference_of,
 )
 from ipvsproxy.store.neighbours import API_SERVER, Neighbours
+from ipvsproxy.store.verdicts import Verdicts
 
 KINDS = frozenset({"Service", "EndpointSlice", "Node", "ServiceCIDR"})
 """The kinds whose initial lists are waited for."""
@@ -53,6 +55,7 @@ class Store:
         self._awaited = set(kinds)
         self._neighbours = Neighbours(node_name)
         self._concerns = Concerns()
+        self._verdicts = Verdicts()
         self._services: dict[ServiceName, Service] = {}
         self._slices: dict[ServiceName, dict[str, EndpointSlice]] = {}
         self._slice_owner: dict[tuple[str, str], ServiceName] = {}
@@ -71,16 +74,22 @@ class Store:
 
     @property
     def needs_nodes(self) -> bool:
-        """Whether an external address of some Service may be another node's, or weights need Nodes.
+        """Whether an address of some Service, or one that is to be probed, may be another node's.
 
-        Any of the externalIPs may; of the others those that are near this node.
+        Or weights go by Nodes. Any of the externalIPs may; of the others those that are near this
+        node.
         """
-        return self._concerns.needs_nodes
+        return self._concerns.needs_nodes or bool(self._verdicts.checked)
 
     @property
     def nodes(self) -> Mapping[str, Node]:
         """The Nodes that are known, by name."""
         return self._neighbours.nodes
+
+    @property
+    def node_count(self) -> int:
+        """How many Nodes there are, as far as it is known: the own one, or all (`nodes_listed`)."""
+        return max(len(self._neighbours.nodes), 1)
 
     @property
     def taken(self) -> Mapping[Address, str]:
@@ -151,12 +160,22 @@ class Store:
         if service is None:
             return None
         slices = tuple(self._slices.get(name, {}).values())
-        return Inputs(service, slices, whole=self.whole, sound=self._sound(name))
+        return Inputs(
+            service,
+            slices,
+            whole=self.whole,
+            sound=self._sound(name),
+            verdicts=self._verdicts.of(name),
+        )
 
     def concerned(
         self, addresses: AbstractSet[Address], *, node_ports: bool
     ) -> Iterator[ServiceName]:
-        """Name the Services that have one of these addresses; `node_ports`: or any NodePort."""
+        """Name the Services that have one of these addresses; `node_ports`: or any NodePort.
+
+        So do those that have endpoints probed there.
+        """
+        yield from self._verdicts.at(addresses, self._slices)
         for name, service in self._services.items():
             own = (*service.cluster_ips, *service.external_ips, *service.ingress_ips)
             if not addresses.isdisjoint(own) or (
@@ -227,10 +246,14 @@ class Store:
             case Listed("Nodes"):
                 changes = not self.nodes_listed
                 self.nodes_listed = True
-                self.mark_dirty(self._concerns.by_nodes)
+                self.mark_dirty((*self._concerns.by_nodes, *self._verdicts.checked))
             case Listed(kind):
                 changes = kind in self._awaited
                 self._awaited.discard(kind)
+            case Judged(target):
+                changes = self._verdicts.put(event)
+                if changes and target.service in self._services:
+                    self._dirty[target.service] = None
             case _:
                 assert_never(event)
         self.revision += changes
@@ -259,6 +282,7 @@ class Store:
                 self._services[name] = changed
                 self._dirty[name] = None
                 self._concerns.note(changed, self.node)
+                self._verdicts.note(name, changed)
             case EndpointSlice():
                 return self._put_slice(changed)
             case Node():
@@ -298,7 +322,7 @@ class Store:
                 self.mark_dirty(self._services)
             self._concerns.move(changed)
         else:
-            self.mark_dirty(self._concerns.at(addresses))
+            self._note_taken(addresses)
         return True
 
     def _remove(self, reference: ObjectReference) -> bool:
@@ -309,12 +333,13 @@ class Store:
                     return False
                 self._dirty[service] = None
                 self._concerns.forget(service)
+                self._verdicts.note(service, None)
                 return True
             case ObjectReference("EndpointSlice", namespace, name):
                 return self._remove_slice(namespace, name)
             case ObjectReference("Node", _, name):
                 addresses = self._neighbours.remove(name)
-                self.mark_dirty(self._concerns.at(addresses or frozenset()))
+                self._note_taken(addresses or frozenset())
                 if addresses is not None:
                     self._note_weights_of(name)
                 return addresses is not None
@@ -348,7 +373,12 @@ class Store:
     def _note_endpoints(self, owner: ServiceName) -> None:
         if owner == API_SERVER:
             slices = self._slices.get(owner, {}).values()
-            self.mark_dirty(self._concerns.at(self._neighbours.put_api_servers(slices)))
+            self._note_taken(self._neighbours.put_api_servers(slices))
+
+    def _note_taken(self, addresses: AbstractSet[Address]) -> None:
+        """Have Services looked at again that have, or probe, an address whose meaning changed."""
+        self.mark_dirty(self._concerns.at(addresses))
+        self.mark_dirty(self._verdicts.at(addresses, self._slices))
 
     def _sound(self, name: ServiceName) -> bool:
         """Whether no slice of a Service is nonsense without a good state that stands for it."""

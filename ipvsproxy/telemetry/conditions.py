@@ -57,6 +57,10 @@ class ConditionType(StrEnum):
     """Node objects that are needed are not known yet; what depends on them waits."""
     TOO_MANY_ENDPOINTS = "TooManyEndpoints"
     """A Service has more endpoints than its scheduler's table has room for."""
+    HEALTH_CHECKS_IGNORED = "HealthChecksIgnored"
+    """So many endpoints fail their checks from this node that what checks say is passed over."""
+    ENDPOINTS_NOT_PROBED = "EndpointsNotProbed"
+    """Endpoints of a Service with a health check are at addresses that are not probed."""
     API_UNREACHABLE = "ApiUnreachable"
     """Objects cannot be watched: the API server is away, or refuses; what was known stays."""
 

@@ -105,6 +105,8 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True):
     candidates: tuple[CandidateRow, ...] = ()
     resting: tuple[str, ...] = ()
     """Real servers of weight 0."""
+    unhealthy: tuple[str, ...] = ()
+    """Real servers of the virtual server that fail their health check from this node."""
 
 
 class ExplainReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -172,6 +174,7 @@ def explanation(
         persistence=server.persistence if server is not None else 0,
         candidates=tuple(map(_candidate, balanced.candidates)) if balanced else (),
         resting=tuple(map(str, balanced.resting)) if balanced else (),
+        unhealthy=_unhealthy(key, agent),
     )
 
 
@@ -244,6 +247,11 @@ def _whose(key: VirtualServerKey | None, agent: AgentStatus | None) -> tuple[str
             if frontend.virtual_server == str(key):
                 return service.name, frontend.port
     return "", ""
+
+
+def _unhealthy(key: VirtualServerKey | None, agent: AgentStatus | None) -> tuple[str, ...]:
+    frontends = (one for service in agent.services for one in service.frontends) if agent else ()
+    return next((one.unhealthy for one in frontends if one.virtual_server == str(key)), ())
 
 
 def _candidate(candidate: Candidate) -> CandidateRow:

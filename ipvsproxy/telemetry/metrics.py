@@ -128,6 +128,7 @@ class Metrics:
         self._kube_proxy_metrics()
         self._change_metrics()
         self._own_metrics()
+        self._probe_metrics()
         self._traffic_metrics()
 
     def _kube_proxy_metrics(self) -> None:
@@ -240,6 +241,33 @@ class Metrics:
         )
         self.source_events = self._counter(
             "ipvsproxy_source_events_total", "What the sources reported, by kind of event", "event"
+        )
+
+    def _probe_metrics(self) -> None:
+        """Say how the probes of health checks are doing."""
+        self.health_checks = self._counter(
+            "ipvsproxy_health_checks_total",
+            "Probes of endpoints by outcome",
+            "outcome",
+        )
+        self.health_check_duration = Histogram(
+            "ipvsproxy_health_check_duration_seconds",
+            "Seconds that successful probes took",
+            buckets=SYNC_BUCKETS,
+            registry=self.registry,
+        )
+        self.health_check_targets = self._gauge(
+            "ipvsproxy_health_check_targets", "Endpoints that this node probes"
+        )
+        self.health_check_late = self._gauge(
+            "ipvsproxy_health_check_late_seconds",
+            "By how much the probe is late that has waited longest; 0: none is",
+        )
+        self.unhealthy_endpoints = self._gauge(
+            "ipvsproxy_unhealthy_endpoints",
+            "Endpoints that fail their health check from this node, of Services that have one",
+            "namespace",
+            "service",
         )
 
     def _traffic_metrics(self) -> None:

@@ -98,6 +98,8 @@ class FrontendStatus(msgspec.Struct, frozen=True, kw_only=True):
     """The scheduler that the annotation asks for, as written; None: no annotation."""
     draining: tuple[str, ...] = ()
     """Real servers that only finish their connections, as `RealServerKey` is written."""
+    unhealthy: tuple[str, ...] = ()
+    """Real servers that fail their health check from this node; used where too many do."""
 
 
 class ServiceStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -142,6 +144,9 @@ class RealServerRow(msgspec.Struct, frozen=True, kw_only=True):
     active: int
     inactive: int
     draining: bool = False
+    unhealthy: bool = False
+    """It fails its health check from this node. One that is not in the kernel was removed for it,
+    and has weight 0 here."""
 
 
 class StatusRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -255,6 +260,8 @@ def _kernel_row(
     frontend: FrontendStatus | None,
 ) -> StatusRow:
     draining = frozenset(frontend.draining) if frontend is not None else frozenset()
+    unhealthy = frozenset(frontend.unhealthy) if frontend is not None else frozenset()
+    removed = sorted(unhealthy.difference(map(str, reading.real_servers)))
     real_servers = tuple(
         RealServerRow(
             address=str(member),
@@ -262,6 +269,7 @@ def _kernel_row(
             active=real.connections.active,
             inactive=real.connections.inactive,
             draining=str(member) in draining,
+            unhealthy=str(member) in unhealthy,
         )
         for member, real in sorted(reading.real_servers.items())
     )
@@ -274,7 +282,13 @@ def _kernel_row(
         scheduler=reading.server.scheduler,
         annotated=frontend.annotated if frontend is not None else None,
         persistence=reading.server.persistence,
-        real_servers=real_servers,
+        real_servers=(
+            *real_servers,
+            *(
+                RealServerRow(address=one, weight=0, active=0, inactive=0, unhealthy=True)
+                for one in removed
+            ),
+        ),
         problems=service.problems if service is not None else (),
     )
 

@@ -12,6 +12,8 @@ import pytest
 import yaml
 
 from ipvsproxy.core.annotations import (
+    HEALTH_CHECK,
+    HEALTH_CHECK_OPTIONS,
     NODE_WEIGHT,
     SCHEDULER,
     SLICE_WEIGHT,
@@ -30,6 +32,7 @@ from ipvsproxy.core.annotations import (
 from ipvsproxy.core.annotations.affinity_prefix import AFFINITY_PREFIX, read_prefixes
 from ipvsproxy.core.annotations.connection_limit import CONNECTION_LIMIT, read_limit
 from ipvsproxy.core.annotations.drain_deadline import DRAIN_DEADLINE, read_drain_deadline
+from ipvsproxy.core.annotations.health_check import read_kind, read_options
 from ipvsproxy.core.annotations.one_packet import ONE_PACKET, read_one_packet
 from ipvsproxy.core.annotations.scheduler_flags import SCHEDULER_FLAGS, read_scheduler_flags
 from ipvsproxy.model import Scheduler
@@ -216,9 +219,76 @@ def test_what_the_agent_takes_is_let_in_and_else_it_is_refused(kind: str, name: 
         assert message.startswith(f"annotation {name}: "), text
 
 
+KINDS = {
+    "tcp": True,
+    " TCP ": True,
+    "udp": True,
+    "http": True,
+    "http:/healthz?a=b%20": True,
+    "http: /": True,
+    "http://example.org/": False,
+    "http:healthz": False,
+    "http:/a b": False,
+    "https:/x": False,
+    "tcp:80": False,
+    "true": False,
+    "": False,
+}
+
+
+@pytest.mark.parametrize("text", KINDS)
+def test_checks_that_the_agent_takes_are_let_in_and_others_are_refused(text: str) -> None:
+    try:
+        read_kind(text.strip())
+    except ValueError:
+        assert not KINDS[text]
+    else:
+        assert KINDS[text]
+    messages = refusals("Service", {HEALTH_CHECK: text})
+    assert not messages if KINDS[text] else "write tcp, http:/path" in messages[0]
+
+
+OPTION_TEXTS = {
+    "": True,
+    "interval=5s, timeout=500ms\nrise=1,fall=100 jitter=0%": True,
+    "Interval=1.5m,": True,
+    "status=204, host=shop.example:80, on-failure=cut": True,
+    "host=[fd00::1]:80": True,
+    "payload=0x00ff": True,
+    "payload=PING-PONG=1": True,
+    "interval=5": False,
+    "intervall=5s": False,
+    "interval: 5s": False,
+    "rise=0": False,
+    "rise=101": False,
+    "jitter=51%": False,
+    "jitter=0.1": False,
+    "status=2xx": False,
+    "on-failure=drop": False,
+    "host=": False,
+    "payload=": False,
+    '{"interval": "5s"}': False,
+}
+
+
+@pytest.mark.parametrize("text", OPTION_TEXTS)
+def test_options_that_the_agent_takes_are_let_in_and_others_are_refused(text: str) -> None:
+    """What goes together, and how long a duration may be, the agent alone knows."""
+    try:
+        read_options(text)
+    except ValueError:
+        assert not OPTION_TEXTS[text]
+    else:
+        assert OPTION_TEXTS[text]
+    messages = refusals("Service", {HEALTH_CHECK_OPTIONS: text})
+    assert not messages if OPTION_TEXTS[text] else "write name=value" in messages[0]
+
+
 @pytest.mark.parametrize(
     ("kind", "annotations"),
     [
+        ("Service", {HEALTH_CHECK: "wrong"}),
+        ("Service", {HEALTH_CHECK_OPTIONS: "wrong"}),
         ("Service", {SCHEDULER: "wrong"}),
         ("Service", {SLICE_WEIGHTS: "{}"}),
         ("Service", {"ipvsproxy.io/slow-start": "soon"}),

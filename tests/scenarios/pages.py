@@ -17,6 +17,7 @@ about, in prose, and goes on in sections that a line `-- heading --` begins:
     -- kernel --               what somebody else does to the kernel; `ipvsadm -D`, `-d` too
     -- do --                   `connect NAME FRONTEND from CLIENT`, `disconnect NAME`,
                                `wait SECONDS`, `restart`, `lack SCHEDULER`, `have SCHEDULER`,
+                               `probes SERVICE REALSERVER healthy` (or `unhealthy`),
                                `node-address add ADDRESS INTERFACE`, `node-address remove ...`
     -- operations --           what was acknowledged in this step, in order
     -- ipvsadm --              the IPVS table, as `ipvsadm -Sn` prints it

@@ -26,6 +26,7 @@ from ipvsproxy.core.operations import (
     SetTimeouts,
     describe,
 )
+from ipvsproxy.core.probing import Target, Verdict
 from ipvsproxy.dataplane import Dataplane, Refusal
 from ipvsproxy.kernel.balance import Connection
 from ipvsproxy.kernel.fake import (
@@ -36,8 +37,10 @@ from ipvsproxy.kernel.fake import (
     random_refusals,
 )
 from ipvsproxy.model import Address, Network
+from ipvsproxy.objects import ServiceName
 from ipvsproxy.sources.manifests import Manifest, UnreadableManifest, read_manifest
 from ipvsproxy.sources.picture import Picture, Reading, advance
+from ipvsproxy.store import Judged
 from ipvsproxy.telemetry import ConditionType, status_table
 from tests.scenarios.kernel_lines import change_node_address, do_to, frontend
 from tests.scenarios.pages import OWN_SETTINGS, Page, Section, Step
@@ -201,8 +204,18 @@ class Stage:
                 change_node_address(self.fake.state, verb, address, interface)
                 self.agent.reconciler.network_changed()
                 await self.wait(1)
+            case ["probes", service, server, verdict]:
+                self._judge(service, server, Verdict(verdict))
+                await self.settle()
             case _:
                 raise AssertionError(f"not understood: {' '.join(words)}")
+
+    def _judge(self, service: str, server: str, verdict: Verdict) -> None:
+        """Tell the agent what probes have come to; of what is not probed none comes to anything."""
+        name, found = ServiceName(*service.split("/")), self.agent.reconciler.desired.probings
+        targets = found[name].targets if name in found else frozenset[Target]()
+        target = next(one for one in targets if str(one.server) == server)
+        self.agent.take(Judged(target, verdict))
 
     def _change(self, kind: str, name: str, text: str) -> None:
         if kind == "file":

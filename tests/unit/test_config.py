@@ -209,6 +209,8 @@ class TestOwnFile:
             "conntrackUdpTimeout: 4s\nconntrackUdpStreamTimeout: 1m30.9s\noomScoreAdj: -1000\n"
             "iptablesBackend: nft\nhealthzBindAddress: '[::]:1'\nmetricsBindAddress: ''\n"
             "logFormat: json\nverbosity: 9\nendpointMetrics: true\n"
+            "healthChecks: false\nhealthCheckNetworks: [192.0.2.0/24]\nhealthCheckNodes: 0\n"
+            "healthCheckPanicPercent: 99\nhealthCheckConcurrency: 10000\n"
         )
 
         assert read.master == "https://192.0.2.1:6443"
@@ -232,6 +234,7 @@ class TestOwnFile:
                 "exclude_cidrs",
                 "node_port_addresses",
                 "bind_address",
+                "health_check_networks",
             ):
                 msgspec.convert(getattr(read, name), types[name], strict=True)
 

@@ -27,6 +27,7 @@ from ipvsproxy.core.annotations import (
     SLICE_WEIGHTS,
     read_weights,
 )
+from ipvsproxy.core.annotations.health_check import OPTIONS
 from ipvsproxy.core.detect_local import LocalPods
 from ipvsproxy.core.firewall import ruleset
 from ipvsproxy.core.sets import Role, role_of, set_specs
@@ -193,6 +194,11 @@ def test_every_annotation_is_explained() -> None:
         **dict.fromkeys((*KNOWN, *SCHEDULER_ALIASES, SLICE_WEIGHT, NODE_WEIGHT), 1),
         SLICE_WEIGHTS: 2,  # of an EndpointSlice, and of a Service
     }
+
+
+def test_every_option_of_a_health_check_is_explained() -> None:
+    explained = [code(name) for row in rows(OPERATIONS, "option") for name in row[0].split(", ")]
+    assert explained == list(OPTIONS)
 
 
 def test_every_scheduler_is_explained() -> None:

@@ -12,7 +12,8 @@
     affinity_prefix   ipvsproxy.io/affinity-prefix
     connection_limit  ipvsproxy.io/connection-limit
     drain_deadline    ipvsproxy.io/drain-deadline
-    steering          what the last five say together
+    health_check      ipvsproxy.io/health-check and -options
+    steering          what flags, one_packet, prefix, limit and deadline say together
     strays            what is in our domain, and means nothing on an EndpointSlice
 
 Every value is judged where it is read, and a wrong one is answered with what is wrong and how to
@@ -27,6 +28,11 @@ from collections.abc import Mapping
 from ipvsproxy.core.annotations.affinity_prefix import AFFINITY_PREFIX
 from ipvsproxy.core.annotations.connection_limit import CONNECTION_LIMIT
 from ipvsproxy.core.annotations.drain_deadline import DRAIN_DEADLINE
+from ipvsproxy.core.annotations.health_check import (
+    HEALTH_CHECK,
+    HEALTH_CHECK_OPTIONS,
+    read_check,
+)
 from ipvsproxy.core.annotations.one_packet import ONE_PACKET
 from ipvsproxy.core.annotations.reading import Reader
 from ipvsproxy.core.annotations.scheduler_flags import SCHEDULER_FLAGS
@@ -60,6 +66,8 @@ __all__ = [
     "AFFINITY_PREFIX",
     "CONNECTION_LIMIT",
     "DRAIN_DEADLINE",
+    "HEALTH_CHECK",
+    "HEALTH_CHECK_OPTIONS",
     "KNOWN",
     "MAX_WEIGHT",
     "NODE_WEIGHT",
@@ -81,6 +89,7 @@ __all__ = [
     "asks_for_nodes",
     "choose_scheduler",
     "kept_by",
+    "read_check",
     "read_slow_start",
     "read_weight",
     "read_weight_rules",
@@ -103,6 +112,8 @@ KNOWN = (
     AFFINITY_PREFIX,
     CONNECTION_LIMIT,
     DRAIN_DEADLINE,
+    HEALTH_CHECK,
+    HEALTH_CHECK_OPTIONS,
 )
 """The annotations of our domain that mean something on a Service."""
 

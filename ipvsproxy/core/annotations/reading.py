@@ -52,6 +52,17 @@ class Reader:
         """Whether an annotation was read, is wrong, and no good text of it is known."""
         return name in self._never_right
 
+    def restore(self, name: str) -> str | None:
+        """Have the last good text stand, though the present one is well written by itself.
+
+        Gives it; None: there is none, so nothing stands.
+        """
+        self.good.pop(name, None)
+        text = self._good_before.get(name)
+        if text is not None:
+            self.good[name] = text
+        return text
+
     def refuse(self, name: str, why: str) -> None:
         """Tell of a value that is well written, but cannot be taken here."""
         self.problems.append(

@@ -1,0 +1,306 @@
+"""Which endpoints of a Service this node probes, and what follows from what the probes say.
+
+Knows a Service's endpoints, what must never be probed, and verdicts; a verdict is an input, as an
+object is. Who probes, and how, this module does not know.
+
+- Only a Service's own endpoints that serve here are probed; each once, by protocol, address and
+  port, however many frontends it stands behind.
+- Never is an address probed that is no pod's: whoever can write an EndpointSlice must not gain a
+  port scanner with the node's address.
+- An endpoint counts as healthy until probes have said otherwise: Kubernetes has called it ready.
+  The exception is a restart: what the kernel has at weight 0, or, where failing endpoints are
+  removed, not at all, was unhealthy, and must rise.
+- A probe that is wrong must not take a Service down: where more than a set share of a list of
+  endpoints fails, what probes say is passed over for that list (Envoy's panic threshold).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from enum import StrEnum
+from typing import NamedTuple
+
+from ipvsproxy.core.annotations.health_check import HEALTH_CHECK, Check, OnFailure
+from ipvsproxy.core.problem import Problem, ProblemKind
+from ipvsproxy.core.surroundings import Surroundings
+from ipvsproxy.model import (
+    Address,
+    Family,
+    Network,
+    Protocol,
+    RealServer,
+    RealServerKey,
+    VirtualServerKey,
+)
+from ipvsproxy.objects import ServiceName
+
+_SHOWN = 3
+"""So many endpoints are named in a message; a line must stay one line."""
+
+
+class Target(NamedTuple):
+    """What is probed for one Service."""
+
+    service: ServiceName
+    protocol: Protocol
+    server: RealServerKey
+
+
+class Verdict(StrEnum):
+    """What the probes of a target have come to."""
+
+    HEALTHY = "healthy"
+    UNHEALTHY = "unhealthy"
+
+
+class Standing(NamedTuple):
+    """How a target stands, and how many probes in a row have spoken against it."""
+
+    healthy: bool = True
+    against: int = 0
+
+    def after(self, *, success: bool, check: Check) -> Standing:
+        """Give how it stands after one more probe."""
+        if success == self.healthy:
+            return Standing(self.healthy)
+        needed = check.fall if self.healthy else check.rise
+        if self.against + 1 >= needed:
+            return Standing(not self.healthy)
+        return Standing(self.healthy, self.against + 1)
+
+
+class Probing(NamedTuple):
+    """What is probed for a Service, and how."""
+
+    check: Check
+    targets: frozenset[Target]
+    suspects: frozenset[Target] = frozenset()
+    """Targets that were unhealthy when the agent started, and have not risen yet."""
+    unhealthy: frozenset[Target] = frozenset()
+    """Targets that are unhealthy, whether or not that counts."""
+
+
+class Checked(NamedTuple):
+    """What becomes of the real servers of one frontend."""
+
+    real_servers: dict[RealServerKey, RealServer]
+    cut: frozenset[RealServerKey] = frozenset()
+    """Those that are removed at once, with their connections."""
+
+
+class Checks:
+    """The checks of one Service: gathers its targets, and applies what is known of them."""
+
+    def __init__(
+        self,
+        service: ServiceName,
+        check: Check | None,
+        *,
+        verdicts: Mapping[Target, Verdict],
+        around: Surroundings,
+        previous: Probing | None,
+    ) -> None:
+        """`previous` is what was probed for the Service until now."""
+        self._service = service
+        self._check = check if around.settings.health_checks else None
+        self._verdicts = verdicts
+        self._around = around
+        self._previous = previous
+        self._targets: set[Target] = set()
+        self._suspects: set[Target] = set()
+        self._waits = False
+        self._forbidden: dict[Address, str] = {}
+        self._why: dict[Address, str | None] = {}
+        self._ignored: dict[str, str] = {}
+        self._protocols: set[Protocol] = set()
+
+    def apply(
+        self, key: VirtualServerKey, port_name: str, wanted: Mapping[RealServerKey, RealServer]
+    ) -> Checked:
+        """Say what becomes of a frontend's real servers, and note them as targets."""
+        check = self._check
+        self._protocols.add(key.protocol)
+        if check is None or key.protocol is not check.protocol:
+            return Checked(dict(wanted))
+        failing = [member for member in self._probed(key, wanted) if self._fails(key, member)]
+        weighing = sum(1 for real in wanted.values() if real.weight)
+        share = self._around.settings.health_check_panic_percent
+        if not failing or len(failing) * 100 > share * weighing:
+            if failing:
+                where = f"port {port_name or key.port} (IPv{key.family})"
+                self._ignored[where] = f"{len(failing)} of {weighing} endpoints of {where}"
+            return Checked(dict(wanted))
+        real_servers = dict(wanted)
+        if check.on_failure is OnFailure.CUT or key.protocol is Protocol.UDP:
+            for member in failing:
+                del real_servers[member]
+            return Checked(real_servers, frozenset(failing))
+        for member in failing:
+            real_servers[member] = wanted[member]._replace(weight=0)
+        return Checked(real_servers)
+
+    @property
+    def probing(self) -> Probing | None:
+        """What is to be probed; None: nothing. Ask it when all frontends were applied."""
+        if self._check is None:
+            return None
+        unhealthy = {
+            target
+            for target in self._targets | self._suspects
+            if target in self._suspects or self._verdicts.get(target) is Verdict.UNHEALTHY
+        }
+        return Probing(
+            self._check,
+            frozenset(self._targets),
+            frozenset(self._suspects),
+            frozenset(unhealthy),
+        )
+
+    @property
+    def problems(self) -> Iterator[Problem]:
+        """What an operator should know. Ask it when all frontends were applied."""
+        check = self._check
+        if check is None:
+            return
+        if self._protocols and check.protocol not in self._protocols:
+            yield Problem(
+                ProblemKind.INVALID_ANNOTATION,
+                f"annotation {HEALTH_CHECK}: without effect: the Service has no "
+                f"{check.protocol.name} port",
+            )
+        if self._waits and not self._around.starting:  # at a start they come in a moment
+            yield Problem(
+                ProblemKind.NODES_UNKNOWN,
+                "no endpoint is probed before all Nodes are known: it could be a node",
+            )
+        if self._ignored:
+            share = self._around.settings.health_check_panic_percent
+            yield Problem(
+                ProblemKind.HEALTH_CHECKS_IGNORED,
+                f"{'; '.join(self._ignored.values())} fail their health check from this node, "
+                f"more than {share}%, so all are used: see whether the check is right "
+                f"({HEALTH_CHECK}), and the way from this node to the pods",
+            )
+        if self._forbidden:
+            shown = sorted(self._forbidden.items())[:_SHOWN]
+            more = len(self._forbidden) - len(shown)
+            named = [f"{address} ({why})" for address, why in shown]
+            yield Problem(
+                ProblemKind.ENDPOINTS_NOT_PROBED,
+                f"not probed, and used as Kubernetes says: {', '.join(named)}"
+                f"{f' and {more} more' if more else ''}",
+            )
+
+    def _probed(
+        self, key: VirtualServerKey, wanted: Mapping[RealServerKey, RealServer]
+    ) -> Iterator[RealServerKey]:
+        """Give those that may be probed and that a verdict matters for, and note all targets."""
+        for member, real in wanted.items():
+            reason = self._why_not(member.address)
+            if reason is not None:
+                self._forbidden[member.address] = reason
+                continue
+            target = Target(self._service, key.protocol, member)
+            if self._around.nodes_known:
+                self._targets.add(target)
+            else:
+                self._waits = True
+            if self._was_unhealthy(key, target, real):
+                self._suspects.add(target)
+            if real.weight:
+                yield member
+
+    def _why_not(self, address: Address) -> str | None:
+        if address not in self._why:
+            self._why[address] = why_not_probed(address, self._around)
+        return self._why[address]
+
+    def _fails(self, key: VirtualServerKey, member: RealServerKey) -> bool:
+        target = Target(self._service, key.protocol, member)
+        return target in self._suspects or self._verdicts.get(target) is Verdict.UNHEALTHY
+
+    def _was_unhealthy(self, key: VirtualServerKey, target: Target, real: RealServer) -> bool:
+        """Whether a target was unhealthy before a restart, and nothing has been said of it since.
+
+        A weight of 0 that is asked for says nothing, nor does one of a running agent's own: there
+        it is that of a server that was draining and has come back.
+        """
+        if target in self._verdicts:
+            return False
+        if self._previous is not None and target in self._previous.suspects:
+            return True
+        if not self._around.starting or not real.weight or self._check is None:
+            return False
+        present = self._around.kernel.real_servers.get(key, {})
+        found = present.get(target.server)
+        if self._check.on_failure is OnFailure.CUT or key.protocol is Protocol.UDP:
+            return found is None and bool(present)
+        return found is not None and found.weight == 0
+
+
+def why_not_probed(address: Address, around: Surroundings) -> str | None:
+    """Say why an address is not probed; None: it may be.
+
+    What is no pod's is not probed, whatever networks are set: an endpoint with hostNetwork has the
+    address of its node.
+    """
+    if (reason := _special(address)) is not None:
+        return reason
+    if address in around.own_addresses:
+        return "an address of this node"
+    if address in around.kernel.addresses:
+        return "a Service's address"
+    if (taken := around.why_taken(address)) is not None:
+        return taken
+    if any(address in network for network in pod_networks(around)):
+        return None
+    return "outside of the pod networks; healthCheckNetworks may name its network"
+
+
+def stretch(nodes: int, most: int) -> float:
+    """Give by how much intervals are longer in a cluster of `nodes`, so that `most` seem to probe.
+
+    1 where there are no more, and where `most` is 0.
+    """
+    return max(1.0, nodes / most) if most else 1.0
+
+
+def pod_networks(around: Surroundings) -> Collection[Network]:
+    """Give the networks within which endpoints may be probed."""
+    own = around.node.pod_cidrs if around.node is not None else ()
+    settings = around.settings
+    return (*settings.cluster_cidrs, *own, *settings.health_check_networks)
+
+
+def _special(address: Address) -> str | None:
+    """Say what makes an address one that no pod has: by its first bytes, for this is asked often.
+
+    127.0.0.0/8, 169.254.0.0/16, 224.0.0.0/4, 0.0.0.0/8, 240.0.0.0/4; ::1, fe80::/10, ff00::/8, ::.
+    """
+    first = address[0]
+    if address.family is Family.IPV4:
+        if first == _LINK_LOCAL[0]:
+            return "a link-local address" if address[1] == _LINK_LOCAL[1] else None
+        return _SPECIAL_BY_FIRST.get(first)
+    if first == _LINK_LOCAL_IPV6[0]:
+        linked = address[1] & 0xC0 == _LINK_LOCAL_IPV6[1]
+        return "a link-local address" if linked else None
+    if first == _MULTICAST_IPV6:
+        return "a multicast address"
+    return _SPECIAL_IPV6.get(address) if not first else None
+
+
+_LINK_LOCAL = (169, 254)
+_LINK_LOCAL_IPV6 = (0xFE, 0x80)
+_MULTICAST_IPV6 = 0xFF
+_NO_HOST = "no address of a host"
+_SPECIAL_BY_FIRST = {
+    0: _NO_HOST,
+    127: "a loopback address",
+    **dict.fromkeys(range(224, 240), "a multicast address"),
+    **dict.fromkeys(range(240, 256), _NO_HOST),
+}
+_SPECIAL_IPV6 = {
+    Address.parse("::"): _NO_HOST,
+    Address.parse("::1"): "a loopback address",
+}

@@ -1,0 +1,269 @@
+"""When endpoints are probed and what is told of them, in virtual time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+import pytest
+
+from ipvsproxy.core.annotations.health_check import Check, Probe, TcpProbe, UdpProbe
+from ipvsproxy.core.probing import Probing, Target, Verdict
+from ipvsproxy.model import Address, Protocol, RealServerKey
+from ipvsproxy.objects import ServiceName
+from ipvsproxy.probe import Outcome, Prober
+from ipvsproxy.store import Judged
+
+pytestmark = pytest.mark.looptime
+
+WEB = ServiceName("default", "web")
+SHOP = ServiceName("default", "shop")
+CHECK = Check(TcpProbe(), interval=10.0, timeout=1.0, rise=2, fall=3, jitter=0.0)
+
+
+def target(number: int, service: ServiceName = WEB) -> Target:
+    return Target(service, Protocol.TCP, RealServerKey(Address(number.to_bytes(4)), 80))
+
+
+def probing(
+    targets: Iterable[Target], check: Check = CHECK, suspects: Iterable[Target] = ()
+) -> Probing:
+    return Probing(check, frozenset(targets), frozenset(suspects))
+
+
+@dataclass
+class World:
+    """Endpoints that answer as they are told to, and what a prober makes of it."""
+
+    chance: float = 0.5
+    takes: float = 0.0
+    outcome: Callable[[Target], Outcome] = field(default=lambda _: Outcome.SUCCESS)
+    asked: list[tuple[float, Target]] = field(default_factory=list)
+    told: list[tuple[float, Judged]] = field(default_factory=list)
+    open: int = 0
+    most_open: int = 0
+    cancelled: int = 0
+    prober: Prober = field(init=False)
+    named: dict[RealServerKey, Target] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        loop = asyncio.get_running_loop()
+        self.prober = Prober(
+            ask=self.ask,
+            observe=lambda _: None,
+            clock=loop.time,
+            chance=lambda: self.chance,
+        )
+        self.prober.tell = lambda judged: self.told.append((loop.time(), judged))
+
+    def ask(
+        self,
+        server: RealServerKey,
+        _probe: Probe,
+        timeout: float,
+        answered: Callable[[Outcome], None],
+    ) -> Callable[[], None]:
+        loop = asyncio.get_running_loop()
+        asked = self.named[server]
+        self.asked.append((loop.time(), asked))
+        self.open += 1
+        self.most_open = max(self.most_open, self.open)
+        outcome = self.outcome(asked)
+        takes = timeout if outcome is Outcome.TIMEOUT else self.takes
+
+        def end() -> None:
+            self.open -= 1
+            answered(outcome)
+
+        handle = loop.call_later(takes, end)
+
+        def cancel() -> None:
+            self.open -= 1
+            self.cancelled += 1
+            handle.cancel()
+
+        return cancel
+
+    def update(
+        self, probings: dict[ServiceName, Probing], stretch: float = 1, most: int = 1000
+    ) -> None:
+        for one in probings.values():
+            self.named |= {found.server: found for found in one.targets}
+        self.prober.update(probings, stretch=stretch, most=most)
+
+    async def pass_time(self, seconds: float) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self.prober.run()
+
+    def times(self, one: Target) -> list[float]:
+        return [when for when, asked in self.asked if asked == one]
+
+    def verdicts(self) -> list[Verdict | None]:
+        return [judged.verdict for _, judged in self.told]
+
+
+async def test_an_endpoint_is_probed_at_its_interval_and_nothing_is_told_while_it_is_well() -> None:
+    world = World()
+    world.update({WEB: probing([target(1)])})
+    await world.pass_time(100)
+    times = world.times(target(1))
+    assert times[0] == pytest.approx(5, abs=0.1)
+    assert [later - before for before, later in pairwise(times)] == pytest.approx(
+        [10] * (len(times) - 1), abs=0.1
+    )
+    assert len(times) == 10
+    assert world.told == []
+
+
+async def test_it_is_unhealthy_after_fall_failures_and_well_after_rise_successes() -> None:
+    world = World()
+    world.update({WEB: probing([target(1)])})
+    await world.pass_time(20)
+    world.outcome = lambda _: Outcome.TIMEOUT
+    failed_at = asyncio.get_running_loop().time()
+    await world.pass_time(40)
+    ((when, judged),) = world.told
+    assert judged == Judged(target(1), Verdict.UNHEALTHY)
+    assert when - failed_at <= CHECK.fall * CHECK.interval + CHECK.timeout + 0.1
+    world.outcome = lambda _: Outcome.SUCCESS
+    back_at = asyncio.get_running_loop().time()
+    await world.pass_time(40)
+    assert world.verdicts() == [Verdict.UNHEALTHY, Verdict.HEALTHY]
+    assert world.told[-1][0] - back_at <= CHECK.rise * CHECK.interval + 0.1
+
+
+async def test_one_that_flaps_is_left_as_it_is() -> None:
+    world = World()
+    world.update({WEB: probing([target(1)])})
+    turns = iter(range(1000))
+    world.outcome = lambda _: Outcome.REFUSED if next(turns) % 3 else Outcome.SUCCESS
+    await world.pass_time(300)
+    assert world.told == []
+
+
+async def test_a_probe_that_could_not_be_tried_says_nothing() -> None:
+    world = World()
+    world.update({WEB: probing([target(1)])})
+    world.outcome = lambda _: Outcome.NOT_TRIED
+    await world.pass_time(200)
+    assert world.told == []
+    assert world.prober.outcomes[Outcome.NOT_TRIED] == 20
+
+
+async def test_jitter_makes_pauses_longer_and_shorter() -> None:
+    world = World(chance=1.0)
+    world.update({WEB: probing([target(1)], CHECK._replace(jitter=0.5))})
+    await world.pass_time(56)
+    assert world.times(target(1)) == pytest.approx([10, 25, 40, 55], abs=0.2)
+
+
+async def test_intervals_are_stretched_and_the_timeout_is_not() -> None:
+    world = World()
+    world.outcome = lambda _: Outcome.TIMEOUT
+    world.update({WEB: probing([target(1)])}, stretch=3)
+    await world.pass_time(80)
+    assert world.times(target(1)) == pytest.approx([15, 45, 75], abs=0.2)
+    assert world.told[0][0] == pytest.approx(76, abs=0.2)
+
+
+async def test_no_more_than_so_many_are_under_way_and_late_ones_are_told() -> None:
+    world = World(chance=0.0, takes=0.5)
+    targets = [target(number) for number in range(40)]
+    world.update({WEB: probing(targets)}, most=10)
+    await world.pass_time(0.4)
+    assert world.most_open == 10
+    assert world.prober.late == pytest.approx(0.4, abs=0.05)
+    await world.pass_time(3)
+    assert world.most_open == 10
+    assert {one for _, one in world.asked} == set(targets)
+    assert world.prober.late == 0
+
+
+async def test_all_of_many_are_probed_within_an_interval() -> None:
+    world = World()
+    spread = iter(range(10**6))
+    world.prober._chance = lambda: next(spread) % 1000 / 1000
+    world.outcome = lambda one: Outcome.SUCCESS if one != target(7) else Outcome.REFUSED
+    world.update({WEB: probing(target(number) for number in range(5000))}, most=100)
+    await world.pass_time(31)
+    assert world.verdicts() == [Verdict.UNHEALTHY]
+    counts = {one: len(world.times(one)) for one in map(target, range(0, 5000, 100))}
+    assert set(counts.values()) <= {3, 4}
+
+
+async def test_one_that_was_unhealthy_before_a_restart_is_asked_at_once_and_again() -> None:
+    world = World()
+    one = target(1)
+    world.update({WEB: probing([one], suspects=[one])})
+    await world.pass_time(3)
+    assert world.times(one)[:2] == pytest.approx([0, 1], abs=0.1)
+    assert world.told[0][1] == Judged(one, Verdict.HEALTHY)
+    assert world.told[0][0] == pytest.approx(1, abs=0.1)
+
+
+async def test_but_at_its_interval_once_it_has_failed() -> None:
+    world = World()
+    one = target(1)
+    world.outcome = lambda _: Outcome.REFUSED
+    world.update({WEB: probing([one], suspects=[one])})
+    await world.pass_time(25)
+    assert world.times(one) == pytest.approx([0, 10, 20], abs=0.2)
+    assert world.told == []
+
+
+async def test_an_endpoint_that_leaves_is_forgotten_and_its_verdict_with_it() -> None:
+    world = World(chance=0.0)
+    world.outcome = lambda _: Outcome.REFUSED
+    world.update({WEB: probing([target(1), target(2)]), SHOP: probing([target(3, SHOP)])})
+    await world.pass_time(25)
+    assert world.verdicts() == [Verdict.UNHEALTHY] * 3
+    world.update({WEB: probing([target(2)])})
+    assert [judged for _, judged in world.told[3:]] == [
+        Judged(target(3, SHOP), None),
+        Judged(target(1), None),
+    ]
+    assert world.prober.targets == 1
+    asked = len(world.asked)
+    await world.pass_time(20)
+    assert {one for _, one in world.asked[asked:]} == {target(2)}
+
+
+async def test_a_probe_that_is_under_way_ends_with_its_endpoint_and_with_the_prober() -> None:
+    world = World(chance=0.0, takes=5.0)
+    world.update({WEB: probing([target(1), target(2)])})
+    await world.pass_time(1)  # ends with both under way
+    assert (world.open, world.cancelled, world.prober.under_way) == (0, 2, 0)
+    world = World(chance=0.0, takes=5.0)
+    world.update({WEB: probing([target(1), target(2)])})
+    running = asyncio.create_task(world.prober.run())
+    await asyncio.sleep(1)
+    world.update({WEB: probing([target(2)])})
+    assert (world.open, world.prober.under_way) == (1, 1)
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    assert world.told == []
+
+
+async def test_another_check_takes_the_place_of_the_old_one_and_the_verdict_stays() -> None:
+    world = World(chance=0.0)
+    world.outcome = lambda _: Outcome.REFUSED
+    world.update({WEB: probing([target(1)])})
+    await world.pass_time(25)
+    assert world.verdicts() == [Verdict.UNHEALTHY]
+    world.outcome = lambda _: Outcome.SUCCESS
+    world.update({WEB: probing([target(1)], CHECK._replace(probe=UdpProbe(b"x"), rise=1))})
+    await world.pass_time(0.1)
+    assert world.verdicts() == [Verdict.UNHEALTHY, Verdict.HEALTHY]
+
+
+async def test_the_same_again_changes_nothing() -> None:
+    world = World()
+    world.update({WEB: probing([target(1)])})
+    await world.pass_time(50)
+    world.update({WEB: probing([target(1)])})
+    await world.pass_time(50)
+    assert len(world.times(target(1))) == 10
