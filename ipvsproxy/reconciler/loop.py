@@ -61,10 +61,7 @@ class Reconciler:
         probes: Probes | None = None,
         tell: Teller = tell_nobody,
     ) -> None:
-        """Wire the loop up; `clock` (s) only runs forward, `wall_clock` (s since 1970) is for people.
-
-        `tell` is told of each condition that is raised.
-        """
+        """Wire the loop up: `clock` (s) runs forward only, `wall_clock` (s since 1970) is shown."""
         self._store = store
         self._settings = settings
         self._coming: Settings | None = None
