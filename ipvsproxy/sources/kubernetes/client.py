@@ -319,7 +319,9 @@ def _explain(error: Exception, url: str) -> ApiError:
         case TimeoutError():
             return Unreachable(f"no answer from {url} within the time limit")
         case aiohttp.ClientPayloadError():
-            return Unreachable(f"connection to {url} lost in the middle of an answer")
+            # aiohttp has put what the system said into the text, and not into the cause.
+            silent = ": timed out" if "timed out" in str(error) else ""
+            return Unreachable(f"connection to {url} lost in the middle of an answer{silent}")
         case _:
             return Unreachable(f"connection to {url} lost: {str(error) or type(error).__name__}")
 
