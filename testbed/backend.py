@@ -80,12 +80,24 @@ class Backend:
         self._listeners.append((listener, asyncio.get_running_loop().create_task(work)))
 
     async def _accept(self, listener: socket.socket) -> None:
+        """Serve whoever connects, by a callback: a cancelled `sock_accept` loses connections."""
         loop = asyncio.get_running_loop()
-        while True:
-            connection, source = await loop.sock_accept(listener)
-            task = loop.create_task(self._serve(connection, self._line(source)))
-            self._serving.add(task)
-            task.add_done_callback(self._serving.discard)
+        loop.add_reader(listener, self._take, listener)
+        try:
+            await loop.create_future()
+        finally:
+            loop.remove_reader(listener)
+
+    def _take(self, listener: socket.socket) -> None:
+        try:
+            connection, source = listener.accept()
+        except OSError:  # it has gone again
+            return
+        connection.setblocking(False)
+        task = asyncio.get_running_loop().create_task(self._serve(connection, self._line(source)))
+        self._serving.add(task)
+        task.add_done_callback(self._serving.discard)
+        task.add_done_callback(lambda _: connection.close())
 
     async def _serve(self, connection: socket.socket, line: bytes) -> None:
         loop = asyncio.get_running_loop()
