@@ -110,6 +110,7 @@ class RealServer:
             f"--service-account-signing-key-file={self.accounts_key}",
             f"--token-auth-file={self.folder / 'tokens.csv'}",
             "--authorization-mode=Node,RBAC",
+            "--allow-privileged=true",  # as kubeadm sets it
             # Else it waits a minute for the watches of clients that speak HTTP/1.1.
             "--shutdown-watch-termination-grace-period=1s",
             "--disable-admission-plugins=ServiceAccount",

@@ -6,6 +6,7 @@ by kubectl's kustomize. Knows nothing of what they should say.
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -51,7 +52,7 @@ def kustomized(folder: Path) -> dict[str, Json]:
 
     The one in kubectl before 1.21 knows neither patches of a folder's own nor components.
     """
-    kubectl = shutil.which("kubectl")
+    kubectl = program("kubectl")
     if kubectl is None:
         pytest.skip("no kubectl here: install kubernetes-client")
     version = _output(kubectl, "version", "--client", "--output=yaml")
@@ -59,6 +60,11 @@ def kustomized(folder: Path) -> dict[str, Json]:
     if found is not None and int(found[1]) < 21:
         pytest.skip(f"kubectl 1.{found[1]} has a kustomize that is too old: 1.21 is needed")
     return by_kind(yaml.safe_load_all(_output(kubectl, "kustomize", str(folder))))
+
+
+def program(name: str) -> str | None:
+    """Find a program that is not ours to install: in KUBEBUILDER_ASSETS' folder, else in PATH."""
+    return shutil.which(name, path=os.environ.get("KUBEBUILDER_ASSETS", "")) or shutil.which(name)
 
 
 def _output(*words: str) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,6 +23,7 @@ from tests.deployment.rendered import (
     container,
     kustomized,
     pod,
+    program,
     sound,
 )
 
@@ -147,20 +147,28 @@ def test_the_schema_knows_every_value_and_every_value_is_explained() -> None:
             assert "#" in line or lines[number - 1].startswith(("#", "kubernetesServiceHost")), line
 
 
+def helm(*words: str) -> str:
+    """Run helm, and return what it prints; skips where there is none."""
+    found = program("helm")
+    if found is None:
+        pytest.skip("no helm here; the templates are rendered by tests/deployment/chart.py")
+    done = subprocess.run((found, *words), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
 @pytest.mark.parametrize("name", RELEASES)
 def test_helm_renders_the_same(name: str, tmp_path: Path) -> None:
-    helm = shutil.which("helm")
-    if helm is None:
-        pytest.skip("no helm here; the templates are rendered by tests/deployment/chart.py")
     file = tmp_path / "values.yaml"
     file.write_text(yaml.safe_dump(RELEASES[name]))
-    words = (helm, "template", "ipvsproxy", str(CHART), "--namespace", "kube-system")
-    done = subprocess.run(
-        (*words, "--kube-version", VERSIONS[-1], "--values", str(file)),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    objects = by_kind(one for one in yaml.safe_load_all(done.stdout) if one is not None)
+    words = ("template", "ipvsproxy", str(CHART), "--namespace", "kube-system")
+    text = helm(*words, "--kube-version", VERSIONS[-1], "--values", str(file))
+    objects = by_kind(one for one in yaml.safe_load_all(text) if one is not None)
     same(objects, rendered(values(**RELEASES[name])))
+
+
+@pytest.mark.parametrize("name", RELEASES)
+def test_helm_finds_nothing_wrong_with_the_chart(name: str, tmp_path: Path) -> None:
+    file = tmp_path / "values.yaml"
+    file.write_text(yaml.safe_dump(RELEASES[name]))
+    assert "[WARNING]" not in helm("lint", "--strict", str(CHART), "--values", str(file))

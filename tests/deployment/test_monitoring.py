@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import subprocess
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -18,7 +17,7 @@ import yaml
 from prometheus_client.metrics import MetricWrapperBase
 
 from ipvsproxy.telemetry import Conditions, Metrics
-from tests.deployment.rendered import MANIFESTS, ROOT, base, container
+from tests.deployment.rendered import MANIFESTS, ROOT, base, container, program
 
 MONITORING = MANIFESTS / "monitoring"
 DASHBOARD = json.loads((MONITORING / "dashboard.json").read_text())
@@ -147,10 +146,10 @@ def test_the_monitor_finds_the_pods_and_their_port() -> None:
 
 
 def promtool(*words: str | Path) -> None:
-    program = shutil.which("promtool")
-    if program is None:
+    found = program("promtool")
+    if found is None:
         pytest.skip("no promtool here: it is in the package prometheus")
-    done = subprocess.run((program, *words), capture_output=True, text=True, check=False)
+    done = subprocess.run((found, *words), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
