@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
 import secrets
 import time
 from collections.abc import AsyncIterator
@@ -25,7 +26,9 @@ from ipvsproxy.sources.kubernetes.pace import Timing
 from ipvsproxy.sources.kubernetes.source import KubernetesSource
 from ipvsproxy.telemetry import Conditions, Watches
 from tests.api.certificates import Authority
+from tests.api.fake_objects import Object
 from tests.api.real_server import RealServer
+from tests.api.support import endpoint_slice
 from tests.api.watched_kernel import WatchedKernel, running
 
 BASE = Path(__file__).resolve().parents[2] / "manifests" / "base"
@@ -111,6 +114,30 @@ async def agent(
             yield Agent(wiring, watches)
     finally:
         await connection.close()
+
+
+def endpoints_of(name: str, chance: random.Random) -> Object:
+    numbers = chance.sample(range(1, 250), chance.randint(1, 5))
+    addresses = tuple(f"10.1.0.{number}" for number in numbers)
+    return endpoint_slice(f"{name}-1", owner=name, addresses=addresses)
+
+
+def wanted(server: RealServer) -> dict[str, dict[str, int]]:
+    """What the API's objects ask for, worked out by other means than the agent's."""
+    found: dict[str, dict[str, int]] = {}
+    slices = server.get("endpointslices", "--all-namespaces")["items"]
+    for one in server.get("services", "--all-namespaces")["items"]:
+        addresses = [one["spec"]["clusterIP"], *one["spec"].get("externalIPs", ())]
+        servers = {
+            f"{address}:{part['ports'][0]['port']}": 1
+            for part in slices
+            if part["metadata"]["labels"]["kubernetes.io/service-name"] == one["metadata"]["name"]
+            for endpoint in part["endpoints"] or ()
+            for address in endpoint["addresses"]
+        }
+        port = one["spec"]["ports"][0]["port"]
+        found |= {f"{address}:{port}/TCP": servers for address in addresses}
+    return found
 
 
 class Detour:

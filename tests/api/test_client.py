@@ -378,6 +378,16 @@ async def test_who_hangs_up_while_tls_begins_is_said_in_one_line() -> None:
                 await connection.get(SERVICES, {})
 
 
+async def test_a_sentence_in_the_place_of_a_status_is_told_and_a_page_is_not(
+    server: FakeApiServer, connection: ApiConnection
+) -> None:
+    server.faults.append(Fault(status=400, body="Client sent HTTP to HTTPS.\n"))
+    server.faults.append(Fault(status=400, body="<html>no</html>"))
+    for told in ("answered 400: Client sent HTTP to HTTPS.", "answered 400"):
+        with pytest.raises(BadRequest, match=f"^the API server {told}$"):
+            await connection.get(SERVICES, {})
+
+
 async def test_a_connection_that_is_lost_in_the_middle_is_said_in_one_line(
     server: FakeApiServer, connection: ApiConnection
 ) -> None:

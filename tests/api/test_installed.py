@@ -15,9 +15,17 @@ from typing import cast
 from tests.api import real_server
 from tests.api.certificates import authority
 from tests.api.fake_objects import Object
-from tests.api.installed import Account, Agent, Detour, agent, install
+from tests.api.installed import (
+    Account,
+    Agent,
+    Detour,
+    agent,
+    endpoints_of,
+    install,
+    wanted,
+)
 from tests.api.real_server import KubectlError, RealServer
-from tests.api.support import endpoint_slice, node, service
+from tests.api.support import node, service
 from tests.api.watched_kernel import WatchedKernel, key
 
 pytestmark = real_server.marks()
@@ -26,30 +34,6 @@ STEADY = {f"steady-{number}": f"10.0.5.{number}" for number in range(1, 6)}
 """Services that are always there; their endpoints change, and are never none."""
 SECONDS = 60
 """Longest wait for the agent to have caught up, pauses after failures included."""
-
-
-def endpoints_of(name: str, chance: random.Random) -> Object:
-    numbers = chance.sample(range(1, 250), chance.randint(1, 5))
-    addresses = tuple(f"10.1.0.{number}" for number in numbers)
-    return endpoint_slice(f"{name}-1", owner=name, addresses=addresses)
-
-
-def wanted(server: RealServer) -> dict[str, dict[str, int]]:
-    """What the API's objects ask for, worked out by other means than the agent's."""
-    found: dict[str, dict[str, int]] = {}
-    slices = server.get("endpointslices", "--all-namespaces")["items"]
-    for one in server.get("services", "--all-namespaces")["items"]:
-        addresses = [one["spec"]["clusterIP"], *one["spec"].get("externalIPs", ())]
-        servers = {
-            f"{address}:{part['ports'][0]['port']}": 1
-            for part in slices
-            if part["metadata"]["labels"]["kubernetes.io/service-name"] == one["metadata"]["name"]
-            for endpoint in part["endpoints"] or ()
-            for address in endpoint["addresses"]
-        }
-        port = one["spec"]["ports"][0]["port"]
-        found |= {f"{address}:{port}/TCP": servers for address in addresses}
-    return found
 
 
 class Stream:

@@ -366,6 +366,15 @@ async def test_an_api_server_that_has_not_read_the_roles_yet_is_no_missing_rule(
     assert rig.health.watches.of("Service").errors["Forbidden"] == 1
 
 
+async def test_who_has_shown_no_credentials_is_told_to(
+    server: FakeApiServer, connection: ApiConnection, time: VirtualTime
+) -> None:
+    body = '{"message": "services is forbidden: User \\"system:anonymous\\" cannot list"}'
+    server.faults.append(Fault(status=403, body=body, keep=True))
+    with pytest.raises(ApiError, match="in the kubeconfig needs a token or a certificate"):
+        _ = [item async for item in Rig(connection, time).reflector.list()]
+
+
 async def test_a_server_that_is_away_is_waited_for(
     server: FakeApiServer, follower: Follower[Item]
 ) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.api import real_server
 from tests.api.real_server import KubectlError, RealServer
@@ -44,6 +45,22 @@ def test_the_server_takes_a_release_of_the_chart(server: RealServer, name: str) 
     server.apply(*objects)
     text = json.dumps({"apiVersion": "v1", "kind": "List", "items": objects})
     server.kubectl("delete", "--filename=-", text=text)
+
+
+def test_the_agent_has_no_right_that_kube_proxy_has_not(server: RealServer) -> None:
+    """That one's role is the server's own; kubeadm binds it."""
+    ours = yaml.safe_load((BASE / "clusterrole.yaml").read_text())
+    assert rights(ours) <= rights(server.get("clusterrole/system:node-proxier"))
+
+
+def rights(role: Json) -> set[tuple[str, str, str]]:
+    return {
+        (group, resource, verb)
+        for rule in role["rules"]
+        for group in rule["apiGroups"]
+        for resource in rule["resources"]
+        for verb in rule["verbs"]
+    }
 
 
 @pytest.fixture(scope="module")
