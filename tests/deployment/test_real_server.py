@@ -113,7 +113,7 @@ def test_what_is_right_is_let_in(policy: RealServer, right: Json) -> None:
         ),
         (
             web({WEIGHTS: "{}"}),
-            "annotation ipvsproxy.io/weights is read on an EndpointSlice, not on a Service",
+            "(by address they are written on an EndpointSlice)",
         ),
         (
             web_slice({WEIGHTS: '{"10.244.1.7": 65536}'}),
