@@ -58,6 +58,7 @@ class Members:
             key = _frontend(member)
             step = self._add(name, member, *self._draft.admitted[key])
             self._draft.admitted[key].append(step)
+            self._draft.closed[key].append(step)
         standing = self._coming.pop(Role.BARES, [])
         for name, member in standing:
             if self._stands(name, member):

@@ -145,8 +145,9 @@ class Servers:
         """Plan the real servers that come, and those whose weight does not fall to 0.
 
         They come after the switch away from a scheduler that turns clients away at weight 0, but
-        only one that comes with weight 0 would do harm without it; and after masquerading has begun
-        again, for they may be on another node.
+        only one that comes with weight 0 would do harm without it; after masquerading has begun
+        again, for they may be on another node; and after a load balancer is closed to those whom
+        its source ranges do not let in.
         """
         draft, actual = self._draft, self._actual(key)
         created = (draft.created[key],) if key in draft.created else ()
@@ -154,15 +155,18 @@ class Servers:
         masked = draft.masked.get(key, ())
         if draft.is_own(key.address):
             masked = (*masked, *draft.masked_ports.get(node_port(key), ()))
-        follows = (*switched, *masked)
+        closed = draft.closed.get(key, ())
+        follows = (*switched, *masked, *closed)
+        # Where nobody is served until now, nobody who is to be shut out may be.
+        unserved = closed if not any(real.weight for real in actual.values()) else ()
         missing = [member for member in wanted.real_servers if member not in actual]
         for member in self._insertion_order(key, missing, wanted.server.scheduler):
             real = wanted.real_servers[member]
-            needs = created if real.weight else (*created, *switched)
+            needs = (*created, *unserved) if real.weight else (*created, *switched)
             yield draft.add(AddRealServer(key, member, real), needs=needs, follows=follows)
         for member, real in wanted.real_servers.items():
             if member in actual and actual[member] != real and not _lowers(actual[member], real):
-                yield draft.add(SetRealServer(key, member, real), follows=follows)
+                yield draft.add(SetRealServer(key, member, real), needs=unserved, follows=follows)
 
     def _lower_and_remove(self, key: VirtualServerKey, wanted: Wanted) -> Iterable[int]:
         draft, actual = self._draft, self._actual(key)

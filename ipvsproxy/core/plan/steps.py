@@ -71,6 +71,8 @@ class Draft:
     """Chains that are replaced."""
     admitted: defaultdict[VirtualServerKey, list[int]] = field(default_factory=_lists)
     """Members without which a virtual server does not work, or is open to too many."""
+    closed: defaultdict[VirtualServerKey, list[int]] = field(default_factory=_lists)
+    """Those of them that close it to some."""
     admitted_ports: defaultdict[NodePort, list[int]] = field(default_factory=_lists)
     """The same for the NodePorts of a number, at whatever address."""
     admitted_addresses: defaultdict[Address, list[int]] = field(default_factory=_lists)
