@@ -20,7 +20,7 @@ from ipvsproxy.agent.wiring import Wiring, wire
 from ipvsproxy.config import Settings
 from ipvsproxy.core.foundation import WATCHED_SYSCTLS
 from ipvsproxy.core.operations import Operation
-from ipvsproxy.dataplane import Change, Outcome, Reading, TrafficReading
+from ipvsproxy.dataplane import Change, Counters, Outcome, Reading, TrafficReading
 from ipvsproxy.kernel.linux import LinuxDataplane
 from ipvsproxy.model import NodeNetwork, State, VirtualServerKey
 from ipvsproxy.objects import read_endpoint_slice, read_service
@@ -79,6 +79,12 @@ class Watched:
     ) -> Mapping[VirtualServerKey, TrafficReading]:
         """Pass on; the cycles that are measured here never ask."""
         return await self._inner.counters(real_servers_of)
+
+    async def counters_of(
+        self, keys: Collection[VirtualServerKey]
+    ) -> Mapping[VirtualServerKey, Counters]:
+        """Pass on; the cycles that are measured here never ask."""
+        return await self._inner.counters_of(keys)
 
     async def network(self) -> NodeNetwork:
         """Pass on."""

@@ -104,7 +104,7 @@ class Dataplane(Protocol):
     """The kernel's tables.
 
     Calls are not made concurrently: there is one writer, and it waits for each answer. `counters`
-    alone may be called beside others, which wait for a part of it at the most.
+    and `counters_of` may be called beside others, which wait for a part of them at the most.
     """
 
     async def dump(self) -> State:
@@ -129,6 +129,16 @@ class Dataplane(Protocol):
         listing, and one more for each key of `real_servers_of`; one that is not there is
         left out. Raises DataplaneError as `dump` does, and on kernels before 4.1, which count
         packets in 32 bits only.
+        """
+        ...
+
+    async def counters_of(
+        self, keys: Collection[VirtualServerKey]
+    ) -> Mapping[VirtualServerKey, Counters]:
+        """Read what was counted of a few virtual servers; one that is not there is left out.
+
+        As current as `counters`. Costs one request for each key. Raises DataplaneError as
+        `counters` does.
         """
         ...
 

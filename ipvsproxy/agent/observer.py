@@ -137,6 +137,7 @@ class Observer:
             metrics.health_checks.labels(str(outcome)).inc(count)
         prober.outcomes.clear()
         metrics.health_check_targets.set(prober.targets)
+        metrics.health_check_resting.set(prober.resting)
         metrics.health_check_late.set(prober.late)
         metrics.unhealthy_endpoints.clear()
         for name, probing in reconciler.desired.probings.items():

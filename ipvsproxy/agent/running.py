@@ -67,6 +67,7 @@ async def run(settings: Settings, file: ConfigFile | None = None) -> int:
                     _follow_network(wiring, dataplane),
                     memory.tidy_up(after=wiring.reconciler.wait_until_applied(0)),
                     wiring.prober.run(),
+                    wiring.probed_traffic.run(),
                 ]
                 if events is not None:
                     follow.append(events.run())

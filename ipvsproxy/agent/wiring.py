@@ -19,7 +19,7 @@ from ipvsproxy.config import Settings
 from ipvsproxy.core.translate import Fragment, Frontend
 from ipvsproxy.dataplane import Dataplane
 from ipvsproxy.http import HealthChecks
-from ipvsproxy.probe import Prober, ask
+from ipvsproxy.probe import ProbedTraffic, Prober, ask
 from ipvsproxy.reconciler import Reconciler
 from ipvsproxy.store import Event, Store
 from ipvsproxy.telemetry import (
@@ -47,7 +47,12 @@ class Wiring:
     observer: Observer
     reconciler: Reconciler
     traffic: TrafficReader
-    prober: Prober
+    probed_traffic: ProbedTraffic
+
+    @property
+    def prober(self) -> Prober:
+        """Who probes endpoints."""
+        return self.probed_traffic.prober
 
     @property
     def settings(self) -> Settings:
@@ -105,6 +110,8 @@ class Wiring:
             problems=tuple(
                 condition.message for condition in self.conditions.of(f"Service {fragment.name}")
             ),
+            targets=len(fragment.probing.targets) if fragment.probing is not None else 0,
+            resting=self.prober.resting_of(fragment.name),
         )
 
     def _frontend_status(self, fragment: Fragment, frontend: Frontend) -> FrontendStatus:
@@ -154,8 +161,8 @@ def wire(
         wall_clock=wall_clock,
     )
     checks = _health_checks(health, conditions, store, clock, wall_clock, tell=tell)
-    took = metrics.health_check_duration.observe
-    prober = Prober(ask=ask, observe=took, clock=clock, chance=chance)
+    prober = _prober(metrics, clock, chance)
+    probes = ProbedTraffic(dataplane=dataplane, prober=prober, clock=clock)
     reconciler = Reconciler(
         store=store,
         dataplane=dataplane,
@@ -165,7 +172,7 @@ def wire(
         wall_clock=wall_clock,
         observer=observer,
         health_checks=checks,
-        probes=prober,
+        probes=probes,
         tell=tell,
     )
     traffic = TrafficReader(
@@ -177,10 +184,15 @@ def wire(
         wall_clock=wall_clock,
     )
     wiring = Wiring(
-        store, conditions, metrics, health, checks, observer, reconciler, traffic, prober
+        store, conditions, metrics, health, checks, observer, reconciler, traffic, probes
     )
     prober.tell = wiring.take
     return wiring
+
+
+def _prober(metrics: Metrics, clock: Callable[[], float], chance: Callable[[], float]) -> Prober:
+    took = metrics.health_check_duration.observe
+    return Prober(ask=ask, observe=took, clock=clock, chance=chance)
 
 
 def _health_checks(

@@ -203,6 +203,7 @@ def _below(table: StatusTable) -> Iterator[str]:
         f"{row.service or row.address}: {problem}" for row in table.rows for problem in row.problems
     )
     yield from _problem_lines(tuple(dict.fromkeys((*table.problems, *of_services))))
+    yield from (f"note: {note}" for note in table.notes)
     yield table.agent if table.agent is not None else NO_AGENT
 
 

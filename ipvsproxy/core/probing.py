@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from enum import StrEnum
+from types import MappingProxyType
 from typing import NamedTuple
 
 from ipvsproxy.core.annotations.health_check import HEALTH_CHECK, Check, OnFailure
@@ -34,6 +35,7 @@ from ipvsproxy.model import (
 )
 from ipvsproxy.objects import ServiceName
 
+_NO_FRONTS: Mapping[VirtualServerKey, frozenset[Target]] = MappingProxyType({})
 _SHOWN = 3
 """So many endpoints are named in a message; a line must stay one line."""
 
@@ -78,6 +80,21 @@ class Probing(NamedTuple):
     """Targets that were unhealthy when the agent started, and have not risen yet."""
     unhealthy: frozenset[Target] = frozenset()
     """Targets that are unhealthy, whether or not that counts."""
+    fronts: Mapping[VirtualServerKey, frozenset[Target]] = _NO_FRONTS
+    """Behind which virtual servers the targets stand; empty unless only those are probed that have
+    traffic."""
+
+    def with_traffic(self, busy: Collection[VirtualServerKey]) -> frozenset[Target]:
+        """Give the targets that are probed however they stand, where these have traffic.
+
+        The others are probed while they are unhealthy: they would never rise. The traffic of the
+        virtual server counts, not that of the real server, which at weight 0 has none.
+        """
+        if not self.check.only_with_traffic:
+            return self.targets
+        return frozenset[Target]().union(
+            *(targets for key, targets in self.fronts.items() if key in busy)
+        )
 
 
 class Checked(NamedTuple):
@@ -108,6 +125,7 @@ class Checks:
         self._previous = previous
         self._targets: set[Target] = set()
         self._suspects: set[Target] = set()
+        self._fronts: dict[VirtualServerKey, set[Target]] = {}
         self._waits = False
         self._forbidden: dict[Address, str] = {}
         self._why: dict[Address, str | None] = {}
@@ -154,6 +172,7 @@ class Checks:
             frozenset(self._targets),
             frozenset(self._suspects),
             frozenset(unhealthy),
+            {key: frozenset(targets) for key, targets in self._fronts.items()} or _NO_FRONTS,
         )
 
     @property
@@ -202,13 +221,18 @@ class Checks:
                 continue
             target = Target(self._service, key.protocol, member)
             if self._around.nodes_known:
-                self._targets.add(target)
+                self._note_target(key, target)
             else:
                 self._waits = True
             if self._was_unhealthy(key, target, real):
                 self._suspects.add(target)
             if real.weight:
                 yield member
+
+    def _note_target(self, key: VirtualServerKey, target: Target) -> None:
+        self._targets.add(target)
+        if self._check is not None and self._check.only_with_traffic:
+            self._fronts.setdefault(key, set()).add(target)
 
     def _why_not(self, address: Address) -> str | None:
         if address not in self._why:

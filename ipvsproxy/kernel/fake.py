@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 
     from ipvsproxy.core.operations import Operation
+    from ipvsproxy.dataplane import Counters
 
 __all__ = [
     "ALL_SCHEDULERS",
@@ -152,6 +153,14 @@ class FakeDataplane:
             for key, members in self.state.real_servers.items()
         }
 
+    async def counters_of(
+        self, keys: Collection[VirtualServerKey]
+    ) -> Mapping[VirtualServerKey, Counters]:
+        """Count the simulated connections of a few virtual servers."""
+        self.traffic.settle()
+        found = [key for key in keys if key in self.state.virtual_servers]
+        return {key: self.traffic.counters(key) for key in found}
+
     async def network(self) -> NodeNetwork:
         """Return the network of the state."""
         return self.state.network
@@ -228,6 +237,12 @@ class _Wrapper:
     ) -> Mapping[VirtualServerKey, TrafficReading]:
         """Pass on."""
         return await self._inner.counters(real_servers_of)
+
+    async def counters_of(
+        self, keys: Collection[VirtualServerKey]
+    ) -> Mapping[VirtualServerKey, Counters]:
+        """Pass on."""
+        return await self._inner.counters_of(keys)
 
     async def network(self) -> NodeNetwork:
         """Pass on."""

@@ -157,6 +157,26 @@ class Ipvs:
             raise DataplaneError(f"the counters of IPVS cannot be read: {error}") from error
         return dict(one for one in counted if one is not None)
 
+    def counters_of(self, keys: Collection[VirtualServerKey]) -> dict[VirtualServerKey, Counters]:
+        """Read what was counted of a few virtual servers that exist. Raises DataplaneError."""
+        family = self._number()
+        answers = self._netlink.exchange(
+            [Request(family, codec.encode_read_virtual_server(key)) for key in keys],
+            batch=REPORTS,
+        )
+        found: dict[VirtualServerKey, Counters] = {}
+        for key, answer in zip(keys, answers, strict=True):
+            if answer.error == errno.ESRCH:
+                continue
+            try:
+                counted = codec.decode_virtual_server_counters(answer.payloads[0])
+            except (CodecError, IndexError) as error:
+                reason = _said(answer.error) if answer.error else str(error)
+                raise DataplaneError(f"the counters of {key} cannot be read: {reason}") from error
+            if counted is not None:
+                found[key] = counted[1]
+        return found
+
     def real_server_counters(self, key: VirtualServerKey) -> dict[RealServerKey, Counters]:
         """Read what was counted of one virtual server's real servers. Raises DataplaneError."""
         payloads = self._list(codec.encode_list_real_servers(key))

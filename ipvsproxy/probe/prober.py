@@ -10,6 +10,8 @@ and one task begins those that are: ten thousand targets are ten thousand entrie
   probe fails: it is out of rotation, perhaps for a reason that has gone.
 - When as many probes are under way as may be, the others wait, the longest due first.
 - A probe that could not be tried says nothing, and is tried again with the next.
+- Where only what has traffic is probed, a healthy target without rests: it is not due, and probes
+  that have spoken against it are forgotten. It begins again as a new one does.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from collections.abc import Callable, Mapping
 
 from ipvsproxy.core.annotations.health_check import Check
 from ipvsproxy.core.probing import Probing, Standing, Target, Verdict
+from ipvsproxy.model import VirtualServerKey
 from ipvsproxy.objects import ServiceName
 from ipvsproxy.probe.asking import Ask, Cancel, Outcome
 from ipvsproxy.store import Judged
@@ -41,18 +44,25 @@ def _tell_nobody(_judged: Judged) -> None:
 class _Watched:
     """One target, and what is known of it."""
 
-    __slots__ = ("cancel", "check", "due", "eager", "standing", "target", "told")
+    __slots__ = ("cancel", "check", "due", "eager", "idle", "standing", "target", "told")
 
-    def __init__(self, target: Target, check: Check, *, suspect: bool) -> None:
+    def __init__(self, target: Target, check: Check, *, suspect: bool, idle: bool) -> None:
         self.target = target
         self.check = check
         self.standing = Standing(healthy=not suspect)
         self.eager = suspect
+        self.idle = idle
+        """Whether it is probed only while it is unhealthy."""
         self.told = False
         """Whether a verdict on it stands in the store."""
         self.due = 0.0
         self.cancel: Cancel | None = None
         """Ends the probe that is under way."""
+
+    @property
+    def resting(self) -> bool:
+        """Whether it is not probed now."""
+        return self.idle and self.standing.healthy
 
 
 class Prober:
@@ -78,6 +88,7 @@ class Prober:
         self._clock = clock
         self._chance = chance
         self._probings: Mapping[ServiceName, Probing] = {}
+        self._busy: frozenset[VirtualServerKey] = frozenset()
         self._stretch = 1.0
         self._most = 1
         self._watched: dict[Target, _Watched] = {}
@@ -94,8 +105,20 @@ class Prober:
 
     @property
     def targets(self) -> int:
-        """How many endpoints are probed."""
-        return len(self._watched)
+        """How many endpoints are probed now."""
+        return len(self._watched) - self.resting
+
+    @property
+    def resting(self) -> int:
+        """How many endpoints are not probed now, for they have no traffic."""
+        return sum(map(self.resting_of, self._probings))
+
+    def resting_of(self, service: ServiceName) -> int:
+        """Say how many endpoints of a Service are not probed now, for they have no traffic."""
+        probing = self._probings.get(service)
+        if probing is None or not probing.check.only_with_traffic:
+            return 0
+        return sum(self._watched[target].resting for target in probing.targets)
 
     @property
     def late(self) -> float:
@@ -116,6 +139,15 @@ class Prober:
             if before.get(name) is not probing:
                 self._follow(before.get(name), probing)
         self._woken.set()
+
+    def traffic(self, busy: frozenset[VirtualServerKey]) -> None:
+        """Take note of which virtual servers have traffic, of those that are asked for."""
+        changed, self._busy = busy ^ self._busy, busy
+        for probing in self._probings.values() if changed else ():
+            if not changed.isdisjoint(probing.fronts):
+                self._mind_traffic(probing)
+        if changed:
+            self._woken.set()
 
     async def run(self) -> None:
         """Probe until cancelled."""
@@ -144,10 +176,25 @@ class Prober:
                 self._stop(one)
                 one.check, one.standing = now.check, Standing(one.standing.healthy)
                 self._schedule(one, self._first_pause(now.check))
+        busy = now.with_traffic(self._busy)
         for target in sorted(now.targets - old):
-            one = _Watched(target, now.check, suspect=target in now.suspects)
+            suspect = target in now.suspects
+            one = _Watched(target, now.check, suspect=suspect, idle=target not in busy)
             self._watched[target] = one
             self._schedule(one, 0.0 if one.eager else self._first_pause(now.check))
+        self._mind_traffic(now)
+
+    def _mind_traffic(self, probing: Probing) -> None:
+        """Let those rest that have no traffic, and no others."""
+        busy = probing.with_traffic(self._busy)
+        for target in probing.targets:
+            one = self._watched[target]
+            before, one.idle = one.resting, target not in busy
+            if one.resting and not before:
+                one.due, one.standing = -1.0, Standing()
+                self._stop(one)
+            elif before and not one.resting:
+                self._schedule(one, self._first_pause(probing.check))
 
     def _first_pause(self, check: Check) -> float:
         return check.interval * self._stretch * self._chance()
@@ -158,7 +205,13 @@ class Prober:
         return min(pause, _EAGER_PAUSE) if one.eager else pause
 
     def _schedule(self, one: _Watched, pause: float) -> None:
-        """Have it probed after a pause; what was said before of it counts no longer."""
+        """Have it probed after a pause; what was said before of it counts no longer.
+
+        Nothing is due of one that rests.
+        """
+        if one.resting:
+            one.due = -1.0
+            return
         one.due = self._clock() + pause
         if self._rests_until is None or one.due < self._rests_until:
             self._woken.set()

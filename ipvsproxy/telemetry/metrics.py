@@ -259,6 +259,10 @@ class Metrics:
         self.health_check_targets = self._gauge(
             "ipvsproxy_health_check_targets", "Endpoints that this node probes"
         )
+        self.health_check_resting = self._gauge(
+            "ipvsproxy_health_check_resting_targets",
+            "Endpoints that this node does not probe while it sends them no traffic",
+        )
         self.health_check_late = self._gauge(
             "ipvsproxy_health_check_late_seconds",
             "By how much the probe is late that has waited longest; 0: none is",

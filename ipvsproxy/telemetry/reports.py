@@ -7,7 +7,7 @@ the running agent knows of it (which Service, what was asked for, what is wrong)
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from enum import StrEnum
 
 import msgspec
@@ -110,6 +110,10 @@ class ServiceStatus(msgspec.Struct, frozen=True, kw_only=True):
     frontends: tuple[FrontendStatus, ...] = ()
     problems: tuple[str, ...] = ()
     """Messages of its conditions."""
+    targets: int = 0
+    """Endpoints that its health check is for, on this node."""
+    resting: int = 0
+    """Those of them that are not probed now, for they have no traffic from here."""
 
 
 class AgentStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -175,6 +179,8 @@ class StatusTable(msgspec.Struct, frozen=True, kw_only=True):
     rows: tuple[StatusRow, ...] = ()
     problems: tuple[str, ...] = ()
     """What is not about one frontend: `SUBJECT: MESSAGE`."""
+    notes: tuple[str, ...] = ()
+    """What is as it should be, and good to know: `NAMESPACE/NAME: MESSAGE`."""
     agent: str | None = None
     """Version and state of the running agent, in one line; None: none answered."""
     in_step: bool = False
@@ -211,6 +217,7 @@ def status_table(
     return StatusTable(
         rows=tuple(rows),
         problems=tuple(_other_problems(agent)),
+        notes=tuple(_notes(services)),
         agent=_agent_line(agent) if agent is not None else None,
         in_step=agent is not None and agent.synced and agent.working,
     )
@@ -291,6 +298,13 @@ def _kernel_row(
         ),
         problems=service.problems if service is not None else (),
     )
+
+
+def _notes(services: Sequence[ServiceStatus]) -> Iterator[str]:
+    for service in services:
+        if service.resting:
+            probed = f"{service.targets - service.resting} of {service.targets} endpoints"
+            yield f"{service.name}: {probed} probed, the others have no traffic from here"
 
 
 def _other_problems(agent: AgentStatus | None) -> Iterator[str]:

@@ -93,6 +93,8 @@ async def test_all_virtual_servers_are_there_and_real_servers_where_they_are_ask
         WEB6: NOTHING,
         other: NOTHING,
     }
+    assert await dataplane.counters_of([WEB, missing, WEB6]) == {WEB: Counters(), WEB6: Counters()}
+    assert await dataplane.counters_of([]) == {}
 
 
 async def test_a_connection_is_counted_until_its_virtual_server_goes(
@@ -105,6 +107,7 @@ async def test_a_connection_is_counted_until_its_virtual_server_goes(
     reading = await counted(dataplane, 2)
     assert reading.counters.connections == 2
     assert reading.real_servers[POD].connections == 2
+    assert await dataplane.counters_of([WEB]) == {WEB: reading.counters}
     if isinstance(dataplane, FakeDataplane):
         assert reading.counters == Counters(2), "simulated connections have no packets"
     else:

@@ -256,6 +256,8 @@ OPTION_TEXTS = {
     "host=[fd00::1]:80": True,
     "payload=0x00ff": True,
     "payload=PING-PONG=1": True,
+    "fall=2, only=traffic": True,
+    "only=all": False,
     "interval=5": False,
     "intervall=5s": False,
     "interval: 5s": False,

@@ -51,8 +51,8 @@ def problem(one: Reader) -> str:
         pytest.param("udp", "payload=0x00ff", Check(UdpProbe(b"\x00\xff")), id="udp with bytes"),
         pytest.param(
             "tcp",
-            "interval=5s timeout=500ms\nrise=1,fall=2,jitter=0%,on-failure=cut",
-            Check(TcpProbe(), 5.0, 0.5, 1, 2, 0.0, OnFailure.CUT),
+            "interval=5s timeout=500ms\nrise=1,fall=2,jitter=0%,on-failure=cut,only=traffic",
+            Check(TcpProbe(), 5.0, 0.5, 1, 2, 0.0, OnFailure.CUT, only_with_traffic=True),
             id="everything, however divided",
         ),
         pytest.param("tcp", "interval=1m", Check(TcpProbe(), 60.0), id="minutes"),
@@ -124,6 +124,7 @@ def test_a_kind_that_is_wrong_is_answered_and_keeps_the_last_one(kind: str, says
         ("payload=\u00fc", "ASCII is needed"),
         ("payload=" + "a" * 513, "1 to 512 bytes"),
         ("on-failure=drop", "keep or cut is needed"),
+        ("only=all", "traffic is needed; without this option all endpoints are probed"),
         ("interval: 5s", "write name=value"),
         ('{"interval": "5s"}', "write name=value"),
     ],

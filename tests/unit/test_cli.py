@@ -537,6 +537,7 @@ TABLE = StatusTable(
         ),
     ),
     problems=("File [x].yaml: bad",),
+    notes=("default/web: 1 of 2 endpoints probed",),
     agent="ipvsproxy 1 on node n, in step",
 )
 TEXT = """\
@@ -547,6 +548,7 @@ default/web  https  TCP       10.0.0.1:443  rr              -            -
 
 problem: File [x].yaml: bad
 problem: default/web: annotation is wrong
+note: default/web: 1 of 2 endpoints probed
 ipvsproxy 1 on node n, in step
 """  # noqa: E501 - as it is printed
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
@@ -12,12 +12,13 @@ import pytest
 from ipvsproxy.agent.wiring import Wiring, wire
 from ipvsproxy.config import Settings, WatchNodes
 from ipvsproxy.core.annotations.health_check import Probe
+from ipvsproxy.dataplane import Counters, DataplaneError
 from ipvsproxy.kernel.fake import FakeDataplane
-from ipvsproxy.model import Network, RealServerKey
+from ipvsproxy.model import Address, Network, RealServerKey, VirtualServerKey
 from ipvsproxy.objects import Node, Service
 from ipvsproxy.probe import Outcome
 from ipvsproxy.store import KINDS, Gone, Listed, Put
-from ipvsproxy.telemetry import ConditionType
+from ipvsproxy.telemetry import ConditionType, status_table
 from tests.unit.builders import frontend, member, part, service, service_reference
 
 pytestmark = pytest.mark.looptime
@@ -28,11 +29,28 @@ DETECTION = FALL * INTERVAL * 1.1 + TIMEOUT + 0.1
 RECOVERY = RISE * INTERVAL * 1.1 + 0.1
 
 
+class Kernel(FakeDataplane):
+    """Remembers whose counters were read, and can be out of order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.counted: list[VirtualServerKey] = []
+        self.unreadable = False
+
+    async def counters_of(
+        self, keys: Collection[VirtualServerKey]
+    ) -> Mapping[VirtualServerKey, Counters]:
+        self.counted += keys
+        if self.unreadable:
+            raise DataplaneError("no netlink today")
+        return await super().counters_of(keys)
+
+
 @dataclass
 class World:
     """An agent on a kernel in memory; endpoints do what `outcomes` says, else well."""
 
-    fake: FakeDataplane = field(default_factory=FakeDataplane)
+    fake: Kernel = field(default_factory=Kernel)
     outcomes: dict[RealServerKey, Outcome] = field(default_factory=dict)
     asked: list[RealServerKey] = field(default_factory=list)
 
@@ -63,6 +81,7 @@ class World:
         tasks = [
             asyncio.create_task(wiring.reconciler.run()),
             asyncio.create_task(wiring.prober.run()),
+            asyncio.create_task(wiring.probed_traffic.run()),
         ]
         try:
             yield wiring
@@ -86,9 +105,9 @@ class World:
         return loop.time() - began
 
 
-def checked(on_failure: str = "keep") -> Service:
+def checked(on_failure: str = "keep", more: str = "") -> Service:
     made = service()
-    options = f"interval=5s, timeout=1s, rise=2, fall=3, on-failure={on_failure}"
+    options = f"interval=5s, timeout=1s, rise=2, fall=3, on-failure={on_failure}{more}"
     return Service(
         made.name,
         cluster_ips=made.cluster_ips,
@@ -247,4 +266,100 @@ async def test_settings_count_at_once() -> None:
         await world.seconds_until([1, 1, 1, 1], within=1)
         world.asked.clear()
         await asyncio.sleep(30)
+        assert world.asked == []
+
+
+CLIENT = Address.parse("10.244.1.99")
+LOOK = 20.0
+"""Seconds between two readings of counters, as the interval is shorter."""
+
+
+async def notes(wiring: Wiring) -> tuple[str, ...]:
+    return status_table({}, wiring.status()).notes
+
+
+async def test_only_a_service_with_traffic_is_probed_and_no_other_counters_are_read() -> None:
+    world = World()
+    async with world.agent() as wiring:
+        publish(wiring, checked(more=", only=traffic"))
+        other = service("other", "10.96.0.11")
+        wiring.take(Put(other, "a.yaml"))
+        wiring.take(Put(part("other", "10.244.1.9"), "a.yaml"))
+        await asyncio.sleep(100)
+        assert world.asked == []
+        assert set(world.fake.counted) == {frontend()}
+        assert 4 <= len(world.fake.counted) <= 6, "at the pace of the window"
+        said = "0 of 4 endpoints probed, the others have no traffic from here"
+        assert await notes(wiring) == (f"default/web: {said}",)
+
+        assert world.fake.connect(frontend(), CLIENT) is not None
+        await asyncio.sleep(LOOK + 1 + INTERVAL)
+        assert set(world.asked) == {member(one) for one in FOUR}
+        assert await notes(wiring) == ()
+        world.outcomes[member(FOUR[1])] = Outcome.REFUSED
+        await world.seconds_until([1, 0, 1, 1], within=DETECTION)
+
+        await asyncio.sleep(5 * LOOK)
+        world.asked.clear()
+        await asyncio.sleep(60)
+        assert set(world.asked) == {member(FOUR[1])}, "or it would never rise"
+        assert world.weights() == [1, 0, 1, 1]
+        await wiring.scrape()
+        sample = wiring.metrics.registry.get_sample_value
+        assert sample("ipvsproxy_health_check_targets") == 1
+        assert sample("ipvsproxy_health_check_resting_targets") == 3
+        world.outcomes.clear()
+        await world.seconds_until([1, 1, 1, 1], within=RECOVERY)
+        world.asked.clear()
+        await asyncio.sleep(60)
+        assert world.asked == []
+
+
+async def test_a_quiet_service_remembers_over_a_restart_who_was_unhealthy() -> None:
+    world = World()
+    world.outcomes[member(FOUR[2])] = Outcome.REFUSED
+    async with world.agent() as wiring:
+        publish(wiring, checked(more=", only=traffic"))
+        await asyncio.sleep(1)
+        world.fake.connect(frontend(), CLIENT)
+        await world.seconds_until([1, 1, 0, 1], within=LOOK + INTERVAL + DETECTION)
+        await asyncio.sleep(5 * LOOK)
+    async with world.agent() as wiring:
+        publish(wiring, checked(more=", only=traffic"))
+        await asyncio.sleep(5 * LOOK)
+        assert world.weights() == [1, 1, 0, 1]
+        world.asked.clear()
+        await asyncio.sleep(60)
+        assert set(world.asked) == {member(FOUR[2])}
+        world.outcomes.clear()
+        await world.seconds_until([1, 1, 1, 1], within=RECOVERY)
+
+
+async def test_counters_are_not_read_while_no_service_goes_by_them() -> None:
+    world = World()
+    async with world.agent() as wiring:
+        publish(wiring, checked())
+        await asyncio.sleep(100)
+        assert world.fake.counted == []
+        publish(wiring, checked(more=", only=traffic"))
+        await asyncio.sleep(100)
+        assert world.fake.counted
+        wiring.take(Gone(service_reference()))
+        await asyncio.sleep(1)
+        world.fake.counted.clear()
+        await asyncio.sleep(100)
+        assert world.fake.counted == []
+
+
+async def test_where_counters_cannot_be_read_everything_is_probed() -> None:
+    world = World()
+    world.fake.unreadable = True
+    async with world.agent() as wiring:
+        publish(wiring, checked(more=", only=traffic"))
+        await asyncio.sleep(1 + INTERVAL)
+        assert set(world.asked) == {member(one) for one in FOUR}
+        world.fake.unreadable = False
+        await asyncio.sleep(5 * LOOK)
+        world.asked.clear()
+        await asyncio.sleep(60)
         assert world.asked == []

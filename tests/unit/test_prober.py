@@ -12,7 +12,7 @@ import pytest
 
 from ipvsproxy.core.annotations.health_check import Check, Probe, TcpProbe, UdpProbe
 from ipvsproxy.core.probing import Probing, Target, Verdict
-from ipvsproxy.model import Address, Protocol, RealServerKey
+from ipvsproxy.model import Address, Protocol, RealServerKey, VirtualServerKey
 from ipvsproxy.objects import ServiceName
 from ipvsproxy.probe import Outcome, Prober
 from ipvsproxy.store import Judged
@@ -267,3 +267,120 @@ async def test_the_same_again_changes_nothing() -> None:
     world.update({WEB: probing([target(1)])})
     await world.pass_time(50)
     assert len(world.times(target(1))) == 10
+
+
+FRONT = VirtualServerKey(Protocol.TCP, Address.parse("10.96.0.10"), 80)
+OTHER_FRONT = FRONT._replace(port=81)
+ONLY_TRAFFIC = CHECK._replace(only_with_traffic=True)
+
+
+def behind_two() -> Probing:
+    """One target behind each of two virtual servers."""
+    fronts = {FRONT: frozenset({target(1)}), OTHER_FRONT: frozenset({target(2)})}
+    return probing([target(1), target(2)], ONLY_TRAFFIC)._replace(fronts=fronts)
+
+
+async def test_only_what_has_traffic_is_probed_where_that_is_asked_for() -> None:
+    world = World()
+    world.update({WEB: behind_two(), SHOP: probing([target(9, SHOP)])})
+    await world.pass_time(30)
+    assert {asked for _, asked in world.asked} == {target(9, SHOP)}
+    assert (world.prober.targets, world.prober.resting) == (1, 2)
+    world.prober.traffic(frozenset({FRONT}))
+    await world.pass_time(30)
+    assert len(world.times(target(1))) == 3
+    assert world.times(target(2)) == []
+    assert (world.prober.targets, world.prober.resting) == (2, 1)
+    assert world.prober.resting_of(WEB) == 1
+    assert world.prober.resting_of(SHOP) == 0
+    world.asked.clear()
+    world.prober.traffic(frozenset())
+    await world.pass_time(60)
+    assert {asked for _, asked in world.asked} == {target(9, SHOP)}
+
+
+async def test_one_that_is_unhealthy_is_probed_without_traffic_until_it_has_risen() -> None:
+    world = World()
+    world.prober.traffic(frozenset({FRONT}))
+    world.update({WEB: behind_two()})
+    world.outcome = lambda _: Outcome.REFUSED
+    await world.pass_time(40)
+    assert world.verdicts() == [Verdict.UNHEALTHY]
+    world.prober.traffic(frozenset())
+    await world.pass_time(60)
+    assert world.verdicts() == [Verdict.UNHEALTHY], "what it was, it stays"
+    assert world.prober.resting_of(WEB) == 1
+    world.outcome = lambda _: Outcome.SUCCESS
+    await world.pass_time(30)
+    assert world.verdicts() == [Verdict.UNHEALTHY, Verdict.HEALTHY]
+    world.asked.clear()
+    await world.pass_time(60)
+    assert world.asked == []
+    assert world.prober.resting_of(WEB) == 2
+
+
+async def test_one_that_was_unhealthy_at_the_start_is_asked_at_once_without_traffic() -> None:
+    world = World()
+    world.update({WEB: behind_two()._replace(suspects=frozenset({target(2)}))})
+    await world.pass_time(5)
+    assert world.verdicts() == [Verdict.HEALTHY]
+    world.asked.clear()
+    await world.pass_time(60)
+    assert world.asked == []
+
+
+async def test_failures_before_a_rest_do_not_count_after_it() -> None:
+    world = World()
+    world.prober.traffic(frozenset({FRONT}))
+    world.update({WEB: behind_two()})
+    world.outcome = lambda _: Outcome.REFUSED
+    await world.pass_time(20)
+    assert len(world.times(target(1))) == 2
+    world.prober.traffic(frozenset())
+    world.prober.traffic(frozenset({FRONT}))
+    await world.pass_time(20)
+    assert world.told == [], "two and two failures, and three in a row are needed"
+    await world.pass_time(10)
+    assert world.verdicts() == [Verdict.UNHEALTHY]
+
+
+async def test_a_probe_that_is_under_way_ends_when_its_target_rests() -> None:
+    world = World(takes=5.0)
+    world.prober.traffic(frozenset({FRONT}))
+    world.update({WEB: behind_two()})
+    running = asyncio.create_task(world.prober.run())
+    await asyncio.sleep(6)
+    assert (world.open, world.prober.under_way) == (1, 1)
+    world.prober.traffic(frozenset())
+    assert (world.open, world.prober.under_way, world.cancelled) == (0, 0, 1)
+    await asyncio.sleep(60)
+    assert len(world.asked) == 1
+    running.cancel()
+    with suppress(asyncio.CancelledError):
+        await running
+
+
+async def test_the_option_may_come_and_go() -> None:
+    world = World()
+    world.update({WEB: behind_two()})
+    await world.pass_time(30)
+    assert world.asked == []
+    world.update({WEB: probing([target(1), target(2)])})
+    await world.pass_time(20)
+    assert {asked for _, asked in world.asked} == {target(1), target(2)}
+    assert world.prober.resting == 0
+    world.update({WEB: behind_two()})
+    world.asked.clear()
+    await world.pass_time(60)
+    assert world.asked == []
+
+
+async def test_targets_that_come_where_there_is_traffic_are_probed() -> None:
+    world = World()
+    world.prober.traffic(frozenset({FRONT}))
+    world.update({WEB: behind_two()})
+    more = frozenset({target(1), target(3)})
+    grown = behind_two()
+    world.update({WEB: grown._replace(targets=grown.targets | more, fronts={FRONT: more})})
+    await world.pass_time(20)
+    assert {asked for _, asked in world.asked} == more

@@ -397,3 +397,20 @@ def test_an_endpoint_that_is_not_probed_is_used_and_said() -> None:
     assert fragment.probing.targets == {
         Target(named(), Protocol.TCP, RealServerKey(Address.parse("10.244.1.1"), 8080))
     }
+
+
+def test_where_only_traffic_counts_it_is_told_behind_what_a_target_stands() -> None:
+    probing = translated(*FOUR, what=checked("tcp", "only=traffic")).probing
+    assert probing is not None
+    assert probing.fronts == {WEB: probing.targets}
+    every = translated(*FOUR).probing
+    assert every is not None
+    assert not every.fronts
+
+
+def test_an_endpoint_at_weight_0_has_the_traffic_of_its_virtual_server() -> None:
+    what = checked("tcp", "only=traffic")
+    found = translated(*FOUR, what=what, verdicts=unhealthy(FOUR[0]))
+    assert found.frontends[0].real_servers[member(FOUR[0])].weight == 0
+    assert found.probing is not None
+    assert target(FOUR[0]) in found.probing.with_traffic({WEB})

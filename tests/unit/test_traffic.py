@@ -305,10 +305,15 @@ class StandInIpvs(Ipvs):
     def __init__(self) -> None:
         super().__init__()
         self.read_of: list[VirtualServerKey] = []
+        self.portions: list[int] = []
         self.at_the_first: Callable[[], None] = lambda: None
 
     def virtual_server_counters(self) -> dict[VirtualServerKey, Counters]:
         return {WEB._replace(port=port): Counters(port) for port in range(1, 121)}
+
+    def counters_of(self, keys: Collection[VirtualServerKey]) -> dict[VirtualServerKey, Counters]:
+        self.portions.append(len(keys))
+        return {key: Counters(key.port) for key in keys}
 
     def real_server_counters(self, key: VirtualServerKey) -> dict[RealServerKey, Counters]:
         if not self.read_of:
@@ -352,3 +357,18 @@ class TestPortions:
         await dataplane.close()
         with pytest.raises(DataplaneError, match="the agent stops"):
             await dataplane.counters([WEB])
+        with pytest.raises(DataplaneError, match="the agent stops"):
+            await dataplane.counters_of([WEB])
+
+    async def test_a_few_virtual_servers_are_read_in_portions_too(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        ipvs, dataplane = StandInIpvs(), LinuxDataplane(())
+        monkeypatch.setattr(dataplane, "_ipvs", ipvs)
+        keys = tuple(ipvs.virtual_server_counters())
+        try:
+            readings = await dataplane.counters_of(keys)
+        finally:
+            await dataplane.close()
+        assert readings == {key: Counters(key.port) for key in keys}
+        assert ipvs.portions == [50, 50, 20]

@@ -70,6 +70,9 @@ class Check(NamedTuple):
     jitter: float = 0.1
     """By how much of the interval each pause is made longer or shorter at random, 0-0.5."""
     on_failure: OnFailure = OnFailure.KEEP
+    only_with_traffic: bool = False
+    """Only what stands behind a virtual server that has traffic from this node is probed, and what
+    is unhealthy."""
 
     @property
     def protocol(self) -> Protocol:
@@ -178,7 +181,7 @@ def combine(kind: str, options: Mapping[str, object]) -> Check:
 
 
 _OF_ONE_KIND = {"status": "http", "host": "http", "payload": "udp"}
-_FIELDS = {"on-failure": "on_failure"}
+_FIELDS = {"on-failure": "on_failure", "only": "only_with_traffic"}
 
 
 def _of_kind(word: str) -> set[str]:
@@ -276,6 +279,12 @@ def _on_failure(text: str) -> OnFailure:
         raise ValueError("keep or cut is needed") from None
 
 
+def _only(text: str) -> bool:
+    if text != "traffic":
+        raise ValueError("traffic is needed; without this option all endpoints are probed")
+    return True
+
+
 OPTIONS: Mapping[str, Callable[[str], object]] = {
     "interval": _duration(1.0, 3600.0),
     "timeout": _duration(0.05, 60.0),
@@ -283,6 +292,7 @@ OPTIONS: Mapping[str, Callable[[str], object]] = {
     "fall": _count,
     "jitter": _share,
     "on-failure": _on_failure,
+    "only": _only,
     "status": _status,
     "host": _host,
     "payload": _payload,
