@@ -184,6 +184,8 @@ async def _synchronise(wiring: Wiring, settings: Settings) -> None:
             wiring.take(event)
             if wiring.store.needs_nodes:
                 source.need_nodes()
+            if wiring.store.needs_pods:
+                source.need_pods()
     for _ in range(_MOST_CYCLES):
         await wiring.reconciler.cycle()
         if not wiring.reconciler.busy:

@@ -118,6 +118,8 @@ async def _feed(wiring: Wiring, source: Source) -> None:
         wiring.take(event)
         if wiring.store.needs_nodes:
             source.need_nodes()
+        if wiring.store.needs_pods:
+            source.need_pods()
 
 
 async def _follow_network(wiring: Wiring, dataplane: Dataplane) -> None:

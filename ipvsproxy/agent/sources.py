@@ -71,6 +71,7 @@ async def open_source(
                 timing=timing,
                 health=SourceHealth(watches=watches, conditions=conditions, wall_clock=time.time),
                 watch_nodes=settings.watch_nodes,
+                watch_pods=settings.watch_pods,
             ),
             Events(connection, settings.node_name, timing=timing, wall_clock=time.time),
         )

@@ -68,7 +68,7 @@ _OPTIONS: Mapping[str, Decorator] = {
     "manifests": _option(
         "--manifests",
         metavar="DIR",
-        help="Folder of Kubernetes manifests (Service, EndpointSlice, Node), followed live.",
+        help="Folder of Kubernetes manifests (Service, EndpointSlice, Node, Pod), followed live.",
     ),
     "kubeconfig": _option("--kubeconfig", metavar="FILE", help="Kubeconfig of the API server."),
     "master": _option(
@@ -140,6 +140,10 @@ _OPTIONS: Mapping[str, Decorator] = {
         help="Whether all Nodes are watched, to keep Services off their addresses (default auto: "
         "from the first Service on with externalIPs, or with a load balancer's address near this "
         "node's own).",
+    ),
+    "watch_pods": switch(
+        "--watch-pods",
+        help="Watch all Pods' metadata once a Service's weights go by Pods (weight-source: pod).",
     ),
     "strict_arp": switch(
         "--strict-arp",

@@ -136,6 +136,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Whether all Nodes are watched, to keep Services off other nodes' addresses. Each agent that
     does costs the API server a watch of all Nodes."""
 
+    watch_pods: bool = False
+    """Whether all Pods are watched, their metadata only, once a Service's weights go by Pods. Each
+    agent that does costs the API server a watch of all Pods, and needs a right to it."""
+
     strict_arp: bool = False
     """Answer ARP for service addresses on no interface (sysctls arp_ignore=1, arp_announce=2), as
     MetalLB and the like need it. False: these sysctls are left as they are."""
@@ -255,3 +259,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     verbosity: int = 2
     """As kube-proxy's -v, 0-10: below 4 what happens; from 4 on also debug lines: where each
     setting came from, and each HTTP answer."""
+
+    @property
+    def reads_pods(self) -> bool:
+        """Whether it is known what Pods say: they are watched, or in the folder."""
+        return self.watch_pods or self.manifests is not None

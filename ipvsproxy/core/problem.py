@@ -21,6 +21,7 @@ class ProblemKind(StrEnum):
     IGNORED_FIELD = "IgnoredField"
     RESERVED_ADDRESS = "ReservedAddress"
     NODES_UNKNOWN = "NodesUnknown"
+    PODS_UNKNOWN = "PodsUnknown"
     TOO_MANY_ENDPOINTS = "TooManyEndpoints"
     HEALTH_CHECKS_IGNORED = "HealthChecksIgnored"
     ENDPOINTS_NOT_PROBED = "EndpointsNotProbed"

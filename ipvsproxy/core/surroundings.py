@@ -41,6 +41,10 @@ class Surroundings:
     """Whether `taken` has the addresses of all other nodes, and `nodes` all of them."""
     nodes: Mapping[str, Node] = field(default_factory=dict)
     """The Nodes that are known, by name."""
+    pod_weights: Mapping[tuple[str, str], str] = field(default_factory=dict)
+    """What Pods say they weigh, as written, by namespace and name."""
+    pods_known: bool = True
+    """Whether `pod_weights` has all of them."""
     starting: bool = False
     """Whether not every Service has been translated since the agent's start."""
 

@@ -1,4 +1,4 @@
-"""The few fields of Service, EndpointSlice, Node and ServiceCIDR that are read, and how.
+"""The few fields of Service, EndpointSlice, Node, Pod and ServiceCIDR that are read, and how.
 
 Knows Kubernetes' objects and how to read one from JSON or from a parsed manifest; knows nothing of
 where objects come from nor of what is made of them. An object is taken whole or refused with a
@@ -6,12 +6,12 @@ reason that names the field (`InvalidObject`): what passes here is known to be s
 module checks an address, a port or a protocol again.
 
     JSON bytes ──┐                                    ┌─▶ Service, EndpointSlice, Node,  (values)
-                 ├─▶ structs of the wire ─▶ reading ──┤   ServiceCIDR
+                 ├─▶ structs of the wire ─▶ reading ──┤   Pod, ServiceCIDR
     a mapping ───┘        (wire)                      └─▶ InvalidObject, with what is known of it
         ▲                                                                              (refusal)
         └── documents: by kind, lists taken apart
 
-References: Kubernetes API core/v1 Service and Node, discovery.k8s.io/v1 EndpointSlice,
+References: Kubernetes API core/v1 Service, Node and Pod, discovery.k8s.io/v1 EndpointSlice,
 networking.k8s.io/v1 ServiceCIDR.
 """
 
@@ -19,9 +19,11 @@ from ipvsproxy.objects.documents import Contents, Unnamed, read_document
 from ipvsproxy.objects.reading import (
     ALIAS_ANNOTATIONS,
     ANNOTATION_DOMAIN,
+    WEIGHT_ANNOTATION,
     WEIGHTS_ANNOTATION,
     read_endpoint_slice,
     read_node,
+    read_pod,
     read_service,
     read_service_cidr,
 )
@@ -37,6 +39,7 @@ from ipvsproxy.objects.values import (
     KubernetesObject,
     Node,
     ObjectReference,
+    Pod,
     Service,
     ServiceCIDR,
     ServiceName,
@@ -51,6 +54,7 @@ __all__ = [
     "PROXY_NAME_LABEL",
     "SERVICE_LABEL",
     "WEIGHTS_ANNOTATION",
+    "WEIGHT_ANNOTATION",
     "ZONE_LABEL",
     "Capacity",
     "Contents",
@@ -60,6 +64,7 @@ __all__ = [
     "KubernetesObject",
     "Node",
     "ObjectReference",
+    "Pod",
     "Service",
     "ServiceCIDR",
     "ServiceName",
@@ -69,6 +74,7 @@ __all__ = [
     "read_document",
     "read_endpoint_slice",
     "read_node",
+    "read_pod",
     "read_service",
     "read_service_cidr",
 ]

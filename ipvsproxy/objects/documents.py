@@ -10,9 +10,16 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import NamedTuple, TypeAlias
 
-from ipvsproxy.objects.reading import read_endpoint_slice, read_node, read_service
+from ipvsproxy.objects.reading import (
+    WEIGHT_ANNOTATION,
+    read_endpoint_slice,
+    read_node,
+    read_pod,
+    read_service,
+)
 from ipvsproxy.objects.refusal import InvalidObject, describe
 from ipvsproxy.objects.values import SERVICE_LABEL, KubernetesObject, Service
 
@@ -20,8 +27,9 @@ _Reader: TypeAlias = Callable[[Mapping[str, object]], KubernetesObject | None]
 
 _READERS: Mapping[tuple[str, str], _Reader] = {
     ("v1", "Service"): read_service,
-    ("discovery.k8s.io/v1", "EndpointSlice"): read_endpoint_slice,
+    ("discovery.k8s.io/v1", "EndpointSlice"): partial(read_endpoint_slice, pods=True),
     ("v1", "Node"): read_node,
+    ("v1", "Pod"): read_pod,
 }
 _MEANT = {
     (version.lower(), right[1].lower()): right
@@ -30,6 +38,11 @@ _MEANT = {
 }
 """Kinds that are read, by what may be written for them: in these two groups there is no other of
 such a name."""
+_LACKING = {
+    "EndpointSlice": f"EndpointSlice without label {SERVICE_LABEL}",
+    "Pod": f"Pod without annotation {WEIGHT_ANNOTATION}",
+}
+"""What is said of an object that says nothing to us."""
 _LISTS: Mapping[tuple[str, str], str] = {
     (version, f"{kind}List"): kind for version, kind in _READERS
 } | {("v1", "List"): ""}
@@ -112,7 +125,7 @@ def _read_object(place: str, document: Mapping[str, object], contents: Contents)
             contents.objects.append(refusal)
         return
     if found is None:
-        contents.ignored[f"EndpointSlice without label {SERVICE_LABEL}"] += 1
+        contents.ignored[_LACKING[kind]] += 1
         return
     if isinstance(found, Service) and _lacks_address(found, document):
         reason = "spec.clusterIP: is missing; write an address, for nobody allocates one here"

@@ -1,4 +1,4 @@
-"""What makes a Service, EndpointSlice, Node or ServiceCIDR sound, and the reading of each.
+"""What makes a Service, EndpointSlice, Node, Pod or ServiceCIDR sound, and the reading of each.
 
 Knows the API's rules as far as breaking them would hurt this node; rules that only matter to the
 control plane are not repeated. Each reader takes JSON bytes or a parsed mapping, and returns a
@@ -11,15 +11,14 @@ References: k8s.io/api core/v1 and discovery/v1 types.go; pkg/apis/{core,discove
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
-from typing import TypeVar
 
 from ipvsproxy.model import Address, Family, Protocol
 from ipvsproxy.objects import fields, wire
 from ipvsproxy.objects.capacity import read_capacity
 from ipvsproxy.objects.external import Reach, has_node_ports, read_reach
-from ipvsproxy.objects.refusal import DEFAULT_NAMESPACE, describe
+from ipvsproxy.objects.guarding import guarded, name_of, namespace_of
 from ipvsproxy.objects.values import (
     DEFAULT_AFFINITY_SECONDS,
     PROXY_NAME_LABEL,
@@ -28,6 +27,7 @@ from ipvsproxy.objects.values import (
     Endpoint,
     EndpointSlice,
     Node,
+    Pod,
     Service,
     ServiceCIDR,
     ServiceName,
@@ -41,7 +41,8 @@ ALIAS_ANNOTATIONS = frozenset({"kube-router.io/service.scheduler"})
 """Annotations of others that are accepted in place of ours."""
 WEIGHTS_ANNOTATION = "ipvsproxy.io/weights"
 _SLICE_WEIGHT_ALIAS = "service.cilium.io/weight"
-_NODE_WEIGHT_ANNOTATION = "ipvsproxy.io/weight"
+WEIGHT_ANNOTATION = "ipvsproxy.io/weight"
+"""Of a Node or a Pod."""
 _TRIGGER_ANNOTATION = "endpoints.kubernetes.io/last-change-trigger-time"
 
 _LEAVING_TAINT = "ToBeDeletedByClusterAutoscaler"
@@ -51,57 +52,39 @@ _NO_CONDITIONS = wire.Conditions()
 _NO_HINTS = wire.Hints()
 _FAMILIES = {"IPv4": Family.IPV4, "IPv6": Family.IPV6}
 
-_Value = TypeVar("_Value")
-
 
 def read_service(raw: wire.Raw) -> Service:
     """Read a core/v1 Service. Raises InvalidObject."""
-    return _guarded(wire.SERVICE, raw, _service)
+    return guarded(wire.SERVICE, raw, _service)
 
 
-def read_endpoint_slice(raw: wire.Raw) -> EndpointSlice | None:
+def read_endpoint_slice(raw: wire.Raw, *, pods: bool = False) -> EndpointSlice | None:
     """Read a discovery.k8s.io/v1 EndpointSlice. Raises InvalidObject.
+
+    `pods`: whether the names of the endpoints' Pods are kept, some 100 bytes for each.
 
     None for one without the label `SERVICE_LABEL`: the API allows it, it belongs to no Service,
     and to us it is as if it were not there.
     """
-    return _guarded(wire.ENDPOINT_SLICE, raw, _endpoint_slice)
+    return guarded(wire.ENDPOINT_SLICE, raw, lambda written: _endpoint_slice(written, pods=pods))
 
 
 def read_node(raw: wire.Raw) -> Node:
     """Read a core/v1 Node. Raises InvalidObject."""
-    return _guarded(wire.NODE, raw, _node)
+    return guarded(wire.NODE, raw, _node)
+
+
+def read_pod(raw: wire.Raw) -> Pod | None:
+    """Read a core/v1 Pod, or its metadata. Raises InvalidObject.
+
+    None for one without the annotation `WEIGHT_ANNOTATION`, whatever else it is: it says nothing.
+    """
+    return guarded(wire.POD, raw, _pod)
 
 
 def read_service_cidr(raw: wire.Raw) -> ServiceCIDR:
     """Read a networking.k8s.io ServiceCIDR, v1 or v1beta1. Raises InvalidObject."""
-    return _guarded(wire.SERVICE_CIDR, raw, _service_cidr)
-
-
-def _guarded(
-    kind: wire.Kind[wire.WireObject], raw: wire.Raw, build: Callable[[wire.WireObject], _Value]
-) -> _Value:
-    try:
-        written = kind.decode(raw)
-    except (ValueError, RecursionError) as error:
-        raise describe(kind.name, raw, wire.explain(error, raw)) from None
-    try:
-        return build(written)
-    except fields.Wrong as error:
-        raise describe(kind.name, raw, str(error)) from None
-    except Exception as error:  # one object's surprise must not hold up the others
-        reason = f"internal error: {type(error).__name__}: {error}"
-        raise describe(kind.name, raw, reason, internal=True) from error
-
-
-def _name(metadata: wire.Metadata) -> str:
-    if not metadata.name:
-        raise fields.Wrong("metadata.name", "is missing")
-    return fields.sound_name("metadata.name", metadata.name)
-
-
-def _namespace(metadata: wire.Metadata) -> str:
-    return fields.sound_name("metadata.namespace", metadata.namespace or DEFAULT_NAMESPACE)
+    return guarded(wire.SERVICE_CIDR, raw, _service_cidr)
 
 
 # ---------------------------------------------------------------------------- Service
@@ -110,7 +93,7 @@ def _namespace(metadata: wire.Metadata) -> str:
 def _service(written: wire.Service) -> Service:
     metadata = written.metadata or wire.Metadata()
     spec = written.spec or wire.ServiceSpec()
-    name = ServiceName(_namespace(metadata), _name(metadata))
+    name = ServiceName(namespace_of(metadata), name_of(metadata))
     service_type = spec.type or "ClusterIP"
     if service_type not in _SERVICE_TYPES:
         raise fields.Wrong("spec.type", f"{spec.type!r} is none of {', '.join(_SERVICE_TYPES)}")
@@ -267,9 +250,9 @@ def _kept_annotations(written: Mapping[str, str | None]) -> tuple[tuple[str, str
 # ---------------------------------------------------------------------- EndpointSlice
 
 
-def _endpoint_slice(written: wire.EndpointSlice) -> EndpointSlice | None:
+def _endpoint_slice(written: wire.EndpointSlice, *, pods: bool) -> EndpointSlice | None:
     metadata = written.metadata or wire.Metadata()
-    namespace, name = _namespace(metadata), _name(metadata)
+    namespace, name = namespace_of(metadata), name_of(metadata)
     service = (metadata.labels or {}).get(SERVICE_LABEL)
     if not service:
         return None
@@ -287,7 +270,7 @@ def _endpoint_slice(written: wire.EndpointSlice) -> EndpointSlice | None:
             sys.intern(fields.sound_name(f"metadata.labels[{SERVICE_LABEL}]", service)),
         ),
         family=family,
-        endpoints=_endpoints(written.endpoints or (), family) if family else (),
+        endpoints=_endpoints(written.endpoints or (), family, pods=pods) if family else (),
         ports=_slice_ports(written.ports or ()),
         weights=(metadata.annotations or {}).get(WEIGHTS_ANNOTATION),
         weight=(metadata.annotations or {}).get(_SLICE_WEIGHT_ALIAS),
@@ -309,11 +292,13 @@ def _triggered(annotations: Mapping[str, str | None]) -> float | None:
         return None
 
 
-def _endpoints(written: Iterable[wire.Endpoint], family: Family) -> tuple[Endpoint, ...]:
-    return tuple(_endpoint(i, endpoint, family) for i, endpoint in enumerate(written))
+def _endpoints(
+    written: Iterable[wire.Endpoint], family: Family, *, pods: bool
+) -> tuple[Endpoint, ...]:
+    return tuple(_endpoint(i, endpoint, family, pods=pods) for i, endpoint in enumerate(written))
 
 
-def _endpoint(index: int, written: wire.Endpoint, family: Family) -> Endpoint:
+def _endpoint(index: int, written: wire.Endpoint, family: Family, *, pods: bool) -> Endpoint:
     """Read an endpoint; of its addresses only the first one is ever used (KEP-752).
 
     A condition that is absent: ready is true, serving is true, terminating is false, as
@@ -338,7 +323,14 @@ def _endpoint(index: int, written: wire.Endpoint, family: Family) -> Endpoint:
         zone=sys.intern(written.zone) if written.zone else None,
         zone_hints=_hinted(hints.for_zones) if hints.for_zones else (),
         node_hints=_hinted(hints.for_nodes) if hints.for_nodes else (),
+        pod=_pod_name(written.target_ref) if pods else None,
     )
+
+
+def _pod_name(target: wire.TargetReference | None) -> str | None:
+    if target is None or target.kind != "Pod" or not target.name:
+        return None
+    return sys.intern(target.name)  # a Pod may be in slices of several Services and families
 
 
 def _hinted(hints: list[wire.Hint]) -> tuple[str, ...]:
@@ -378,7 +370,7 @@ def _node(written: wire.Node) -> Node:
     ranges = spec.pod_cidrs or ([spec.pod_cidr] if spec.pod_cidr else [])
     taints = {taint.key for taint in spec.taints or ()}
     return Node(
-        name=_name(metadata),
+        name=name_of(metadata),
         zone=(metadata.labels or {}).get(ZONE_LABEL) or None,
         pod_cidrs=tuple(
             fields.network(f"spec.podCIDRs[{i}]", text) for i, text in enumerate(ranges)
@@ -390,15 +382,26 @@ def _node(written: wire.Node) -> Node:
         ),
         leaving=bool(metadata.deletion_timestamp) or _LEAVING_TAINT in taints,
         labels=tuple(sorted((key, value or "") for key, value in (metadata.labels or {}).items())),
-        weight=(metadata.annotations or {}).get(_NODE_WEIGHT_ANNOTATION),
+        weight=(metadata.annotations or {}).get(WEIGHT_ANNOTATION),
         capacity=read_capacity(status.allocatable or {}),
     )
+
+
+# -------------------------------------------------------------------- Pod, ServiceCIDR
+
+
+def _pod(written: wire.Pod) -> Pod | None:
+    metadata = written.metadata or wire.Metadata()
+    weight = (metadata.annotations or {}).get(WEIGHT_ANNOTATION)
+    if weight is None:
+        return None
+    return Pod(sys.intern(namespace_of(metadata)), sys.intern(name_of(metadata)), weight)
 
 
 def _service_cidr(written: wire.ServiceCIDR) -> ServiceCIDR:
     spec = written.spec or wire.ServiceCIDRSpec()
     return ServiceCIDR(
-        name=_name(written.metadata or wire.Metadata()),
+        name=name_of(written.metadata or wire.Metadata()),
         networks=tuple(
             fields.network(f"spec.cidrs[{i}]", text) for i, text in enumerate(spec.cidrs or ())
         ),

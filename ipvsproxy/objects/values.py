@@ -1,4 +1,4 @@
-"""The few fields of Service, EndpointSlice, Node and ServiceCIDR that are read, as frozen values.
+"""The few fields of Services, EndpointSlices, Nodes, Pods and ServiceCIDRs, as frozen values.
 
 Knows what an object is to us and nothing of how it is written, read or used. Whatever has one of
 these types went through `ipvsproxy.objects.reading` and is sound: no later module checks an
@@ -113,6 +113,8 @@ class Endpoint(msgspec.Struct, frozen=True, gc=False):
     """hints.forNodes: the nodes that should use it (KEP-3015)."""
     zone: str | None = None
     """The zone that it is in."""
+    pod: str | None = None
+    """Name of the Pod behind it, in the slice's namespace; None too where nobody asks for it."""
 
 
 class SlicePort(msgspec.Struct, frozen=True, gc=False):
@@ -173,6 +175,15 @@ class Node(msgspec.Struct, frozen=True):
         return self.labels, self.weight, self.capacity
 
 
+class Pod(msgspec.Struct, frozen=True, gc=False):
+    """A Pod that says what its endpoints weigh; all others are as if they were not there."""
+
+    namespace: str
+    name: str
+    weight: str
+    """Annotation ipvsproxy.io/weight, as written; core.annotations reads it."""
+
+
 class ServiceCIDR(msgspec.Struct, frozen=True):
     """Networks from which the API server takes the ClusterIPs (KEP-1880)."""
 
@@ -180,4 +191,4 @@ class ServiceCIDR(msgspec.Struct, frozen=True):
     networks: tuple[Network, ...] = ()
 
 
-KubernetesObject: TypeAlias = Service | EndpointSlice | Node | ServiceCIDR
+KubernetesObject: TypeAlias = Service | EndpointSlice | Node | Pod | ServiceCIDR

@@ -118,6 +118,13 @@ class Hints(msgspec.Struct, rename="camel"):
     for_nodes: list[Hint] | None = None
 
 
+class TargetReference(msgspec.Struct):
+    """core/v1 ObjectReference, as far as it names a Pod in the slice's own namespace."""
+
+    kind: str | None = None
+    name: str | None = None
+
+
 class Endpoint(msgspec.Struct, rename="camel"):
     """discovery.k8s.io/v1 Endpoint."""
 
@@ -126,6 +133,7 @@ class Endpoint(msgspec.Struct, rename="camel"):
     node_name: str | None = None
     zone: str | None = None
     hints: Hints | None = None
+    target_ref: TargetReference | None = None
 
 
 class SlicePort(msgspec.Struct):
@@ -181,6 +189,12 @@ class Node(msgspec.Struct):
     status: NodeStatus | None = None
 
 
+class Pod(msgspec.Struct):
+    """core/v1 Pod, or its metadata only (meta/v1 PartialObjectMetadata)."""
+
+    metadata: Metadata | None = None
+
+
 class ServiceCIDRSpec(msgspec.Struct):
     """networking.k8s.io/v1 ServiceCIDRSpec."""
 
@@ -215,6 +229,7 @@ class Kind(Generic[WireObject]):
 SERVICE = Kind("Service", Service)
 ENDPOINT_SLICE = Kind("EndpointSlice", EndpointSlice)
 NODE = Kind("Node", Node)
+POD = Kind("Pod", Pod)
 SERVICE_CIDR = Kind("ServiceCIDR", ServiceCIDR)
 
 

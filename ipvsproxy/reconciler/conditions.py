@@ -59,6 +59,7 @@ _OF_TRANSLATION = (
     ConditionType.IGNORED_FIELD,
     ConditionType.RESERVED_ADDRESS,
     ConditionType.NODES_UNKNOWN,
+    ConditionType.PODS_UNKNOWN,
     ConditionType.TOO_MANY_ENDPOINTS,
     ConditionType.HEALTH_CHECKS_IGNORED,
     ConditionType.ENDPOINTS_NOT_PROBED,

@@ -91,6 +91,8 @@ class Translation:
             service_networks=self._store.service_networks,
             nodes=self._store.nodes,
             nodes_known=(self._store.nodes_listed or self.settings.watch_nodes is WatchNodes.NEVER),
+            pod_weights=self._store.pod_weights.written,
+            pods_known=self._store.pod_weights.listed or not self.settings.reads_pods,
             starting=self._starting,
         )
 

@@ -106,6 +106,9 @@ class DirectorySource:
     def need_nodes(self) -> None:
         """Do nothing: all Nodes that are in the folder are told in any case."""
 
+    def need_pods(self) -> None:
+        """Do nothing: so are all Pods."""
+
     def _patience(self) -> float:
         missing = _shown(self._folder) in self._picture.problems
         return min(self._survey_seconds, _MISSING_SECONDS) if missing else self._survey_seconds

@@ -24,9 +24,9 @@ from ipvsproxy.objects import ObjectReference
 from ipvsproxy.sources.manifests import Manifest, Statement
 from ipvsproxy.store import Event, Gone, Listed, Put, Readable, Refused, Unreadable, reference_of
 
-KINDS = ("Service", "EndpointSlice", "Node", "ServiceCIDR", "Nodes")
-"""What is listed with the first reading: every Node that the folder has is known. A folder has no
-ServiceCIDRs: in it addresses are not allocated but written."""
+KINDS = ("Service", "EndpointSlice", "Node", "ServiceCIDR", "Nodes", "Pods")
+"""What is listed with the first reading: every Node and Pod that the folder has is known. A
+folder has no ServiceCIDRs: in it addresses are not allocated but written."""
 
 
 class Reading(NamedTuple):

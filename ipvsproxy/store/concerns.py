@@ -1,7 +1,7 @@
-"""Which Services depend on what is none of theirs: on others' addresses, on Nodes.
+"""Which Services depend on what is none of theirs: on others' addresses, on Nodes, Pods.
 
-Knows a Service's external addresses and whether its weights go by Nodes; does not know what is at
-an address, nor what a Node says.
+Knows a Service's external addresses and whether its weights go by Nodes or by Pods; does not know
+what is at an address, nor what a Node or a Pod says.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from collections.abc import Set as AbstractSet
 
-from ipvsproxy.core.annotations import asks_for_nodes
+from ipvsproxy.core.annotations import asks_for_nodes, asks_for_pods
 from ipvsproxy.core.surroundings import may_be_a_node
 from ipvsproxy.model import Address, Network
 from ipvsproxy.objects import Node, Service, ServiceName
@@ -25,6 +25,7 @@ class Concerns:
         """Those of them with an address that may be another node's."""
         self._weighed_by_node: set[ServiceName] = set()
         """Services whose weights depend on Nodes."""
+        self._weighed_by_pod: set[ServiceName] = set()
 
     @property
     def needs_nodes(self) -> bool:
@@ -44,20 +45,29 @@ class Concerns:
         """Services whose weights depend on Nodes."""
         return self._weighed_by_node
 
+    @property
+    def weighed_by_pod(self) -> AbstractSet[ServiceName]:
+        """Services whose weights depend on Pods."""
+        return self._weighed_by_pod
+
     def note(self, service: Service, node: Node | None) -> None:
         """Take in a Service; `node` is the own one."""
         self.forget(service.name)
         if service.external_ips or service.ingress_ips:
             self._external[service.name] = service
             self._note_doubt(service, node)
-        if asks_for_nodes(dict(service.annotations)):
+        annotations = dict(service.annotations)
+        if asks_for_nodes(annotations):
             self._weighed_by_node.add(service.name)
+        if asks_for_pods(annotations):
+            self._weighed_by_pod.add(service.name)
 
     def forget(self, name: ServiceName) -> None:
         """Forget a Service that is no longer there."""
         self._external.pop(name, None)
         self._doubtful.discard(name)
         self._weighed_by_node.discard(name)
+        self._weighed_by_pod.discard(name)
 
     def move(self, node: Node) -> None:
         """Take in the own Node, which says what is near it."""

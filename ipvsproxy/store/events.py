@@ -15,6 +15,7 @@ from ipvsproxy.objects import (
     KubernetesObject,
     Node,
     ObjectReference,
+    Pod,
     Service,
     ServiceCIDR,
     ServiceName,
@@ -71,7 +72,8 @@ class Listed(NamedTuple):
     """The initial list of a kind has been sent, whole as far as it could be read."""
 
     kind: str
-    """`Node` is the own one; `Nodes`: all of them are known (`Source.need_nodes`). `ServiceCIDR`
+    """`Node` is the own one; `Nodes`: all of them are known (`Source.need_nodes`). `Pods`: all that
+    say what they weigh are (`Source.need_pods`). `ServiceCIDR`
     is also listed where the source has none and never will: an older API server, a folder."""
 
 
@@ -105,6 +107,13 @@ class Source(Protocol):
         """
         ...
 
+    def need_pods(self) -> None:
+        """Have all Pods told that say what they weigh, and `Listed("Pods")` once all were.
+
+        As `need_nodes`; before, none is told. Where the settings do not allow it, none ever is.
+        """
+        ...
+
 
 def reference_of(value: KubernetesObject) -> ObjectReference:
     """Name an object for the operator."""
@@ -115,6 +124,8 @@ def reference_of(value: KubernetesObject) -> ObjectReference:
             return ObjectReference("EndpointSlice", namespace, slice_name)
         case Node(name=node_name):
             return ObjectReference("Node", "", node_name)
+        case Pod(namespace=namespace, name=pod_name):
+            return ObjectReference("Pod", namespace, pod_name)
         case ServiceCIDR(name=cidr_name):
             return ObjectReference("ServiceCIDR", "", cidr_name)
         case _:

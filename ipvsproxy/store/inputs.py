@@ -17,6 +17,7 @@ from ipvsproxy.objects import (
     KubernetesObject,
     Node,
     ObjectReference,
+    Pod,
     Service,
     ServiceCIDR,
     ServiceName,
@@ -34,6 +35,8 @@ from ipvsproxy.store.events import (
     reference_of,
 )
 from ipvsproxy.store.neighbours import API_SERVER, Neighbours
+from ipvsproxy.store.pod_weights import PodWeights
+from ipvsproxy.store.slices import Slices
 from ipvsproxy.store.verdicts import Verdicts
 
 KINDS = frozenset({"Service", "EndpointSlice", "Node", "ServiceCIDR"})
@@ -57,13 +60,13 @@ class Store:
         self._concerns = Concerns()
         self._verdicts = Verdicts()
         self._services: dict[ServiceName, Service] = {}
-        self._slices: dict[ServiceName, dict[str, EndpointSlice]] = {}
-        self._slice_owner: dict[tuple[str, str], ServiceName] = {}
+        self._slices = Slices()
         self._refused: dict[ObjectReference, Refused] = {}
         self._unreadable: dict[str, Unreadable] = {}
         self._dirty: dict[ServiceName, None] = {}
         self.nodes_listed = False
         """Whether all other Nodes are known."""
+        self.pod_weights = PodWeights()
         self.revision = 0
         """Counts the events that changed something; see `Reconciler.wait_until_applied`."""
 
@@ -85,6 +88,11 @@ class Store:
     def nodes(self) -> Mapping[str, Node]:
         """The Nodes that are known, by name."""
         return self._neighbours.nodes
+
+    @property
+    def needs_pods(self) -> bool:
+        """Whether weights of some Service go by Pods."""
+        return bool(self._concerns.weighed_by_pod)
 
     @property
     def node_count(self) -> int:
@@ -159,7 +167,7 @@ class Store:
         service = self._services.get(name)
         if service is None:
             return None
-        slices = tuple(self._slices.get(name, {}).values())
+        slices = tuple(self._slices.of(name))
         return Inputs(
             service,
             slices,
@@ -175,7 +183,7 @@ class Store:
 
         So do those that have endpoints probed there.
         """
-        yield from self._verdicts.at(addresses, self._slices)
+        yield from self._verdicts.at(addresses, self._slices.by_service)
         for name, service in self._services.items():
             own = (*service.cluster_ips, *service.external_ips, *service.ingress_ips)
             if not addresses.isdisjoint(own) or (
@@ -243,13 +251,8 @@ class Store:
             case Readable(origin):
                 changes = self._unreadable.pop(origin, None) is not None
                 self._reconsider()
-            case Listed("Nodes"):
-                changes = not self.nodes_listed
-                self.nodes_listed = True
-                self.mark_dirty((*self._concerns.by_nodes, *self._verdicts.checked))
             case Listed(kind):
-                changes = kind in self._awaited
-                self._awaited.discard(kind)
+                changes = self._note_listed(kind)
             case Judged(target):
                 changes = self._verdicts.put(event)
                 if changes and target.service in self._services:
@@ -257,6 +260,19 @@ class Store:
             case _:
                 assert_never(event)
         self.revision += changes
+
+    def _note_listed(self, kind: str) -> bool:
+        match kind:
+            case "Nodes":
+                changes, self.nodes_listed = not self.nodes_listed, True
+                self.mark_dirty((*self._concerns.by_nodes, *self._verdicts.checked))
+            case "Pods":
+                changes, self.pod_weights.listed = not self.pod_weights.listed, True
+                self.mark_dirty(self._concerns.weighed_by_pod)
+            case _:
+                changes = kind in self._awaited
+                self._awaited.discard(kind)
+        return changes
 
     def _forget_refusals(self, reference: ObjectReference) -> bool:
         refused = self._refused.pop(reference, None)
@@ -284,9 +300,13 @@ class Store:
                 self._concerns.note(changed, self.node)
                 self._verdicts.note(name, changed)
             case EndpointSlice():
-                return self._put_slice(changed)
+                owners = self._slices.put(changed)
+                self._note_endpoints(owners)
+                return bool(owners)
             case Node():
                 return self._put_node(changed)
+            case Pod(namespace, pod_name, weight):
+                return self._put_pod_weight(namespace, pod_name, weight)
             case ServiceCIDR():
                 networks = self._neighbours.put_service_cidr(changed)
                 if networks is None:
@@ -294,19 +314,6 @@ class Store:
                 self.mark_dirty(self._concerns.within(networks))
             case _:
                 assert_never(changed)
-        return True
-
-    def _put_slice(self, changed: EndpointSlice) -> bool:
-        namespace, name, owner = changed.namespace, changed.name, changed.service
-        before = self._slice_owner.get((namespace, name))
-        if before == owner and self._slices[owner].get(name) == changed:
-            return False
-        if before is not None and before != owner:
-            self._remove_slice(namespace, name)
-        self._slice_owner[namespace, name] = owner
-        self._slices.setdefault(owner, {})[name] = changed
-        self._dirty[owner] = None
-        self._note_endpoints(owner)
         return True
 
     def _put_node(self, changed: Node) -> bool:
@@ -328,21 +335,19 @@ class Store:
     def _remove(self, reference: ObjectReference) -> bool:
         match reference:
             case ObjectReference("Service", namespace, name):
-                service = ServiceName(namespace, name)
-                if self._services.pop(service, None) is None:
-                    return False
-                self._dirty[service] = None
-                self._concerns.forget(service)
-                self._verdicts.note(service, None)
-                return True
+                return self._remove_service(ServiceName(namespace, name))
             case ObjectReference("EndpointSlice", namespace, name):
-                return self._remove_slice(namespace, name)
+                owner = self._slices.remove(namespace, name)
+                self._note_endpoints([] if owner is None else [owner])
+                return owner is not None
             case ObjectReference("Node", _, name):
                 addresses = self._neighbours.remove(name)
                 self._note_taken(addresses or frozenset())
                 if addresses is not None:
                     self._note_weights_of(name)
                 return addresses is not None
+            case ObjectReference("Pod", namespace, name):
+                return self._put_pod_weight(namespace, name, None)
             case ObjectReference("ServiceCIDR", _, name):
                 networks = self._neighbours.remove_service_cidr(name)
                 self.mark_dirty(self._concerns.within(networks or frozenset()))
@@ -350,49 +355,53 @@ class Store:
             case _:
                 return False
 
-    def _remove_slice(self, namespace: str, slice_name: str) -> bool:
-        owner = self._slice_owner.pop((namespace, slice_name), None)
-        if owner is None:
+    def _remove_service(self, name: ServiceName) -> bool:
+        if self._services.pop(name, None) is None:
             return False
-        del self._slices[owner][slice_name]
-        if not self._slices[owner]:
-            del self._slices[owner]
-        self._dirty[owner] = None
-        self._note_endpoints(owner)
+        self._dirty[name] = None
+        self._concerns.forget(name)
+        self._verdicts.note(name, None)
         return True
 
     def _note_weights_of(self, node: str) -> None:
         """Have Services translated again whose weights depend on a Node, and that are on it."""
-        self.mark_dirty(
-            name
-            for name in self._concerns.weighed_by_node
-            for part in self._slices.get(name, {}).values()
-            if any(endpoint.node_name == node for endpoint in part.endpoints)
-        )
+        names = self._concerns.weighed_by_node
+        self.mark_dirty(self._slices.having(names, lambda endpoint: endpoint.node_name == node))
 
-    def _note_endpoints(self, owner: ServiceName) -> None:
-        if owner == API_SERVER:
-            slices = self._slices.get(owner, {}).values()
-            self._note_taken(self._neighbours.put_api_servers(slices))
+    def _put_pod_weight(self, namespace: str, pod: str, weight: str | None) -> bool:
+        """Have Services looked at again that a Pod is in; once all Pods are known, not before."""
+        if not self.pod_weights.put(namespace, pod, weight):
+            return False
+        if self.pod_weights.listed:
+            names = [one for one in self._concerns.weighed_by_pod if one.namespace == namespace]
+            self.mark_dirty(self._slices.having(names, lambda endpoint: endpoint.pod == pod))
+        return True
+
+    def _note_endpoints(self, owners: Iterable[ServiceName]) -> None:
+        """Have the Services translated again whose slices have changed."""
+        for owner in owners:
+            self._dirty[owner] = None
+            if owner == API_SERVER:
+                self._note_taken(self._neighbours.put_api_servers(self._slices.of(owner)))
 
     def _note_taken(self, addresses: AbstractSet[Address]) -> None:
         """Have Services looked at again that have, or probe, an address whose meaning changed."""
         self.mark_dirty(self._concerns.at(addresses))
-        self.mark_dirty(self._verdicts.at(addresses, self._slices))
+        self.mark_dirty(self._verdicts.at(addresses, self._slices.by_service))
 
     def _sound(self, name: ServiceName) -> bool:
         """Whether no slice of a Service is nonsense without a good state that stands for it."""
         return not any(
             refused.reference.kind == "EndpointSlice"
             and _may_own(name, refused)
-            and (refused.reference.namespace, refused.reference.name) not in self._slice_owner
+            and self._slices.owner(refused.reference.namespace, refused.reference.name) is None
             for refused in self.refused
         )
 
     def _reconsider(self) -> None:
         """Have those Services translated again whose endpoints may have been missing."""
         for name, service in self._services.items():
-            read = {part.family for part in self._slices.get(name, {}).values()}
+            read = {part.family for part in self._slices.of(name)}
             if any(address.family not in read for address in service.cluster_ips):
                 self.mark_dirty([name])
 

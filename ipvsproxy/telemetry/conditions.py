@@ -55,6 +55,8 @@ class ConditionType(StrEnum):
     """The configuration file has become wrong; the settings stay as they were."""
     NODES_UNKNOWN = "NodesUnknown"
     """Node objects that are needed are not known yet; what depends on them waits."""
+    PODS_UNKNOWN = "PodsUnknown"
+    """Weights of a Service go by Pods, and these are not known yet."""
     TOO_MANY_ENDPOINTS = "TooManyEndpoints"
     """A Service has more endpoints than its scheduler's table has room for."""
     HEALTH_CHECKS_IGNORED = "HealthChecksIgnored"

@@ -37,6 +37,7 @@ KINDS = (
     Kind("Service", "v1", "services", True, frozenset({"spec.clusterIP"})),
     Kind("EndpointSlice", "discovery.k8s.io/v1", "endpointslices", True, frozenset()),
     Kind("Node", "v1", "nodes", False, frozenset({"spec.unschedulable"})),
+    Kind("Pod", "v1", "pods", True, frozenset({"spec.nodeName"})),
     Kind("ServiceCIDR", "networking.k8s.io/v1", "servicecidrs", False, frozenset()),
 )
 

@@ -31,6 +31,7 @@ from tests.api.fake_events import Events, namespace_of
 from tests.api.fake_objects import Collection, Object, Objects, Selector, SelectorError
 
 BOOKMARK_SECONDS = 60
+_META = "meta.k8s.io/v1"
 
 
 class Request(NamedTuple):
@@ -40,6 +41,7 @@ class Request(NamedTuple):
     """list, stream (a list as a watch), watch or create."""
     kind: str
     parameters: dict[str, str]
+    accept: str = ""
 
 
 @dataclass(frozen=True)
@@ -98,6 +100,9 @@ class FakeApiServer:
         """Bearer tokens that are let in; None: everybody is."""
         self.chunk_size = 0
         """Send watches in pieces of so many bytes; 0: line by line."""
+        self.offers_metadata = True
+        """Send metadata only where that is asked for; False: whole objects, as a server that knows
+        no such form."""
         self.gone_as_status = False
         """Answer a watch from a forgotten version with HTTP 410 instead of an ERROR event."""
         self.watching = 0
@@ -208,7 +213,8 @@ class FakeApiServer:
 
     async def _admit(self, request: web.Request, verb: str, kind: str) -> Fault | web.Response:
         """Take note of a request; return an answer if that is all that it gets."""
-        self.requests.append(Request(verb, kind, dict(request.query)))
+        accept = request.headers.get("Accept", "")
+        self.requests.append(Request(verb, kind, dict(request.query), accept))
         await self._notify()
         if self.tokens is not None and request.headers.get("Authorization", "") not in {
             f"Bearer {token}" for token in self.tokens
@@ -285,12 +291,13 @@ class FakeApiServer:
             metadata["continue"] = f"{at}.{len(self._continuations)}"
             self._continuations[metadata["continue"]] = (at, rest[size:])
         kind = collection.kind
+        partial = self._wants_metadata(request, "PartialObjectMetadataList")
         body = json.dumps(
             {
-                "kind": f"{kind.name}List",
-                "apiVersion": kind.api_version,
+                "kind": "PartialObjectMetadataList" if partial else f"{kind.name}List",
+                "apiVersion": _META if partial else kind.api_version,
                 "metadata": metadata,
-                "items": [_without_type(found) for found in rest[:size]],
+                "items": [_partial(one) if partial else _without_type(one) for one in rest[:size]],
             }
         ).encode()
         if fault.cut_after is None:
@@ -376,9 +383,18 @@ class FakeApiServer:
             self.watching -= 1
             self._transports.discard(transport)
 
+    def _wants_metadata(self, request: web.Request, kind: str) -> bool:
+        """Whether metadata only is sent; the first form that is asked for, and offered, counts."""
+        wanted = f"application/json;as={kind};g=meta.k8s.io;v=v1"
+        return self.offers_metadata and request.headers.get("Accept", "").split(",")[0] == wanted
+
     async def _send(
         self, request: web.Request, response: web.StreamResponse, event: Object, fault: Fault
     ) -> None:
+        found = event["object"]
+        if self._wants_metadata(request, "PartialObjectMetadata") and event["type"] != "ERROR":
+            assert isinstance(found, dict)
+            event = {**event, "object": _partial(found)}
         line = json.dumps(event, ensure_ascii=False).encode() + b"\n"
         if fault.cut_after is not None and fault.sound <= 0:
             await self._write_cut(request, response, line[: fault.cut_after])
@@ -436,6 +452,11 @@ def _key(path: str, collection: Collection) -> tuple[str, str] | None:
 def _without_type(found: Object) -> Object:
     """An object as it stands in a list: kind and apiVersion are left to the list."""
     return {key: value for key, value in found.items() if key not in ("kind", "apiVersion")}
+
+
+def _partial(found: Object) -> Object:
+    """An object's metadata (meta/v1 PartialObjectMetadata)."""
+    return {"kind": "PartialObjectMetadata", "apiVersion": _META, "metadata": found["metadata"]}
 
 
 def _bookmark(kind: str, version: int, annotations: dict[str, str] | None = None) -> Object:

@@ -136,6 +136,12 @@ def node(name: str) -> Object:
     return {"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}}
 
 
+def pod(name: str, weight: str | None = None) -> Object:
+    written = {} if weight is None else {"ipvsproxy.io/weight": weight}
+    metadata = {"name": name, "namespace": "default", "annotations": written}
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": {"nodeName": "node-2"}}
+
+
 def service_cidr(name: str, *networks: str) -> Object:
     return {
         "apiVersion": "networking.k8s.io/v1",

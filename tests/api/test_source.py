@@ -10,7 +10,7 @@ import structlog
 
 from ipvsproxy.config import WatchNodes
 from ipvsproxy.model import Address
-from ipvsproxy.objects import Node, ObjectReference, Service, ServiceCIDR, ServiceName
+from ipvsproxy.objects import Node, ObjectReference, Pod, Service, ServiceCIDR, ServiceName
 from ipvsproxy.sources.kubernetes.client import ApiConnection
 from ipvsproxy.sources.kubernetes.errors import Unavailable
 from ipvsproxy.sources.kubernetes.health import UNREACHABLE_SECONDS, SourceHealth
@@ -18,13 +18,14 @@ from ipvsproxy.sources.kubernetes.reflector import ABSENT_SECONDS
 from ipvsproxy.sources.kubernetes.source import KubernetesSource
 from ipvsproxy.store import Event, Gone, Listed, Put, Refused, Store
 from ipvsproxy.telemetry import Conditions, ConditionType, Metrics, Watches
-from tests.api.fake_server import FakeApiServer, Fault
+from tests.api.fake_server import FakeApiServer, Fault, Streams
 from tests.api.support import (
     VirtualTime,
     endpoint_slice,
     following,
     health_in,
     node,
+    pod,
     service,
     service_cidr,
 )
@@ -275,6 +276,119 @@ async def test_once_lists_the_other_nodes_that_were_found_to_be_needed_meanwhile
             source.need_nodes()
     assert nodes_told(seen) == {"node-1", "node-2"}
     assert seen[-1] == Listed("Nodes")
+
+
+@pytest.fixture(params=[Streams.REFUSED, Streams.OFFERED])
+def listing(request: pytest.FixtureRequest, server: FakeApiServer) -> Streams:
+    assert isinstance(request.param, Streams)
+    server.streams = request.param
+    return request.param
+
+
+def watching_pods(connection: ApiConnection, time: VirtualTime) -> KubernetesSource:
+    health = health_in(time)
+    return KubernetesSource(
+        connection, "node-1", timing=time.timing, health=health, watch_pods=True
+    )
+
+
+@pytest.mark.parametrize("offers_metadata", [True, False])
+@pytest.mark.usefixtures("listing")
+async def test_pods_that_say_what_they_weigh_are_told_from_when_they_are_needed(
+    server: FakeApiServer, connection: ApiConnection, time: VirtualTime, offers_metadata: bool
+) -> None:
+    server.offers_metadata = offers_metadata
+    source = watching_pods(connection, time)
+    await fill(server)
+    await server.put(pod("web-1", "3"))
+    await server.put(pod("web-2"))
+    async with following(source.events()) as follower:
+        await follower.until(all_listed)
+        await server.until_watched(4)
+        assert not [one for one in server.requests if one.kind == "Pod"]
+        source.need_pods()
+        source.need_pods()
+        seen = await follower.until(lambda seen: Listed("Pods") in seen)
+        assert [one.object for one in seen if isinstance(one, Put)] == [
+            Pod("default", "web-1", "3")
+        ]
+        await server.until_watched(5)
+        await server.put(pod("web-3"))
+        await server.put(pod("web-2", "5"))
+        (changed,) = await follower.take(1)
+        assert isinstance(changed, Put)
+        assert changed.object == Pod("default", "web-2", "5")
+        await server.put(pod("web-2"))
+        assert await follower.take(1) == [Gone(ObjectReference("Pod", "default", "web-2"))]
+        await server.delete("Pod", "default", "web-3")
+        await server.delete("Pod", "default", "web-1")
+        assert await follower.take(1) == [Gone(ObjectReference("Pod", "default", "web-1"))]
+        assert source.health.watches.by_name["Pods"].objects == 0
+    accepted = {one.accept for one in server.requests if one.kind == "Pod"}
+    assert all(one.startswith("application/json;as=PartialObjectMetadata") for one in accepted)
+    assert all(one.endswith(",application/json") for one in accepted)
+    others = {one.accept for one in server.requests if one.kind != "Pod"}
+    assert others == {"application/json"}
+
+
+async def test_a_pod_that_lost_its_annotation_while_nobody_watched_is_gone(
+    server: FakeApiServer, connection: ApiConnection, time: VirtualTime
+) -> None:
+    source = watching_pods(connection, time)
+    await fill(server)
+    await server.put(pod("web-1", "3"))
+    source.need_pods()
+    async with following(source.events()) as follower:
+        await follower.until(lambda seen: all_listed(seen, {*KINDS, "Pods"}))
+        await server.until_watched(5)
+        server.faults.append(Fault(verb="watch", kind="Pod", error_event=410))
+        await server.put(pod("web-1"))
+        await follower.until(lambda seen: Gone(ObjectReference("Pod", "default", "web-1")) in seen)
+
+
+async def test_without_the_setting_no_pod_is_asked_for(
+    server: FakeApiServer, source: KubernetesSource
+) -> None:
+    await fill(server)
+    source.need_pods()
+    seen = [event async for event in source.once()]
+    assert Listed("Pods") not in seen
+    assert not server.asked("list", "Pod")
+
+
+async def test_once_lists_the_pods_last_and_slices_name_theirs(
+    server: FakeApiServer, connection: ApiConnection, time: VirtualTime
+) -> None:
+    source = watching_pods(connection, time)
+    await fill(server)
+    await server.put(pod("web-1", "3"))
+    written = endpoint_slice("web-2", owner="web", addresses=("10.1.0.3",))
+    target = {"kind": "Pod", "namespace": "default", "name": "web-1"}
+    await server.put({**written, "endpoints": [{"addresses": ["10.1.0.3"], "targetRef": target}]})
+    source.need_pods()
+    store = Store("node-1")
+    seen = [event async for event in source.once()]
+    for event in seen:
+        store.apply(event)
+    assert seen[-1] == Listed("Pods")
+    assert store.pod_weights.written == {("default", "web-1"): "3"}
+    inputs = store.inputs(ServiceName("default", "web"))
+    assert inputs is not None
+    assert [one.pod for part in inputs.slices for one in part.endpoints] == [None, None, "web-1"]
+
+
+async def test_a_missing_right_to_pods_is_told_and_holds_up_nothing_else(
+    server: FakeApiServer, connection: ApiConnection, time: VirtualTime
+) -> None:
+    source = watching_pods(connection, time)
+    await fill(server)
+    server.faults.append(Fault(kind="Pod", status=403, body="forbidden", keep=True))
+    source.need_pods()
+    async with following(source.events()) as follower:
+        await follower.until(all_listed)
+        await time.until(lambda: source.health.watches.by_name["Pods"].failures > 2)
+        error = source.health.watches.by_name["Pods"].error
+    assert 'resources: ["pods"], verbs: ["list", "watch"]' in error
 
 
 async def test_once_fails_with_what_went_wrong(

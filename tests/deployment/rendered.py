@@ -13,6 +13,7 @@ import subprocess
 from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import kubernetes_validate
@@ -65,6 +66,19 @@ def kustomized(folder: Path) -> dict[str, Json]:
 def program(name: str) -> str | None:
     """Find a program that is not ours to install: in KUBEBUILDER_ASSETS' folder, else in PATH."""
     return shutil.which(name, path=os.environ.get("KUBEBUILDER_ASSETS", "")) or shutil.which(name)
+
+
+@cache
+def with_component(name: str) -> dict[str, Json]:
+    """Return the base with one of the components, as an overlay outside of the folder has it."""
+    with TemporaryDirectory() as folder:
+        copied = Path(folder) / "manifests"
+        shutil.copytree(MANIFESTS, copied)
+        written = {"resources": ["../../base"], "components": [f"../../components/{name}"]}
+        overlay = copied / "overlays" / "with-component"
+        overlay.mkdir()
+        (overlay / "kustomization.yaml").write_text(yaml.safe_dump(written))
+        return kustomized(overlay)
 
 
 def _output(*words: str) -> str:

@@ -15,6 +15,7 @@ from ipvsproxy.core.annotations import (
     HEALTH_CHECK,
     HEALTH_CHECK_OPTIONS,
     NODE_WEIGHT,
+    POD_WEIGHT,
     SCHEDULER,
     SLICE_WEIGHT,
     SLICE_WEIGHTS,
@@ -56,6 +57,7 @@ def refusals(kind: str, new: Annotations, old: Annotations | str = "none") -> li
         "Service": "services",
         "EndpointSlice": "endpointslices",
         "Node": "nodes",
+        "Pod": "pods",
     }[kind]
     variables: dict[str, Any] = {}
     context = {
@@ -188,7 +190,7 @@ OTHER_TEXTS = {
     ),
     ("Service", WEIGHT_SOURCE): (
         read_weight_source,
-        ("node", "cpu", "pods"),
+        ("node", "cpu", "pods", "pod"),
         ("", "CPU", "memory", "cpu,pods"),
     ),
     ("Service", SLOW_START): (
@@ -203,6 +205,7 @@ OTHER_TEXTS = {
     ),
     ("EndpointSlice", SLICE_WEIGHT): (read_weight, ("0", "65535"), ("", "-1", "65536", "3.5")),
     ("Node", NODE_WEIGHT): (read_weight, ("0", "65535"), ("", "-1", "65536", "heavy")),
+    ("Pod", POD_WEIGHT): (read_weight, ("0", "65535"), ("", "-1", "65536", "heavy")),
 }
 
 

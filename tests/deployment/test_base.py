@@ -16,7 +16,7 @@ from ipvsproxy.cli import main
 from ipvsproxy.config import load
 from ipvsproxy.config.load import FILE_VARIABLE
 from ipvsproxy.sources.kubernetes.access import InCluster, choose
-from ipvsproxy.sources.kubernetes.resources import other_nodes, resources
+from ipvsproxy.sources.kubernetes.resources import other_nodes, resources, weighing_pods
 from tests.deployment.rendered import (
     BASE,
     VERSIONS,
@@ -27,6 +27,7 @@ from tests.deployment.rendered import (
     kustomized,
     pod,
     sound,
+    with_component,
 )
 
 OBJECTS = base()
@@ -66,6 +67,17 @@ def test_the_role_allows_what_the_agent_asks_for_and_nothing_else() -> None:
     }
     told = {("events.k8s.io", "events", "create")}
     assert set(_granted(OBJECTS["ClusterRole"])) == read | told
+
+
+def test_the_component_adds_the_right_to_watch_pods_and_nothing_else() -> None:
+    rendered, base_ = with_component("watch-pods"), kustomized(BASE)
+    more = set(_granted(rendered["ClusterRole"])) - set(_granted(base_["ClusterRole"]))
+    pods = weighing_pods()
+    assert more == {(pods.group, pods.plural, verb) for verb in ("list", "watch")}
+    for kind in base_.keys() - {"ClusterRole"}:
+        assert rendered[kind] == base_[kind]
+    for version in VERSIONS:
+        sound(rendered["ClusterRole"], version)
 
 
 def _granted(role: Json) -> Iterator[tuple[str, str, str]]:

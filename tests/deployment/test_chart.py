@@ -12,6 +12,7 @@ import jsonschema
 import pytest
 import yaml
 
+from ipvsproxy.cli import main
 from ipvsproxy.config import load
 from tests.deployment.chart import CHART, rendered, values, written
 from tests.deployment.rendered import (
@@ -25,6 +26,7 @@ from tests.deployment.rendered import (
     pod,
     program,
     sound,
+    with_component,
 )
 
 IMAGE = {"repository": "ipvsproxy", "tag": "dev", "pullPolicy": "IfNotPresent"}
@@ -40,6 +42,7 @@ RELEASES: Mapping[str, dict[str, Any]] = {
         "affinity": {"nodeAffinity": {}},
         "podAnnotations": {"example.com/a": "b"},
     },
+    "pods": {"watchPods": True, "kubeProxyConfigMap": "kube-proxy"},
 }
 SCHEMA = json.loads((CHART / "values.schema.json").read_text())
 
@@ -81,6 +84,13 @@ def test_the_privileged_release_is_the_privileged_overlay() -> None:
     assert not pod(chart).get("initContainers")
     for name in ("args", "env", "securityContext", "image"):
         assert container(chart)[name] == container(overlay)[name]
+
+
+def test_a_release_that_watches_pods_has_the_right_of_the_component_and_the_setting() -> None:
+    chart = rendered(values(image=IMAGE, watchPods=True))
+    assert chart["ClusterRole"] == with_component("watch-pods")["ClusterRole"]
+    assert container(chart)["args"] == ["run", "--watch-pods"]
+    main.commands["run"].make_context("run", ["--watch-pods"])
 
 
 @pytest.mark.parametrize("name", RELEASES)
@@ -129,6 +139,7 @@ def test_the_values_are_valid_by_the_schema(name: str) -> None:
         {"kubernetesServicePort": "6443"},
         {"maxUnavailable": "ten"},
         {"privileged": "yes"},
+        {"watchPods": "yes"},
         {"image": {"repository": ""}},
         {"schedular": "rr"},
     ],

@@ -199,7 +199,7 @@ class TestOwnFile:
             "masqueradeBit: 0\nexcludeCIDRs: 192.0.2.0/24\nsyncPeriod: 10\nminSyncPeriod: 1s\n"
             "detectLocalMode: NodeCIDR\npodBridgeInterface: cni0\npodInterfaceNamePrefix: veth\n"
             "nodePortAddresses: [10.0.0.0/8]\nnoLocalEndpoints: reject\nprotectedPorts: [22]\n"
-            "watchNodes: never\nstrictARP: true\n"
+            "watchNodes: never\nwatchPods: true\nstrictARP: true\n"
             "takeOver: true\ndrainDeadline: 0s\nremovedServiceDrain: 5s\n"
             "setHashSize: 64\nsetCapacity: 2048\nsetCapacityLimit: 4096\n"
             "bindAddress: 192.0.2.9\nipvsTcpTimeout: 2h\nipvsTcpFinTimeout: 1m\n"

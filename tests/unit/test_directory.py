@@ -20,7 +20,9 @@ from ipvsproxy.sources.manifests import Manifest, Statement, read_manifest
 from ipvsproxy.sources.picture import Picture, Reading, advance
 from ipvsproxy.store import Event, Gone, Judged, Listed, Put, Readable, Refused, Unreadable
 
-LISTED = [Listed(kind) for kind in ("Service", "EndpointSlice", "Node", "ServiceCIDR", "Nodes")]
+LISTED = [
+    Listed(kind) for kind in ("Service", "EndpointSlice", "Node", "ServiceCIDR", "Nodes", "Pods")
+]
 NEVER = 3600.0
 
 

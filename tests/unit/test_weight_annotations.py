@@ -10,6 +10,7 @@ from ipvsproxy.core.annotations import (
     WeightRules,
     WeightSource,
     asks_for_nodes,
+    asks_for_pods,
     read_slow_start,
     read_weight,
     read_weight_rules,
@@ -174,8 +175,20 @@ def test_a_node_is_read_with_what_weights_depend_on() -> None:
         ({"ipvsproxy.io/weights": "zone=a:3,node=b:1"}, False),
         ({"ipvsproxy.io/weights": "zone=a:3, label=p=x:1"}, True),
         ({"ipvsproxy.io/weight-source": "cpu"}, True),
+        ({"ipvsproxy.io/weight-source": "pod"}, False),
+        ({"ipvsproxy.io/weight-source": "pod", "ipvsproxy.io/weights": "label=p=x:1"}, True),
         ({"ipvsproxy.io/zone-preference": "90", "ipvsproxy.io/slow-start": "60s"}, False),
     ],
 )
 def test_which_services_need_nodes(annotations: dict[str, str], asks: bool) -> None:
     assert asks_for_nodes(annotations) is asks
+
+
+@pytest.mark.parametrize(
+    ("source", "asks"),
+    [(None, False), ("cpu", False), ("node", False), ("pods", False), ("pod", True), ("pdo", True)],
+)
+def test_which_services_need_pods(source: str | None, asks: bool) -> None:
+    """One with a wrong value may: `pod` may be the last good one."""
+    annotations = {} if source is None else {"ipvsproxy.io/weight-source": source}
+    assert asks_for_pods(annotations) is asks

@@ -4,7 +4,7 @@
     schedulers        ipvsproxy.io/scheduler
     slice_weights     ipvsproxy.io/weights of an EndpointSlice
     weight_rules      ipvsproxy.io/weights of a Service
-    weight_source     ipvsproxy.io/weight-source of a Service, ipvsproxy.io/weight of a Node
+    weight_source     ipvsproxy.io/weight-source of a Service, ipvsproxy.io/weight of a Node or Pod
     zone_preference   ipvsproxy.io/zone-preference
     slow_start        ipvsproxy.io/slow-start
     scheduler_flags   ipvsproxy.io/scheduler-flags
@@ -55,6 +55,7 @@ from ipvsproxy.core.annotations.steering import Steering, kept_by, steer
 from ipvsproxy.core.annotations.weight_rules import WEIGHT_RULES, WeightRules, read_weight_rules
 from ipvsproxy.core.annotations.weight_source import (
     NODE_WEIGHT,
+    POD_WEIGHT,
     WEIGHT_SOURCE,
     WeightSource,
     read_weight_source,
@@ -72,6 +73,7 @@ __all__ = [
     "MAX_WEIGHT",
     "NODE_WEIGHT",
     "ONE_PACKET",
+    "POD_WEIGHT",
     "SCHEDULER",
     "SCHEDULER_ALIASES",
     "SCHEDULER_FLAGS",
@@ -87,6 +89,7 @@ __all__ = [
     "WeightRules",
     "WeightSource",
     "asks_for_nodes",
+    "asks_for_pods",
     "choose_scheduler",
     "kept_by",
     "read_check",
@@ -118,6 +121,9 @@ KNOWN = (
 """The annotations of our domain that mean something on a Service."""
 
 
+_OF_NODES = frozenset(WeightSource) - {WeightSource.POD}
+
+
 def unknown_annotation(annotations: Mapping[str, str]) -> Problem | None:
     """Say which annotations of a Service are in our domain and mean nothing there."""
     unknown = sorted(name for name in annotations if name not in (*KNOWN, *SCHEDULER_ALIASES))
@@ -136,6 +142,16 @@ def asks_for_nodes(annotations: Mapping[str, str]) -> bool:
     Rules by node name and zone do not: a slice says both of each endpoint.
     """
     rules = annotations.get(WEIGHT_RULES, "")
-    return WEIGHT_SOURCE in annotations or any(
+    source = annotations.get(WEIGHT_SOURCE, WeightSource.POD)
+    return source != WeightSource.POD or any(
         rule.strip().startswith("label") for rule in rules.split(",")
     )
+
+
+def asks_for_pods(annotations: Mapping[str, str]) -> bool:
+    """Whether a Service's weights depend on Pods.
+
+    With a value that is none, too: `pod` may be the last good one.
+    """
+    source = annotations.get(WEIGHT_SOURCE)
+    return source is not None and source not in _OF_NODES

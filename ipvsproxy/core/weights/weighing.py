@@ -5,14 +5,14 @@ made of a weight (`shaping`, `normal`). The first of these that says anything co
 
 1. the slice, by address, else of all its endpoints;
 2. the Service's rules, by node, by label of the node, by zone;
-3. the Node's annotation, where the Service has a weight source;
+3. the Node's annotation, or the Pod's, as the Service's weight source says;
 4. what the Node can bear, where that is the source;
 5. nothing: 1.
 
 Two things make the kernel speak for all of these: a value that is wrong after a restart, when
-nobody remembers the good one, and Nodes that are needed and not listed yet. Then the weights found
-in the kernel stay, all of the virtual server's: they are in the kernel's proportion, and one of
-ours among them would not be.
+nobody remembers the good one, and Nodes or Pods that are needed and not listed yet. Then the
+weights found in the kernel stay, all of the virtual server's: they are in the kernel's proportion,
+and one of ours among them would not be.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from typing import TypeVar
 from ipvsproxy.config import WatchNodes
 from ipvsproxy.core.annotations import (
     NODE_WEIGHT,
+    POD_WEIGHT,
     SLICE_WEIGHT,
     SLICE_WEIGHTS,
     SLOW_START,
@@ -31,6 +32,7 @@ from ipvsproxy.core.annotations import (
     WEIGHT_SOURCE,
     ZONE_PREFERENCE,
     Reader,
+    WeightSource,
     asks_for_nodes,
     read_slow_start,
     read_weight,
@@ -91,10 +93,14 @@ class Weighing:
         self._by_slice: dict[str, int] = {}
         self._read_slices(slices)
         self._by_node: dict[str, int] = {}
-        if self._source is not None:
-            self._read_nodes(slices)
+        self._by_pod: dict[str, int] = {}
         self.problems: list[Problem] = []
         waits = asks_for_nodes(annotations) and self._waits_for_nodes()
+        if self._source is WeightSource.POD:
+            self._read_pods(slices)
+            waits = self._waits_for_pods() or waits
+        elif self._source is not None:
+            self._read_nodes(slices)
         lost = any(map(reader.never_right, self._names))
         self._kept_before = kept or NOTHING_KEPT
         self._of_kernel = waits or (lost and (kept is None or bool(kept)))
@@ -190,6 +196,13 @@ class Weighing:
                 if weight is not None:
                     self._by_node[name] = weight
 
+    def _read_pods(self, slices: Sequence[EndpointSlice]) -> None:
+        for namespace, name in _pods(slices) if self._around.settings.reads_pods else ():
+            text = self._around.pod_weights.get((namespace, name))
+            weight = self._read(f"{POD_WEIGHT} of Pod {name}", text, read_weight)
+            if weight is not None:
+                self._by_pod[name] = weight
+
     def _read(self, name: str, text: str | None, parse: Callable[[str], Value]) -> Value | None:
         self._names.append(name)
         return self._reader.read_text(name, text, parse, stays=_STAYS)
@@ -211,6 +224,22 @@ class Weighing:
             self.problems.append(Problem(ProblemKind.NODES_UNKNOWN, text))
         return waits
 
+    def _waits_for_pods(self) -> bool:
+        """Whether Pods are needed that are not known yet; tell so, also where they never will."""
+        if not self._around.settings.reads_pods:
+            text = (
+                f"annotation {WEIGHT_SOURCE}: pod has no effect while watchPods is false: set "
+                "watchPods to true, and give the agents' role the right to list and watch pods"
+            )
+            self.problems.append(Problem(ProblemKind.NO_EFFECT, text))
+            return False
+        if not self._around.pods_known:
+            text = (
+                "weights by Pod wait for the list of all Pods; those in the kernel stay till then"
+            )
+            self.problems.append(Problem(ProblemKind.PODS_UNKNOWN, text))
+        return not self._around.pods_known
+
     def _kept_weight(self, key: VirtualServerKey, member: RealServerKey) -> int:
         weight = self._kept_before.get(key, {}).get(member)
         if weight is None:
@@ -228,6 +257,8 @@ class Weighing:
         if self._rules is not None:
             labels = node.labels if node is not None else ()
             weight = self._rules.weight(endpoint.node_name, self._zone(placed), labels)
+        if weight is None and self._source is WeightSource.POD:
+            return self._by_pod.get(endpoint.pod) if endpoint.pod is not None else None
         if weight is None and node is not None and self._source is not None:
             weight = self._by_node.get(node.name)
             if weight is None:
@@ -253,3 +284,10 @@ def _of_slice(name: str, part: EndpointSlice) -> str:
 def _node_names(slices: Sequence[EndpointSlice]) -> list[str]:
     """Name the nodes of all endpoints, each once."""
     return sorted({one.node_name for part in slices for one in part.endpoints if one.node_name})
+
+
+def _pods(slices: Sequence[EndpointSlice]) -> list[tuple[str, str]]:
+    """Name the Pods of all endpoints, each once, with their namespace."""
+    return sorted(
+        {(part.namespace, one.pod) for part in slices for one in part.endpoints if one.pod}
+    )

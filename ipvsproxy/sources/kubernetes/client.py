@@ -38,7 +38,7 @@ from ipvsproxy.sources.kubernetes.errors import (
     Unreachable,
     of_response,
 )
-from ipvsproxy.sources.kubernetes.session import Request, Session, load
+from ipvsproxy.sources.kubernetes.session import JSON, Request, Session, load
 
 _log = structlog.get_logger(__name__)
 
@@ -112,12 +112,12 @@ class ApiConnection:
         servers = self._session.servers
         return servers[self._turn % len(servers)]
 
-    async def get(self, path: str, params: Mapping[str, str]) -> bytes:
+    async def get(self, path: str, params: Mapping[str, str], *, accept: str = JSON) -> bytes:
         """Read a whole answer, such as a page of a list. Raises ApiError."""
         limits = aiohttp.ClientTimeout(
             total=_LIST_SECONDS, sock_connect=_CONNECT_SECONDS, sock_read=_SILENCE_SECONDS
         )
-        async with self._answer(Request(path, params, limits)) as answer:
+        async with self._answer(Request(path, params, limits, accept=accept)) as answer:
             with self._explained(answer.server):
                 return await answer.response.read()
 
@@ -132,7 +132,7 @@ class ApiConnection:
 
     @asynccontextmanager
     async def stream(
-        self, path: str, params: Mapping[str, str], *, silence: float
+        self, path: str, params: Mapping[str, str], *, silence: float, accept: str = JSON
     ) -> AsyncIterator[Lines]:
         """Read an answer line by line; entered once the server has accepted the request.
 
@@ -142,7 +142,7 @@ class ApiConnection:
         """
         limits = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_SECONDS, sock_read=silence)
         async with (
-            self._answer(Request(path, params, limits)) as answer,
+            self._answer(Request(path, params, limits, accept=accept)) as answer,
             aclosing(self._chunks(answer)) as chunks,
         ):
             yield Lines(chunks)

@@ -9,6 +9,7 @@ Reference: apimachinery meta/v1 ListMeta, ObjectMeta, WatchEvent.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import NamedTuple
 
 import msgspec
@@ -78,14 +79,14 @@ _objects = msgspec.json.Decoder(_Object)
 _events = msgspec.json.Decoder(WatchEvent)
 
 
-def read_page(body: bytes, kind: str) -> Page:
-    """Read a page of a list of objects of a kind. Raises Unavailable."""
-    expected = f"{kind}List"
+def read_page(body: bytes, kinds: Collection[str]) -> Page:
+    """Read a page of a list of one of these kinds, as in ServiceList. Raises Unavailable."""
+    expected = " or ".join(sorted(kinds))
     try:
         page = _pages.decode(body)
     except ValueError:
         raise _no(expected, body) from None
-    if page.kind != expected or not page.metadata.resource_version:
+    if page.kind not in kinds or not page.metadata.resource_version:
         raise _no(expected, body)
     return page
 

@@ -190,9 +190,10 @@ class Reflector:
             page = await self._page(continuation)
             for count, raw in enumerate(page.items or (), start=1):
                 head = read_head(raw)
-                missing.pop(head.object_name, None)
-                if self._learn(head.object_name, head.resource_version):
-                    yield Changed(head.object_name, raw)
+                if self._counts(head):
+                    missing.pop(head.object_name, None)
+                    if self._learn(head.object_name, head.resource_version):
+                        yield Changed(head.object_name, raw)
                 if count % _YIELD_EVERY == 0:
                     await asyncio.sleep(0)
             continuation = page.metadata.continuation
@@ -200,6 +201,11 @@ class Reflector:
                 break
         for item in self._complete(missing, page.metadata.resource_version):
             yield item
+
+    def _counts(self, head: Head) -> bool:
+        """Whether an object is wanted; nothing is kept of the others, not even that they exist."""
+        annotation = self._resource.annotation
+        return not annotation or annotation in (head.annotations or {})
 
     def _learn(self, name: ObjectName, version: str) -> bool:
         """Take note of an object's version; say whether it is another one than before."""
@@ -234,8 +240,9 @@ class Reflector:
 
     async def _get(self, parameters: Mapping[str, str]) -> Page:
         parameters = {**self._dialect.selectors, **parameters}
-        body = await self._connection.get(self._dialect.path, parameters)
-        return read_page(body, self._resource.kind)
+        accept = self._resource.accept(listing=True)
+        body = await self._connection.get(self._dialect.path, parameters, accept=accept)
+        return read_page(body, self._resource.list_kinds)
 
     async def _watch(self, version: str | None) -> AsyncGenerator[Item, None]:
         """Pass on what one watch says; without a version a list comes first. Raises ApiError."""
@@ -252,7 +259,10 @@ class Reflector:
             parameters["resourceVersion"] = version
         watch = self._resource.watch
         async with self._connection.stream(
-            self._dialect.path, parameters, silence=seconds + _GRACE_SECONDS
+            self._dialect.path,
+            parameters,
+            silence=seconds + _GRACE_SECONDS,
+            accept=self._resource.accept(listing=False),
         ) as lines:
             self._began = self._timing.now()
             self._health.connected(watch, self._connection.url)
@@ -295,6 +305,9 @@ class Reflector:
     def _change(self, event: WatchEvent, head: Head) -> Iterator[Item]:
         name = head.object_name
         match event.type:
+            case "ADDED" | "MODIFIED" if not self._counts(head):
+                if self._known.pop(name, None) is not None:
+                    yield Removed(name)
             case "ADDED" | "MODIFIED":
                 if self._learn(name, head.resource_version):
                     yield Changed(name, event.object)

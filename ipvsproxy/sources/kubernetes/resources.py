@@ -7,6 +7,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from ipvsproxy.objects import WEIGHT_ANNOTATION
+from ipvsproxy.sources.kubernetes.session import JSON
+
 OURS = "!service.kubernetes.io/headless,!service.kubernetes.io/service-proxy-name"
 """What kube-proxy selects: neither headless nor left to another proxy (KEP-2447)."""
 
@@ -28,6 +31,24 @@ class Resource(NamedTuple):
     """Of the watch, where a kind has several; empty: the kind's."""
     optional: bool = False
     """Whether servers may lack it, or refuse it, without harm: there are no such objects then."""
+
+    annotation: str = ""
+    """An object without this annotation counts as not there; empty: all count."""
+    metadata_only: bool = False
+    """Whether the server is asked to leave out all but the metadata (PartialObjectMetadata)."""
+
+    def accept(self, *, listing: bool) -> str:
+        """Give the Accept header: what is wanted, and at its end what every server has."""
+        if not self.metadata_only:
+            return JSON
+        kind = "PartialObjectMetadataList" if listing else "PartialObjectMetadata"
+        return f"{JSON};as={kind};g=meta.k8s.io;v=v1,{JSON}"
+
+    @property
+    def list_kinds(self) -> frozenset[str]:
+        """The kinds that a list may be of."""
+        partial = {"PartialObjectMetadataList"} if self.metadata_only else set()
+        return frozenset({f"{self.kind}List", *partial})
 
     @property
     def watch(self) -> str:
@@ -88,4 +109,19 @@ def other_nodes(node_name: str) -> Resource:
         paths=("/api/v1/nodes",),
         plural="nodes",
         field_selector=f"metadata.name!={node_name}",
+    )
+
+
+def weighing_pods() -> Resource:
+    """Name what is watched where weights go by Pods: those that say what they weigh.
+
+    No selector knows annotations, so the server sends all Pods; what is kept is few.
+    """
+    return Resource(
+        kind="Pod",
+        name="Pods",
+        paths=("/api/v1/pods",),
+        plural="pods",
+        annotation=WEIGHT_ANNOTATION,
+        metadata_only=True,
     )

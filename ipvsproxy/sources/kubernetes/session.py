@@ -26,6 +26,8 @@ from ipvsproxy.sources.kubernetes.library import library
 if TYPE_CHECKING:
     from kubernetes_asyncio.client import ApiClient, Configuration
 
+JSON = "application/json"
+
 _Stamp: TypeAlias = tuple[int, int, int] | None
 """Time, inode and size of a file; None: there is none, or it cannot be looked at."""
 
@@ -43,6 +45,7 @@ class Request(NamedTuple):
     params: Mapping[str, str]
     limits: aiohttp.ClientTimeout
     body: Mapping[str, object] | None = None
+    accept: str = JSON
 
     @property
     def method(self) -> str:
@@ -74,7 +77,7 @@ class Session:
             request.path,
             request.method,
             query_params=list(request.params.items()),
-            header_params={"Accept": "application/json"},
+            header_params={"Accept": request.accept},
             body=request.body,
             auth_settings=["BearerToken"],
             _preload_content=False,

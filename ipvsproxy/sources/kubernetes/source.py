@@ -1,11 +1,12 @@
-"""The Kubernetes API as a source of events: Services, EndpointSlices, ServiceCIDRs, Nodes.
+"""The Kubernetes API as a source of events: Services, EndpointSlices, ServiceCIDRs, Nodes, Pods.
 
 Knows when a resource is watched and how an item of a reflector becomes an event of the store. An
 outage of the API is no event: the store keeps what it has, and `health` says how the watches are
 doing.
 
 The other Nodes are watched from the moment at which they are needed, and not before: a thousand
-agents that each watch a thousand Nodes are what API servers die of.
+agents that each watch a thousand Nodes are what API servers die of. So are Pods, and those only
+where the settings allow it.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
+from functools import partial
 from typing import TypeAlias, assert_never
 
 import msgspec
@@ -25,6 +27,7 @@ from ipvsproxy.objects import (
     ObjectReference,
     read_endpoint_slice,
     read_node,
+    read_pod,
     read_service,
     read_service_cidr,
 )
@@ -40,7 +43,12 @@ from ipvsproxy.sources.kubernetes.reflector import (
     Reflector,
     Removed,
 )
-from ipvsproxy.sources.kubernetes.resources import Resource, other_nodes, resources
+from ipvsproxy.sources.kubernetes.resources import (
+    Resource,
+    other_nodes,
+    resources,
+    weighing_pods,
+)
 from ipvsproxy.store import Event, Gone, Listed, Put, Refused
 
 _QUEUE_LENGTH = 1000
@@ -51,6 +59,7 @@ _READERS: dict[str, _Reader] = {
     "Service": read_service,
     "EndpointSlice": read_endpoint_slice,
     "Node": read_node,
+    "Pod": read_pod,
     "ServiceCIDR": read_service_cidr,
 }
 
@@ -68,13 +77,19 @@ class KubernetesSource:
         timing: Timing,
         health: SourceHealth,
         watch_nodes: WatchNodes = WatchNodes.AUTO,
+        watch_pods: bool = False,
     ) -> None:
         self._connection = connection
         self._resources = resources(node_name)
         self._other_nodes = other_nodes(node_name)
+        self._pods = weighing_pods()
+        self._readers = dict(_READERS)
+        if watch_pods:
+            self._readers["EndpointSlice"] = partial(read_endpoint_slice, pods=True)
         self._timing = timing
         self._watch_nodes = watch_nodes
-        self._nodes_needed = asyncio.Event()
+        self._watch_pods = watch_pods
+        self._nodes_needed, self._pods_needed = asyncio.Event(), asyncio.Event()
         if watch_nodes is WatchNodes.ALWAYS:
             self._nodes_needed.set()
         self.health = health
@@ -86,19 +101,28 @@ class KubernetesSource:
         if self._watch_nodes is not WatchNodes.NEVER:
             self._nodes_needed.set()
 
+    def need_pods(self) -> None:
+        """Have Pods told from now on; see `store.Source`."""
+        if self._watch_pods:
+            self._pods_needed.set()
+
     async def events(self) -> AsyncGenerator[Event, None]:
         """Follow all kinds for ever; the order is that of the API within a kind, and free between.
 
-        `Listed` comes once for each kind, after its first complete list; of "Nodes", once they are
-        needed. Nothing that the API server does or fails to do ends the iteration.
+        `Listed` comes once for each kind, after its first complete list; of "Nodes" and "Pods",
+        once they are needed. Nothing that the API server does or fails to do ends the iteration.
         """
         queue: asyncio.Queue[Event] = asyncio.Queue(_QUEUE_LENGTH)
         feeds = [
             asyncio.create_task(self._feed(resource, queue), name=f"watch {resource.watch}")
             for resource in self._resources
         ]
-        nodes = self._feed_other_nodes(queue)
-        feeds.append(asyncio.create_task(nodes, name=f"watch {self._other_nodes.watch}"))
+        feeds += [
+            asyncio.create_task(
+                self._feed_when(needed, resource, queue), name=f"watch {resource.watch}"
+            )
+            for resource, needed in self._later()
+        ]
         waiting: asyncio.Task[Event] | None = None
         try:
             while True:
@@ -119,16 +143,21 @@ class KubernetesSource:
     async def once(self) -> AsyncGenerator[Event, None]:
         """Give one complete list of each kind. Raises ApiError when that is not possible now.
 
-        The other Nodes come last, if they are needed by then.
+        The other Nodes and the Pods come last, if they are needed by then.
         """
         for resource in self._resources:
             async with aclosing(self._list(resource)) as events:
                 async for event in events:
                     yield event
-        if self._nodes_needed.is_set():
-            async with aclosing(self._list(self._other_nodes)) as events:
-                async for event in events:
-                    yield event
+        for resource, needed in self._later():
+            if needed.is_set():
+                async with aclosing(self._list(resource)) as events:
+                    async for event in events:
+                        yield event
+
+    def _later(self) -> tuple[tuple[Resource, asyncio.Event], ...]:
+        """Give what is not watched from the beginning, and what says that it is needed."""
+        return (self._other_nodes, self._nodes_needed), (self._pods, self._pods_needed)
 
     async def _list(self, resource: Resource) -> AsyncGenerator[Event, None]:
         self.health.begin(resource.watch)
@@ -136,10 +165,12 @@ class KubernetesSource:
             async for item in items:
                 yield self._event(resource, item)
 
-    async def _feed_other_nodes(self, queue: asyncio.Queue[Event]) -> None:
-        await self._nodes_needed.wait()
-        self.health.begin(self._other_nodes.watch)
-        await self._feed(self._other_nodes, queue)
+    async def _feed_when(
+        self, needed: asyncio.Event, resource: Resource, queue: asyncio.Queue[Event]
+    ) -> None:
+        await needed.wait()
+        self.health.begin(resource.watch)
+        await self._feed(resource, queue)
 
     async def _feed(self, resource: Resource, queue: asyncio.Queue[Event]) -> None:
         told = False
@@ -176,7 +207,7 @@ class KubernetesSource:
         """Read an object; one that is none of ours counts as not there."""
         origin = self._connection.url
         try:
-            found = _READERS[reference.kind](raw)
+            found = self._readers[reference.kind](raw)
         except InvalidObject as error:
             if error.internal:
                 _log.error("object could not be read", object=str(reference), exc_info=error)
