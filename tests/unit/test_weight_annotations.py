@@ -15,6 +15,7 @@ from ipvsproxy.core.annotations import (
     read_weight,
     read_weight_rules,
     read_weight_source,
+    read_weights,
     read_zone_preference,
 )
 from ipvsproxy.objects import Capacity, read_node
@@ -57,6 +58,12 @@ WRONG = [
     (read_weight_rules, "zone=a:65536", "from 0 to 65535"),
     (read_weight_rules, "zone=a:٣", "does not end with"),
     (read_weight_rules, "zone=a:²", "does not end with"),
+    (read_weight_rules, "zone=a:" + "9" * 5000, "from 0 to 65535"),
+    (read_weight, "9" * 5000, "from 0 to 65535"),
+    (read_weights, '{"10.1.0.1": ' + "[" * 100_000, "not a JSON object"),
+    (read_weights, '{"10.1.0.1": ' + "9" * 5000 + "}", "JSON"),
+    (read_slow_start, "9" * 5000 + "s", "is no time"),
+    (read_zone_preference, "9" * 5000, "from 1 to 99"),
     (read_weight_rules, "zone=a=3", "does not end with"),
     (read_weight_rules, "zone:a:3", "begins with none of node= label= zone="),
     (read_weight_rules, "a:3", "begins with none of"),

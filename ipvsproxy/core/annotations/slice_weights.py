@@ -16,6 +16,8 @@ lower rank than `SLICE_WEIGHTS`."""
 
 MAX_WEIGHT = 65535
 """Greatest weight of a real server (IP_VS_DEST_ATTR_WEIGHT is 32 bits; ipvsadm stops here)."""
+_LONGEST = 20
+"""Characters of a weight, leading zeros included."""
 
 
 def read_weights(text: str) -> dict[Address, int]:
@@ -25,7 +27,7 @@ def read_weights(text: str) -> dict[Address, int]:
     """
     try:
         entries = msgspec.json.decode(text, type=dict[str, object])
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, RecursionError) as error:
         raise ValueError(f"not a JSON object ({error}); {_WEIGHTS_HINT}") from None
     return dict(_weight(address, weight) for address, weight in entries.items())
 
@@ -48,8 +50,17 @@ def _weight(address: str, weight: object) -> tuple[Address, int]:
 
 def read_weight(text: str) -> int:
     """Read a weight that stands alone. Raises ValueError as `read_weights` does."""
-    if not (text.isascii() and text.isdigit() and int(text) <= MAX_WEIGHT):
+    if not is_weight(text):
         raise ValueError(
             f"{text!r} is not a whole number from 0 to {MAX_WEIGHT}; write for example 3"
         )
     return int(text)
+
+
+def is_weight(text: str) -> bool:
+    """Whether a text is a whole number from 0 to 65535, in ASCII digits.
+
+    The length is looked at first: of thousands of digits Python makes no number.
+    """
+    written = text.isascii() and text.isdigit() and len(text) <= _LONGEST
+    return written and int(text) <= MAX_WEIGHT

@@ -11,7 +11,9 @@ SLOW_START = "ipvsproxy.io/slow-start"
 SHORTEST, LONGEST = 2, 3600
 """Seconds."""
 
-_DURATION = re.compile(r"(?:(?P<hours>\d+)h)?(?:(?P<minutes>\d+)m)?(?:(?P<seconds>\d+)s)?")
+_DURATION = re.compile(
+    r"(?:(?P<hours>\d{1,9})h)?(?:(?P<minutes>\d{1,9})m)?(?:(?P<seconds>\d{1,9})s)?"
+)
 
 
 def read_slow_start(text: str) -> int:

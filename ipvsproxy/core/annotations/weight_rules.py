@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from ipvsproxy.core.annotations.slice_weights import MAX_WEIGHT
+from ipvsproxy.core.annotations.slice_weights import MAX_WEIGHT, is_weight
 
 WEIGHT_RULES = "ipvsproxy.io/weights"
 
@@ -80,7 +80,7 @@ def _fault(kind: str, name: str) -> str:
 def _weight(rule: str, number: str) -> int:
     if not rule:
         raise ValueError(f"a rule is empty; {_HINT}")
-    if not (number.isascii() and number.isdigit() and int(number) <= MAX_WEIGHT):
+    if not is_weight(number):
         raise ValueError(
             f"{rule!r} does not end with : and a whole number from 0 to {MAX_WEIGHT}; {_HINT}"
         )

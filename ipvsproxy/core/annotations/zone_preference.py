@@ -13,7 +13,9 @@ LEAST, MOST = 1, 99
 def read_zone_preference(text: str) -> int:
     """Read per cent from 1 to 99, with or without the sign. Raises ValueError with one line."""
     number = text.removesuffix("%").strip()
-    if not (number.isascii() and number.isdigit() and LEAST <= int(number) <= MOST):
+    # Of thousands of digits Python makes no number.
+    written = number.isascii() and number.isdigit() and len(number) <= len(str(MOST))
+    if not (written and LEAST <= int(number) <= MOST):
         raise ValueError(
             f"{text!r} is not a whole number from {LEAST} to {MOST}; write for example 90, "
             "for nine in ten connections to the own zone"
