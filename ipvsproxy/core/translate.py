@@ -136,7 +136,12 @@ def translate(inputs: Inputs, around: Surroundings, previous: Fragment | None) -
     keys = [one.key for one in found.places]
     reader = Reader(annotations, previous.good if previous else kept_by(around.kernel, keys))
     weighing = Weighing(
-        annotations, inputs.slices, around, reader, previous.kept if previous else None
+        annotations,
+        inputs.slices,
+        around,
+        reader,
+        kept=previous.kept if previous else None,
+        keys=keys,
     )
     choice = choose_scheduler(
         annotations,

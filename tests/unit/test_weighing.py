@@ -261,6 +261,20 @@ def test_a_wrong_value_in_a_running_agent_takes_nothing_from_the_kernel() -> Non
     assert weights_of(after) == [1, 1, 1]
 
 
+def test_weights_of_the_kernel_are_read_once() -> None:
+    what = service(rules="zone=b", slow="60s")
+    first = translated(what, a_slice(), kernel=served(1, 1, 0))
+    later = translated(what, a_slice(), kernel=served(19, 19, 7), previous=first)
+    assert weights_of(first) == weights_of(later) == [1, 1, 1], "7 was a step of a climb"
+
+
+def test_a_wrong_value_of_a_service_that_is_new_takes_nothing_from_the_good_ones() -> None:
+    what, part = service(rules="zone=b"), a_slice('{"10.1.0.1": 5}')
+    first = translated(what, part)
+    again = translated(what, part, kernel=served(5, 1, 1), previous=first)
+    assert weights_of(first) == weights_of(again) == [5, 1, 1]
+
+
 def test_until_all_nodes_are_known_weights_stay_as_they_are_in_the_kernel() -> None:
     what = service(source="cpu", preference="90")
     waits = translated(what, a_slice(), kernel=served(16, 5, 1), nodes={}, nodes_known=False)

@@ -71,11 +71,14 @@ class Weighing:
         slices: Sequence[EndpointSlice],
         around: Surroundings,
         reader: Reader,
+        *,
         kept: Kept | None,
+        keys: Collection[VirtualServerKey],
     ) -> None:
         """Read all that weights depend on; what is wrong with it is told to `reader`.
 
         `kept` is `kept` of the translation before; None: there was none, as after a restart.
+        `keys` are the Service's virtual servers.
         """
         self._around = around
         self._reader = reader
@@ -102,10 +105,14 @@ class Weighing:
         elif self._source is not None:
             self._read_nodes(slices)
         lost = any(map(reader.never_right, self._names))
-        self._kept_before = kept or NOTHING_KEPT
-        self._of_kernel = waits or (lost and (kept is None or bool(kept)))
-        self.kept: dict[VirtualServerKey, dict[RealServerKey, int]] = {}
-        """Weights that were found in the kernel, and count because nothing better is known."""
+        if kept is None or (waits and not kept):
+            kept = self._in_kernel(keys)
+        self._of_kernel = waits or (lost and any(kept.values()))
+        self.kept: Kept = kept if self._of_kernel else NOTHING_KEPT
+        """Weights that were found in the kernel, and count because nothing better is known.
+
+        Read once: what the kernel has later is made of these, and may be at a step of a climb.
+        """
 
     def default_scheduler(self, default: str) -> str:
         """Give the scheduler of a Service that chooses none: one that goes by weights.
@@ -118,7 +125,7 @@ class Weighing:
     def weight(self, key: VirtualServerKey, member: RealServerKey, placed: PlacedEndpoint) -> int:
         """Weigh one endpoint: a whole number from 0."""
         if self._of_kernel:
-            return self._kept_weight(key, member)
+            return self.kept.get(key, {}).get(member, DEFAULT_WEIGHT)
         if self._rules is None and self._source is None and not self._in_slices:
             return DEFAULT_WEIGHT
         address = placed.endpoint.address
@@ -240,15 +247,16 @@ class Weighing:
             self.problems.append(Problem(ProblemKind.PODS_UNKNOWN, text))
         return not self._around.pods_known
 
-    def _kept_weight(self, key: VirtualServerKey, member: RealServerKey) -> int:
-        weight = self._kept_before.get(key, {}).get(member)
-        if weight is None:
-            found = self._around.kernel.real_servers.get(key, {}).get(member)
-            # A weight of 0 may be that of a server that was draining: not a choice to go on with.
-            weight = found.weight if found is not None and found.weight else None
-        if weight is not None:
-            self.kept.setdefault(key, {})[member] = weight
-        return DEFAULT_WEIGHT if weight is None else weight
+    def _in_kernel(self, keys: Collection[VirtualServerKey]) -> Kept:
+        """Give the weights that the kernel has now, of each of these virtual servers.
+
+        A weight of 0 may be that of a server that was draining: not a choice to go on with.
+        """
+        found = self._around.kernel.real_servers
+        return {
+            key: {member: real.weight for member, real in found.get(key, {}).items() if real.weight}
+            for key in keys
+        }
 
     def _by_place(self, placed: PlacedEndpoint) -> int | None:
         endpoint = placed.endpoint
