@@ -93,8 +93,9 @@ def settle(
             remembered[member] = since
         real_servers[member] = found._replace(weight=0)
         draining.add(member)
-    _reweigh(real_servers, _weights(frontend, state, real_servers, held, climbing))
     server = _tolerant(frontend.server, real_servers, unavailable)
+    weights = _weights(frontend, state, real_servers, held, climbing, scheduler=server.scheduler)
+    _reweigh(real_servers, weights)
     wanted = Wanted(server, real_servers, frontend.displaced)
     return Settled(wanted, remembered, frozenset(draining))
 
@@ -105,6 +106,8 @@ def _weights(
     real_servers: Mapping[RealServerKey, RealServer],
     held: Collection[RealServerKey],
     climbing: Mapping[RealServerKey, int],
+    *,
+    scheduler: str,
 ) -> Mapping[RealServerKey, int]:
     """Give the weights for the kernel, as far as they are others; of none that is `held`.
 
@@ -114,7 +117,7 @@ def _weights(
     if frontend.shaping == UNSHAPED and all(real.weight <= 1 for real in real_servers.values()):
         return {}  # as they are, and of most Services
     wanted = {member: real.weight for member, real in real_servers.items() if member not in held}
-    weights = shaped(wanted, frontend.shaping, frontend.server.scheduler, climbing)
+    weights = shaped(wanted, frontend.shaping, scheduler, climbing)
     if not held:
         return weights
     found = state.real_servers.get(frontend.key, {})

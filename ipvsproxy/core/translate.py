@@ -135,14 +135,8 @@ def translate(inputs: Inputs, around: Surroundings, previous: Fragment | None) -
     annotations = dict(service.annotations)
     keys = [one.key for one in found.places]
     reader = Reader(annotations, previous.good if previous else kept_by(around.kernel, keys))
-    weighing = Weighing(
-        annotations,
-        inputs.slices,
-        around,
-        reader,
-        kept=previous.kept if previous else None,
-        keys=keys,
-    )
+    kept = previous.kept if previous else None
+    weighing = Weighing(annotations, inputs.slices, around, reader, kept=kept, keys=keys)
     choice = choose_scheduler(
         annotations,
         default=weighing.default_scheduler(around.settings.default_scheduler),

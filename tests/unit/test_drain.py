@@ -191,6 +191,22 @@ def test_what_stands_in_for_dh_schedules_single_datagrams_too(lacking: str) -> N
     )
 
 
+def test_what_stands_in_for_dh_has_weights_that_it_can_do_with() -> None:
+    frontend = a_frontend(A, scheduler="dh")
+    weights = {A: RealServer(1000), B: RealServer(7), C: RealServer(0)}
+    settled = settle(
+        frontend._replace(real_servers=weights),
+        kernel(frontend),
+        connections={},
+        departed={},
+        now=0.0,
+        deadline=DEADLINE,
+        unavailable=frozenset({"fo"}),
+    )
+    assert settled.wanted.server.scheduler == "sh"
+    assert sum(real.weight for real in settled.wanted.real_servers.values()) == 255
+
+
 @pytest.mark.parametrize("weights", [{}, {"b": 1}, {"b": 0}])
 def test_dh_stays_where_nobody_serves(weights: dict[str, int]) -> None:
     frontend = a_frontend(scheduler="dh")

@@ -9,7 +9,8 @@ from ipvsproxy.core.weights.shaping import Shaping, shaped
 from ipvsproxy.core.weights.slow_start import climbs, next_step, resumed, step, steps
 from ipvsproxy.kernel.fake import FakeDataplane
 from ipvsproxy.model import Address, Protocol, RealServer, RealServerKey, VirtualServerKey
-from ipvsproxy.objects import Service
+from ipvsproxy.objects import Capacity, Node, Service
+from ipvsproxy.store import Listed
 from tests.unit.builders import Agent, frontend, part, service
 
 A, B, C = (RealServerKey(Address.parse(f"10.1.0.{index}"), 8080) for index in (1, 2, 3))
@@ -111,13 +112,17 @@ def test_the_memory_says_when_the_next_step_is_due() -> None:
     climbing.forget(KEY)
 
 
-def slow(seconds: str = "60s") -> Service:
+def slow(seconds: str = "60s", *, source: str = "", scheduler: str = "") -> Service:
+    others = {"ipvsproxy.io/weight-source": source, "ipvsproxy.io/scheduler": scheduler}
     written = service()
     return Service(
         written.name,
         cluster_ips=written.cluster_ips,
         ports=written.ports,
-        annotations=(("ipvsproxy.io/slow-start", seconds),),
+        annotations=(
+            ("ipvsproxy.io/slow-start", seconds),
+            *((name, text) for name, text in others.items() if text),
+        ),
     )
 
 
@@ -143,6 +148,48 @@ async def test_a_new_endpoint_climbs_in_a_running_agent() -> None:
     assert sorted(set(seen[:59])) == list(range(1, 19))
     assert seen == [*sorted(seen[:59]), 1, 1]
     assert weights_of(fake) == {"10.244.1.1": 1, "10.244.1.2": 1, "10.244.1.3": 1}
+
+
+async def test_a_climb_goes_on_though_nodes_come_after_a_restart() -> None:
+    fake = FakeDataplane()
+    agent = Agent(fake)
+    nodes = [Node(name, capacity=Capacity(4000)) for name in ("node-a", "node-b")]
+    web = slow(source="cpu")
+    agent.list_all([*nodes, web, part("web", "10.244.1.1")])
+    agent.store.apply(Listed("Nodes"))
+    await agent.settle()
+    agent.put(part("web", "10.244.1.1", "10.244.1.3"))
+    for _ in range(31):
+        agent.clock.now += 1
+        await agent.settle()
+    reached, writes = weights_of(fake), fake.writes
+    assert reached == {"10.244.1.1": 19, "10.244.1.3": 10}
+    again = Agent(fake)
+    again.list_all([*nodes[:1], web, part("web", "10.244.1.1", "10.244.1.3")])
+    await again.settle()
+    assert "NodesUnknown" in str(again.said())
+    again.put(*nodes)
+    again.store.apply(Listed("Nodes"))
+    await again.settle()
+    assert (weights_of(fake), fake.writes) == (reached, writes)
+    again.clock.now += 4
+    await again.settle()
+    assert weights_of(fake) == {"10.244.1.1": 19, "10.244.1.3": 11}
+
+
+async def test_nobody_climbs_where_the_scheduler_does_not_go_by_weights() -> None:
+    fake = FakeDataplane()
+    agent = Agent(fake)
+    web = slow(scheduler="rr")
+    agent.list_all([web, part("web", "10.244.1.1", "10.244.1.2")])
+    await agent.settle()
+    writes = fake.writes
+    agent.put(part("web", "10.244.1.1", "10.244.1.2", "10.244.1.3"))
+    for _ in range(61):
+        agent.clock.now += 1
+        await agent.settle()
+    assert set(weights_of(fake).values()) == {1}
+    assert fake.writes == writes + 1
 
 
 async def test_a_climb_survives_the_agent() -> None:

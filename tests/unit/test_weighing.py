@@ -297,7 +297,7 @@ def test_where_nodes_are_never_watched_it_is_said() -> None:
 
 def test_a_preference_names_who_is_in_the_own_zone() -> None:
     shaping = frontend_of(translated(service(preference="90", slow="1m"), a_slice())).shaping
-    assert shaping == (60, 90, frozenset(_members()[:1]), 2)
+    assert shaping == (60, 90, frozenset(_members()[:1]), 2, False)
 
 
 def test_more_endpoints_than_a_table_has_room_for_are_told() -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from ipvsproxy.core.weights.normal import WEIGHTLESS
 from ipvsproxy.core.weights.shaping import Shaping, shaped
 from ipvsproxy.core.weights.slow_start import climbs, next_step, resumed, step
 from ipvsproxy.model import RealServer, RealServerKey, VirtualServerKey
@@ -51,12 +52,15 @@ class Climbing:
         now: float,
     ) -> dict[RealServerKey, int]:
         """Say which step each real server has reached that climbs now; `weights` are wanted."""
+        if shaping.of_kernel:  # what was found is looked at once it can be told from what is wanted
+            self._due.pop(key, None)
+            return {}
         duration = shaping.slow_start
         began = self._began.pop(key, {})
         self._due.pop(key, None)
         first = key not in self._seen
         self._seen.add(key)
-        if not duration:
+        if not duration or scheduler in WEIGHTLESS:
             return {}
         if first:
             full = shaped(weights, shaping, scheduler, {})

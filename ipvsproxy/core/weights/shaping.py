@@ -28,6 +28,9 @@ class Shaping(NamedTuple):
     own_zone: frozenset[RealServerKey] = frozenset()
     zones: int = 1
     """In so many zones there are real servers."""
+    of_kernel: bool = False
+    """Whether the weights are those that were found in the kernel: what they came to, and nobody
+    climbs to them."""
 
 
 UNSHAPED = Shaping()

@@ -141,7 +141,9 @@ class Weighing:
     ) -> Shaping:
         """Say what becomes of the weights of those that serve at one virtual server."""
         slow_start, preference = self._slow_start or 0, self._preference or 0
-        if not preference or self._of_kernel:
+        if self._of_kernel:
+            return Shaping(slow_start, of_kernel=True) if slow_start else UNSHAPED
+        if not preference:
             return Shaping(slow_start) if slow_start else UNSHAPED
         here = self._around.here.zone
         zones = {member: self._zone(endpoints[member]) for member in serving}
