@@ -286,6 +286,15 @@ def test_until_all_nodes_are_known_weights_stay_as_they_are_in_the_kernel() -> N
     assert not known.problems
 
 
+def test_rules_by_label_that_stay_in_force_still_follow_nodes() -> None:
+    store = Store("n1")
+    put(store, service(rules="lbl=pool=big:9"), a_slice(), *NODES.values())
+    assert store.needs_nodes
+    store.take_dirty()
+    store.apply(Put(Node("n3", zone="b", labels=(("pool", "big"),)), "f"))
+    assert store.take_dirty() == [NAME]
+
+
 def test_where_nodes_are_never_watched_it_is_said() -> None:
     found = translated(
         service(source="cpu"), a_slice(), nodes={"n1": NODES["n1"]}, watch=WatchNodes.NEVER

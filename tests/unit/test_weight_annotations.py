@@ -181,6 +181,8 @@ def test_a_node_is_read_with_what_weights_depend_on() -> None:
         ({}, False),
         ({"ipvsproxy.io/weights": "zone=a:3,node=b:1"}, False),
         ({"ipvsproxy.io/weights": "zone=a:3, label=p=x:1"}, True),
+        ({"ipvsproxy.io/weights": "zone=a:3, lbl=p=x:1"}, True),
+        ({"ipvsproxy.io/weights": "label-of-zone"}, True),
         ({"ipvsproxy.io/weight-source": "cpu"}, True),
         ({"ipvsproxy.io/weight-source": "pod"}, False),
         ({"ipvsproxy.io/weight-source": "pod", "ipvsproxy.io/weights": "label=p=x:1"}, True),

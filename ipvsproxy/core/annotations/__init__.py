@@ -139,13 +139,16 @@ def unknown_annotation(annotations: Mapping[str, str]) -> Problem | None:
 def asks_for_nodes(annotations: Mapping[str, str]) -> bool:
     """Whether a Service's weights depend on Nodes: on their labels, annotations or capacity.
 
-    Rules by node name and zone do not: a slice says both of each endpoint.
+    Rules by node name and zone do not: a slice says both of each endpoint. Rules that are wrong
+    may: the last good ones stay in force, which are not known here.
     """
-    rules = annotations.get(WEIGHT_RULES, "")
-    source = annotations.get(WEIGHT_SOURCE, WeightSource.POD)
-    return source != WeightSource.POD or any(
-        rule.strip().startswith("label") for rule in rules.split(",")
-    )
+    if annotations.get(WEIGHT_SOURCE, WeightSource.POD) != WeightSource.POD:
+        return True
+    rules = annotations.get(WEIGHT_RULES)
+    try:
+        return rules is not None and bool(read_weight_rules(rules.strip()).labels)
+    except ValueError:
+        return True
 
 
 def asks_for_pods(annotations: Mapping[str, str]) -> bool:

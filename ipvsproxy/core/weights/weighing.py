@@ -33,7 +33,6 @@ from ipvsproxy.core.annotations import (
     ZONE_PREFERENCE,
     Reader,
     WeightSource,
-    asks_for_nodes,
     read_slow_start,
     read_weight,
     read_weight_rules,
@@ -98,7 +97,10 @@ class Weighing:
         self._by_node: dict[str, int] = {}
         self._by_pod: dict[str, int] = {}
         self.problems: list[Problem] = []
-        waits = asks_for_nodes(annotations) and self._waits_for_nodes()
+        by_nodes = self._source not in {None, WeightSource.POD} or (
+            self._rules is not None and bool(self._rules.labels)
+        )
+        waits = by_nodes and self._waits_for_nodes()
         if self._source is WeightSource.POD:
             self._read_pods(slices)
             waits = self._waits_for_pods() or waits
