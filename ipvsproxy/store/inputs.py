@@ -327,6 +327,8 @@ class Store:
         if self._neighbours.is_own(changed.name):
             if before is None or _whereabouts(before) != _whereabouts(changed):
                 self.mark_dirty(self._services)
+            elif before.pod_cidrs != changed.pod_cidrs:
+                self.mark_dirty(self._verdicts.checked)
             self._concerns.move(changed)
         else:
             self._note_taken(addresses)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import msgspec
 
 from ipvsproxy.core.probing import Target, Verdict
-from ipvsproxy.model import Protocol
+from ipvsproxy.model import Network, Protocol
+from ipvsproxy.objects import Node
 from ipvsproxy.store import Gone, Judged, Put, Store
 from tests.unit.builders import member, named, part, service, service_reference
 
@@ -60,3 +61,12 @@ def test_all_nodes_are_needed_while_a_service_has_a_check() -> None:
     needed.append(one.needs_nodes)
     assert needed == [True, False]
     assert one.node_count == 1
+
+
+def test_who_asks_for_a_check_is_looked_at_again_when_the_own_pod_networks_come() -> None:
+    one = store()
+    one.apply(Put(service("other"), "a.yaml"))
+    one.apply(Put(Node("node-a"), "a.yaml"))
+    one.take_dirty()
+    one.apply(Put(Node("node-a", pod_cidrs=(Network.parse("10.244.1.0/24"),)), "a.yaml"))
+    assert one.take_dirty() == [named()]
