@@ -10,6 +10,8 @@ object is. Who probes, and how, this module does not know.
 - An endpoint counts as healthy until probes have said otherwise: Kubernetes has called it ready.
   The exception is a restart: what the kernel has at weight 0, or, where failing endpoints are
   removed, not at all, was unhealthy, and must rise.
+- Before all Nodes are known nobody is probed. Who was unhealthy at a restart stays out meanwhile,
+  but not for ever: after `NODES_GIVEN_UP` what Kubernetes says counts again.
 - A probe that is wrong must not take a Service down: where more than a set share of a list of
   endpoints fails, what probes say is passed over for that list (Envoy's panic threshold).
 """
@@ -36,6 +38,10 @@ from ipvsproxy.model import (
 from ipvsproxy.objects import ServiceName
 
 _NO_FRONTS: Mapping[VirtualServerKey, frozenset[Target]] = MappingProxyType({})
+NODES_MISSED = 10.0
+"""Seconds after a start from which it is said that Nodes are missing: mostly they come at once."""
+NODES_GIVEN_UP = 300.0
+"""Seconds after a start for which endpoints that cannot be probed for want of Nodes stay out."""
 _SHOWN = 3
 """So many endpoints are named in a message; a line must stay one line."""
 
@@ -187,10 +193,12 @@ class Checks:
                 f"annotation {HEALTH_CHECK}: without effect: the Service has no "
                 f"{check.protocol.name} port",
             )
-        if self._waits and not self._around.starting:  # at a start they come in a moment
+        if self._waits and self._around.nodes_awaited >= NODES_MISSED:
+            out = _named({one.server.address: "" for one in self._suspects})
             yield Problem(
                 ProblemKind.NODES_UNKNOWN,
-                "no endpoint is probed before all Nodes are known: it could be a node",
+                "no endpoint is probed before all Nodes are known: it could be a node"
+                f"{f'; unhealthy before the restart, and out until then: {out}' if out else ''}",
             )
         if self._ignored:
             share = self._around.settings.health_check_panic_percent
@@ -201,13 +209,9 @@ class Checks:
                 f"({HEALTH_CHECK}), and the way from this node to the pods",
             )
         if self._forbidden:
-            shown = sorted(self._forbidden.items())[:_SHOWN]
-            more = len(self._forbidden) - len(shown)
-            named = [f"{address} ({why})" for address, why in shown]
             yield Problem(
                 ProblemKind.ENDPOINTS_NOT_PROBED,
-                f"not probed, and used as Kubernetes says: {', '.join(named)}"
-                f"{f' and {more} more' if more else ''}",
+                f"not probed, and used as Kubernetes says: {_named(self._forbidden)}",
             )
 
     def _probed(
@@ -252,7 +256,8 @@ class Checks:
         if target in self._verdicts:
             return False
         if self._previous is not None and target in self._previous.suspects:
-            return True
+            around = self._around
+            return around.nodes_known or around.nodes_awaited < NODES_GIVEN_UP
         if not self._around.starting or not real.weight or self._check is None:
             return False
         present = self._around.kernel.real_servers.get(key, {})
@@ -260,6 +265,14 @@ class Checks:
         if self._check.on_failure is OnFailure.CUT or key.protocol is Protocol.UDP:
             return found is None and bool(present)
         return found is not None and found.weight == 0
+
+
+def _named(addresses: Mapping[Address, str]) -> str:
+    """Name the first of some addresses, each with what is said of it, and count the others."""
+    shown = sorted(addresses.items())[:_SHOWN]
+    more = len(addresses) - len(shown)
+    named = [f"{address} ({why})" if why else str(address) for address, why in shown]
+    return f"{', '.join(named)}{f' and {more} more' if more else ''}"
 
 
 def why_not_probed(address: Address, around: Surroundings) -> str | None:

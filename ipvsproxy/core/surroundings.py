@@ -39,6 +39,8 @@ class Surroundings:
     """What ClusterIPs are taken from: an address in it is some Service's, or will be."""
     nodes_known: bool = True
     """Whether `taken` has the addresses of all other nodes, and `nodes` all of them."""
+    nodes_awaited: float = 0.0
+    """So many seconds at least all Nodes have been waited for since the agent's start was over."""
     nodes: Mapping[str, Node] = field(default_factory=dict)
     """The Nodes that are known, by name."""
     pod_weights: Mapping[tuple[str, str], str] = field(default_factory=dict)

@@ -193,6 +193,7 @@ class Reconciler:
         revision = self._store.revision
         await self._audit_if_due(report)
         await self._network.look_if_due()
+        self._translation.look_again()
         names = self._translation.take_names(self._writer.state)
         report.covers = -1 if self._store.dirty else revision
         if self._translation.needs_listeners(names, self._writer.state):
@@ -266,6 +267,7 @@ class Reconciler:
             self._polls.next_due,
             self._network.due,
             self._planning.due,
+            self._translation.due,
             self._settlement.climbing.next_due,
             self._writer.next_due(),
         )

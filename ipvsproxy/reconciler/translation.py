@@ -13,6 +13,7 @@ from collections.abc import Set as AbstractSet
 from ipvsproxy.config import Settings, WatchNodes
 from ipvsproxy.core.desired import Desired, Touched
 from ipvsproxy.core.ledger import Ownership
+from ipvsproxy.core.probing import NODES_GIVEN_UP, NODES_MISSED
 from ipvsproxy.core.settlement import Holds
 from ipvsproxy.core.surroundings import Surroundings
 from ipvsproxy.core.translate import Fragment, translate
@@ -49,6 +50,12 @@ class Translation:
         self._clock = clock
         self._first_served = False
         self._starting = True
+        self._started = 0.0
+        """When the start was over, by the clock."""
+        self._waits = [NODES_MISSED, NODES_GIVEN_UP]
+        """Seconds that all Nodes will be waited for, before something is said or done about it."""
+        self._waited = 0.0
+        """The last of them that is over."""
         self._untranslated: dict[ServiceName, frozenset[Address]] = {}
         self._judged: dict[ServiceName, frozenset[Address]] = {}
         """External addresses that are this node's and with which a Service was translated."""
@@ -90,11 +97,28 @@ class Translation:
             taken={**gateways, **self._store.taken},
             service_networks=self._store.service_networks,
             nodes=self._store.nodes,
-            nodes_known=(self._store.nodes_listed or self.settings.watch_nodes is WatchNodes.NEVER),
+            nodes_known=self._nodes_known,
+            nodes_awaited=self._waited,
             pod_weights=self._store.pod_weights.written,
             pods_known=self._store.pod_weights.listed or not self.settings.reads_pods,
             starting=self._starting,
         )
+
+    @property
+    def due(self) -> float | None:
+        """When `look_again` has something to do if Nodes are not known until then; None: never."""
+        idle = self._starting or self._nodes_known or not self._store.needs_nodes
+        return self._started + self._waits[0] if self._waits and not idle else None
+
+    def look_again(self) -> None:
+        """Have Services with a health check translated again that have waited long for Nodes."""
+        while (due := self.due) is not None and due <= self._clock():
+            self._waited = self._waits.pop(0)
+            self._store.mark_checked()
+
+    @property
+    def _nodes_known(self) -> bool:
+        return self._store.nodes_listed or self.settings.watch_nodes is WatchNodes.NEVER
 
     def needs_listeners(self, names: Iterable[ServiceName], state: State) -> bool:
         """Whether a Service is new at an address of this node, where somebody may listen."""
@@ -109,7 +133,8 @@ class Translation:
         touched = Touched()
         for name in names:
             touched.add(self._translate_one(name, around))
-        self._starting = self._starting and self._store.dirty > 0
+        if self._starting and not self._store.dirty:
+            self._starting, self._started = False, self._clock()
         return touched
 
     def lacking(self, schedulers: AbstractSet[str]) -> frozenset[ServiceName]:

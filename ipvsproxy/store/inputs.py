@@ -233,6 +233,10 @@ class Store:
         """Have Services translated again though no object of theirs has changed."""
         self._dirty.update(dict.fromkeys(names))
 
+    def mark_checked(self) -> None:
+        """Have those Services translated again that ask for a health check."""
+        self.mark_dirty(self._verdicts.checked)
+
     def apply(self, event: Event) -> None:
         """Take in what a source says."""
         match event:
@@ -328,7 +332,7 @@ class Store:
             if before is None or _whereabouts(before) != _whereabouts(changed):
                 self.mark_dirty(self._services)
             elif before.pod_cidrs != changed.pod_cidrs:
-                self.mark_dirty(self._verdicts.checked)
+                self.mark_checked()
             self._concerns.move(changed)
         else:
             self._note_taken(addresses)

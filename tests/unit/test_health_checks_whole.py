@@ -12,6 +12,7 @@ import pytest
 from ipvsproxy.agent.wiring import Wiring, wire
 from ipvsproxy.config import Settings, WatchNodes
 from ipvsproxy.core.annotations.health_check import Probe
+from ipvsproxy.core.probing import NODES_GIVEN_UP, NODES_MISSED
 from ipvsproxy.dataplane import Counters, DataplaneError
 from ipvsproxy.kernel.fake import FakeDataplane
 from ipvsproxy.model import Address, Network, RealServerKey, VirtualServerKey
@@ -195,6 +196,28 @@ async def test_a_restart_writes_nothing_and_remembers_by_the_weight() -> None:
         publish(wiring, checked())
         took = await world.seconds_until([1, 1, 1, 1], within=RECOVERY)
         assert took < INTERVAL
+
+
+async def test_where_nodes_never_come_it_is_said_who_is_out_and_ends_after_a_time() -> None:
+    world = World()
+    world.outcomes[member(FOUR[2])] = Outcome.REFUSED
+    async with world.agent() as wiring:
+        publish(wiring, checked())
+        await world.seconds_until([1, 1, 0, 1], within=DETECTION + INTERVAL)
+    world.asked.clear()
+    async with world.agent() as wiring:
+        wiring.take(Put(checked(), "a.yaml"))
+        wiring.take(Put(part("web", *FOUR), "a.yaml"))
+        await asyncio.sleep(NODES_MISSED - 1)
+        assert list(wiring.conditions) == []
+        await asyncio.sleep(2)
+        (told,) = wiring.conditions
+        assert told.type is ConditionType.NODES_UNKNOWN
+        assert FOUR[2] in told.message
+        await asyncio.sleep(NODES_GIVEN_UP - NODES_MISSED - 2)
+        assert world.weights() == [1, 1, 0, 1]
+        await world.seconds_until([1, 1, 1, 1], within=3)
+        assert world.asked == []
 
 
 async def test_connections_are_cut_and_the_server_comes_back() -> None:

@@ -10,7 +10,15 @@ from hypothesis import strategies as st
 
 from ipvsproxy.config import Settings
 from ipvsproxy.core.annotations.health_check import Check, TcpProbe
-from ipvsproxy.core.probing import Standing, Target, Verdict, stretch, why_not_probed
+from ipvsproxy.core.probing import (
+    NODES_GIVEN_UP,
+    NODES_MISSED,
+    Standing,
+    Target,
+    Verdict,
+    stretch,
+    why_not_probed,
+)
 from ipvsproxy.core.problem import ProblemKind
 from ipvsproxy.core.surroundings import Surroundings
 from ipvsproxy.core.translate import Fragment, Inputs, translate
@@ -307,9 +315,14 @@ def test_before_all_nodes_are_known_nobody_is_probed_and_nobody_returns() -> Non
     assert fragment.probing is not None
     assert fragment.probing.targets == frozenset()
     assert ProblemKind.NODES_UNKNOWN not in problems(fragment)
-    running = Surroundings(SETTINGS, kernel, nodes_known=False)
+    running = Surroundings(SETTINGS, kernel, nodes_known=False, nodes_awaited=NODES_MISSED)
     again = translated(*FOUR[:2], where=running, previous=fragment)
-    assert ProblemKind.NODES_UNKNOWN in problems(again)
+    assert problems(again)[ProblemKind.NODES_UNKNOWN].endswith(f"out until then: {FOUR[0]}")
+    assert weights(again) == {FOUR[0]: 0, FOUR[1]: 1}
+    late = Surroundings(SETTINGS, kernel, nodes_known=False, nodes_awaited=NODES_GIVEN_UP)
+    given_up = translated(*FOUR[:2], where=late, previous=again)
+    assert weights(given_up) == {FOUR[0]: 1, FOUR[1]: 1}
+    assert problems(given_up)[ProblemKind.NODES_UNKNOWN].endswith("could be a node")
     known = translated(*FOUR[:2], where=around(kernel), previous=fragment)
     assert weights(known) == {FOUR[0]: 0, FOUR[1]: 1}
     assert known.probing is not None
