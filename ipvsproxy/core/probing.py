@@ -23,6 +23,7 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import NamedTuple
 
+from ipvsproxy.config import WatchNodes
 from ipvsproxy.core.annotations.health_check import HEALTH_CHECK, Check, OnFailure
 from ipvsproxy.core.problem import Problem, ProblemKind
 from ipvsproxy.core.surroundings import Surroundings
@@ -291,7 +292,9 @@ def why_not_probed(address: Address, around: Surroundings) -> str | None:
         return taken
     if any(address in network for network in pod_networks(around)):
         return None
-    return "outside of the pod networks; healthCheckNetworks may name its network"
+    blind = around.settings.watch_nodes is WatchNodes.NEVER
+    why = "it could be a node (watchNodes: never)" if blind else "outside of the pod networks"
+    return f"{why}; healthCheckNetworks may name its network"
 
 
 def stretch(nodes: int, most: int) -> float:
@@ -303,10 +306,15 @@ def stretch(nodes: int, most: int) -> float:
 
 
 def pod_networks(around: Surroundings) -> Collection[Network]:
-    """Give the networks within which endpoints may be probed."""
+    """Give the networks within which endpoints may be probed.
+
+    Where Nodes are never watched nobody knows which addresses are other nodes': only this node's
+    own range has none, and what the operator names for it.
+    """
     own = around.node.pod_cidrs if around.node is not None else ()
     settings = around.settings
-    return (*settings.cluster_cidrs, *own, *settings.health_check_networks)
+    blind = settings.watch_nodes is WatchNodes.NEVER
+    return (*(() if blind else settings.cluster_cidrs), *own, *settings.health_check_networks)
 
 
 def _special(address: Address) -> str | None:

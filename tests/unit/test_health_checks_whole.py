@@ -264,13 +264,17 @@ async def test_a_node_that_takes_the_address_of_an_endpoint_is_probed_no_longer(
         assert set(world.asked) == {member(one) for one in FOUR[1:]}
 
 
-async def test_without_a_watch_of_nodes_what_the_networks_say_has_to_do() -> None:
+async def test_without_a_watch_of_nodes_only_what_is_named_is_probed() -> None:
     world = World()
+    own = Node("node-a", pod_cidrs=(Network.parse("10.244.1.0/30"),))
     async with world.agent(watch_nodes=WatchNodes.NEVER) as wiring:
+        wiring.take(Put(own, "n.yaml"))
         wiring.take(Put(checked(), "a.yaml"))
         wiring.take(Put(part("web", *FOUR), "a.yaml"))
         await asyncio.sleep(20)
-        assert set(world.asked) == {member(one) for one in FOUR}
+        assert set(world.asked) == {member(one) for one in FOUR[:3]}
+        (told,) = wiring.conditions
+        assert told.type is ConditionType.ENDPOINTS_NOT_PROBED
 
 
 async def test_settings_count_at_once() -> None:

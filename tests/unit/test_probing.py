@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ipvsproxy.config import Settings
+from ipvsproxy.config import Settings, WatchNodes
 from ipvsproxy.core.annotations.health_check import Check, TcpProbe
 from ipvsproxy.core.probing import (
     NODES_GIVEN_UP,
@@ -338,7 +338,7 @@ NODE = Node(
 )
 
 
-def surrounded(*networks: str) -> Surroundings:
+def surrounded(*networks: str, watch: WatchNodes = WatchNodes.AUTO) -> Surroundings:
     kernel = fresh_state()
     kernel.network = NodeNetwork({"cni0": frozenset({Address.parse("10.244.1.254")})})
     kernel.addresses = {Address.parse("10.96.0.10")}
@@ -346,6 +346,7 @@ def surrounded(*networks: str) -> Surroundings:
         node_name="node-a",
         cluster_cidrs=(PODS,),
         health_check_networks=tuple(map(Network.parse, networks)),
+        watch_nodes=watch,
     )
     return Surroundings(
         settings,
@@ -398,6 +399,14 @@ def test_pods_are_probed_and_others_where_a_setting_allows_it() -> None:
     outside = Address.parse("203.0.113.9")
     assert "healthCheckNetworks" in (why_not_probed(outside, surrounded()) or "")
     assert why_not_probed(outside, surrounded("203.0.113.0/24")) is None
+
+
+def test_where_nodes_are_never_watched_only_the_own_pods_and_named_networks_are_probed() -> None:
+    elsewhere = Address.parse("10.244.3.4")
+    assert "never" in (why_not_probed(elsewhere, surrounded(watch=WatchNodes.NEVER)) or "")
+    named_too = surrounded("10.244.3.0/24", watch=WatchNodes.NEVER)
+    for one in (Address.parse("10.9.0.7"), elsewhere):
+        assert why_not_probed(one, named_too) is None
 
 
 def test_an_endpoint_that_is_not_probed_is_used_and_said() -> None:
