@@ -81,7 +81,8 @@ class Standing(NamedTuple):
 class Probing(NamedTuple):
     """What is probed for a Service, and how."""
 
-    check: Check
+    check: Check | None
+    """None: what is asked for was never right, so there are no targets, and suspects stay out."""
     targets: frozenset[Target]
     suspects: frozenset[Target] = frozenset()
     """Targets that were unhealthy when the agent started, and have not risen yet."""
@@ -120,12 +121,17 @@ class Checks:
         service: ServiceName,
         check: Check | None,
         *,
+        asked: bool,
         verdicts: Mapping[Target, Verdict],
         around: Surroundings,
         previous: Probing | None,
     ) -> None:
-        """`previous` is what was probed for the Service until now."""
+        """`previous` is what was probed for the Service until now.
+
+        `asked` without a check: one is asked for, and what is written was never right.
+        """
         self._service = service
+        self._unclear = asked and check is None and around.settings.health_checks
         self._check = check if around.settings.health_checks else None
         self._verdicts = verdicts
         self._around = around
@@ -145,7 +151,8 @@ class Checks:
         """Say what becomes of a frontend's real servers, and note them as targets."""
         check = self._check
         self._protocols.add(key.protocol)
-        if check is None or key.protocol is not check.protocol:
+        of_check = check.protocol if check is not None else Protocol.TCP  # UDP is taken out whole
+        if (check is None and not self._unclear) or key.protocol is not of_check:
             return Checked(dict(wanted))
         failing = [member for member in self._probed(key, wanted) if self._fails(key, member)]
         weighing = sum(1 for real in wanted.values() if real.weight)
@@ -156,7 +163,7 @@ class Checks:
                 self._ignored[where] = f"{len(failing)} of {weighing} endpoints of {where}"
             return Checked(dict(wanted))
         real_servers = dict(wanted)
-        if check.on_failure is OnFailure.CUT or key.protocol is Protocol.UDP:
+        if self._cuts(key):
             for member in failing:
                 del real_servers[member]
             return Checked(real_servers, frozenset(failing))
@@ -167,7 +174,7 @@ class Checks:
     @property
     def probing(self) -> Probing | None:
         """What is to be probed; None: nothing. Ask it when all frontends were applied."""
-        if self._check is None:
+        if self._check is None and not self._suspects:
             return None
         unhealthy = {
             target
@@ -186,9 +193,13 @@ class Checks:
     def problems(self) -> Iterator[Problem]:
         """What an operator should know. Ask it when all frontends were applied."""
         check = self._check
-        if check is None:
-            return
-        if self._protocols and check.protocol not in self._protocols:
+        if self._unclear and self._suspects:
+            out = _named({one.server.address: "" for one in self._suspects})
+            yield Problem(
+                ProblemKind.ENDPOINTS_NOT_PROBED,
+                f"unhealthy before the restart, and out until {HEALTH_CHECK} is right: {out}",
+            )
+        if check is not None and self._protocols and check.protocol not in self._protocols:
             yield Problem(
                 ProblemKind.INVALID_ANNOTATION,
                 f"annotation {HEALTH_CHECK}: without effect: the Service has no "
@@ -209,7 +220,7 @@ class Checks:
                 f"more than {share}%, so all are used: see whether the check is right "
                 f"({HEALTH_CHECK}), and the way from this node to the pods",
             )
-        if self._forbidden:
+        if self._forbidden and check is not None:
             yield Problem(
                 ProblemKind.ENDPOINTS_NOT_PROBED,
                 f"not probed, and used as Kubernetes says: {_named(self._forbidden)}",
@@ -225,10 +236,10 @@ class Checks:
                 self._forbidden[member.address] = reason
                 continue
             target = Target(self._service, key.protocol, member)
-            if self._around.nodes_known:
+            if not self._around.nodes_known:
+                self._waits = not self._unclear
+            elif not self._unclear:
                 self._note_target(key, target)
-            else:
-                self._waits = True
             if self._was_unhealthy(key, target, real):
                 self._suspects.add(target)
             if real.weight:
@@ -248,6 +259,11 @@ class Checks:
         target = Target(self._service, key.protocol, member)
         return target in self._suspects or self._verdicts.get(target) is Verdict.UNHEALTHY
 
+    def _cuts(self, key: VirtualServerKey) -> bool:
+        """Whether a frontend's failing real servers are removed, not given weight 0."""
+        cut = self._check is not None and self._check.on_failure is OnFailure.CUT
+        return cut or key.protocol is Protocol.UDP
+
     def _was_unhealthy(self, key: VirtualServerKey, target: Target, real: RealServer) -> bool:
         """Whether a target was unhealthy before a restart, and nothing has been said of it since.
 
@@ -258,12 +274,13 @@ class Checks:
             return False
         if self._previous is not None and target in self._previous.suspects:
             around = self._around
-            return around.nodes_known or around.nodes_awaited < NODES_GIVEN_UP
-        if not self._around.starting or not real.weight or self._check is None:
+            in_time = around.nodes_known or around.nodes_awaited < NODES_GIVEN_UP
+            return in_time or self._unclear
+        if not self._around.starting or not real.weight:
             return False
         present = self._around.kernel.real_servers.get(key, {})
         found = present.get(target.server)
-        if self._check.on_failure is OnFailure.CUT or key.protocol is Protocol.UDP:
+        if self._cuts(key):
             return found is None and bool(present)
         return found is not None and found.weight == 0
 

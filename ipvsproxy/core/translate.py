@@ -17,6 +17,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from ipvsproxy.core.annotations import (
+    HEALTH_CHECK,
     Reader,
     Steering,
     choose_scheduler,
@@ -148,6 +149,7 @@ def translate(inputs: Inputs, around: Surroundings, previous: Fragment | None) -
     checks = Checks(
         service.name,
         read_check(reader),
+        asked=HEALTH_CHECK in annotations,
         verdicts=inputs.verdicts,
         around=around,
         previous=previous.probing if previous else None,

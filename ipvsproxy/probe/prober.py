@@ -170,12 +170,14 @@ class Prober:
         old = before.targets if before is not None else frozenset[Target]()
         for target in old - now.targets:
             self._drop(target)
+        if now.check is None:
+            return
         if before is not None and before.check != now.check:
             for target in old & now.targets:
                 one = self._watched[target]
                 self._stop(one)
                 one.check, one.standing = now.check, Standing(one.standing.healthy)
-                self._schedule(one, self._first_pause(now.check))
+                self._schedule(one, 0.0 if one.eager else self._first_pause(now.check))
         busy = now.with_traffic(self._busy)
         for target in sorted(now.targets - old):
             suspect = target in now.suspects

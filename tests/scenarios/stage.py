@@ -214,8 +214,9 @@ class Stage:
         """Tell the agent what probes have come to; of what is not probed none comes to anything."""
         name, found = ServiceName(*service.split("/")), self.agent.reconciler.desired.probings
         targets = found[name].targets if name in found else frozenset[Target]()
-        target = next(one for one in targets if str(one.server) == server)
-        self.agent.take(Judged(target, verdict))
+        for target in targets:
+            if str(target.server) == server:
+                self.agent.take(Judged(target, verdict))
 
     def _change(self, kind: str, name: str, text: str) -> None:
         if kind == "file":

@@ -133,8 +133,12 @@ def test_an_option_that_is_wrong_is_answered_and_keeps_the_last_ones(
     options: str, says: str
 ) -> None:
     new = reader("tcp", options)
-    assert read_check(new) == Check(TcpProbe())
+    assert read_check(new) is None
     assert says in problem(new)
+    assert "endpoints are not checked until then" in problem(new)
+    assert new.good == {}
+    first = reader("tcp", options, {HEALTH_CHECK: "tcp"})
+    assert read_check(first) == Check(TcpProbe())
     kept = reader("tcp", options, {HEALTH_CHECK: "tcp", HEALTH_CHECK_OPTIONS: "fall=7"})
     assert read_check(kept) == Check(TcpProbe(), fall=7)
     assert "'fall=7' stays" in problem(kept)

@@ -307,6 +307,35 @@ def test_if_the_kernel_has_all_at_weight_0_all_are_used() -> None:
     assert weights(translated(*FOUR, where=around(kernel, starting=True))) == dict.fromkeys(FOUR, 1)
 
 
+@pytest.mark.parametrize(
+    "wrong", [checked("https"), checked("tcp", "intervall=5s"), checked("tcp", "timeout=20s")]
+)
+def test_a_check_that_was_never_right_leaves_out_who_was_out_and_probes_nobody(
+    wrong: Service,
+) -> None:
+    kernel = kernel_with({FOUR[0]: 0, FOUR[1]: 1})
+    first = translated(*FOUR[:2], what=wrong, where=around(kernel, starting=True))
+    again = translated(*FOUR[:2], what=wrong, where=around(kernel), previous=first)
+    for fragment in (first, again):
+        assert weights(fragment) == {FOUR[0]: 0, FOUR[1]: 1}
+        assert fragment.probing is not None
+        assert not fragment.probing.targets
+        assert FOUR[0] in problems(fragment)[ProblemKind.ENDPOINTS_NOT_PROBED]
+    right = translated(*FOUR[:2], where=around(kernel), previous=again)
+    assert right.probing is not None
+    assert right.probing.suspects == {target(FOUR[0])}
+    assert right.probing.targets == {target(one) for one in FOUR[:2]}
+    none = translated(*FOUR[:2], what=service(), where=around(kernel), previous=again)
+    assert weights(none) == {FOUR[0]: 1, FOUR[1]: 1}
+
+
+def test_who_would_all_be_out_by_a_check_that_was_never_right_is_used() -> None:
+    kernel = kernel_with(dict.fromkeys(FOUR, 0))
+    where = around(kernel, starting=True)
+    fragment = translated(*FOUR, what=checked("https"), where=where)
+    assert weights(fragment) == dict.fromkeys(FOUR, 1)
+
+
 def test_before_all_nodes_are_known_nobody_is_probed_and_nobody_returns() -> None:
     kernel = kernel_with({FOUR[0]: 0, FOUR[1]: 1})
     where = Surroundings(SETTINGS, kernel, starting=True, nodes_known=False)

@@ -86,13 +86,21 @@ class Check(NamedTuple):
                 assert_never(self.probe)
 
 
+_UNTIL_THEN = "endpoints are not checked until then"
+
+
 def read_check(reader: Reader) -> Check | None:
     """Read what a Service asks for; None: nothing, or nothing that was ever right.
 
-    What is written well and does not go together leaves what was good before, of both.
+    What is written well and does not go together leaves what was good before, of both. A check
+    whose options were never right is none: the defaults are not what was asked for.
     """
-    kind = reader.read(HEALTH_CHECK, read_kind)
-    options = reader.read(HEALTH_CHECK_OPTIONS, read_options)
+    stays = "" if reader.was_good(HEALTH_CHECK) else _UNTIL_THEN
+    kind = reader.read(HEALTH_CHECK, read_kind, stays=stays)
+    options = reader.read(HEALTH_CHECK_OPTIONS, read_options, stays=stays)
+    if stays and reader.never_right(HEALTH_CHECK_OPTIONS):
+        reader.restore(HEALTH_CHECK)
+        return None
     if kind is None:
         if options is not None:
             reader.refuse(HEALTH_CHECK_OPTIONS, f"without effect: {HEALTH_CHECK} is not set")
@@ -102,7 +110,7 @@ def read_check(reader: Reader) -> Check | None:
     except ValueError as error:
         kept = reader.restore(HEALTH_CHECK)
         options_kept = reader.restore(HEALTH_CHECK_OPTIONS)
-        stays = "endpoints are not checked until then"
+        stays = _UNTIL_THEN
         if kept is not None:
             stays = f"{kept.strip()!r}{f' with {options_kept!r}' if options_kept else ''} stays"
         reader.refuse(HEALTH_CHECK_OPTIONS, f"{error}; {stays}")

@@ -48,6 +48,10 @@ class Reader:
         self.good[name] = text
         return value
 
+    def was_good(self, name: str) -> bool:
+        """Whether a good text of an annotation was in force until now."""
+        return name in self._good_before
+
     def never_right(self, name: str) -> bool:
         """Whether an annotation was read, is wrong, and no good text of it is known."""
         return name in self._never_right
