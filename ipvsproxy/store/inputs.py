@@ -334,7 +334,7 @@ class Store:
             elif before.pod_cidrs != changed.pod_cidrs:
                 self.mark_checked()
             self._concerns.move(changed)
-        else:
+        elif self.nodes_listed:
             self._note_taken(addresses)
         return True
 
@@ -370,7 +370,12 @@ class Store:
         return True
 
     def _note_weights_of(self, node: str) -> None:
-        """Have Services translated again whose weights depend on a Node, and that are on it."""
+        """Have Services translated again whose weights depend on a Node, and that are on it.
+
+        While other Nodes are being listed they are not looked for: when all are known, all are.
+        """
+        if not self.nodes_listed and not self._neighbours.is_own(node):
+            return
         names = self._concerns.weighed_by_node
         self.mark_dirty(self._slices.having(names, lambda endpoint: endpoint.node_name == node))
 

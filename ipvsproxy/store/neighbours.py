@@ -68,13 +68,15 @@ class Neighbours:
         return name == self._node_name
 
     def put(self, node: Node) -> AbstractSet[Address] | None:
-        """Take in a Node; give the addresses that it had or has, None where nothing is new."""
+        """Take in a Node; give the addresses that came or went, None where nothing is new."""
         before = self._nodes.get(node.name)
         if before == node:
             return None
         self._nodes[node.name] = node
-        self._taken = None
-        return {*node.addresses, *(before.addresses if before is not None else ())}
+        changed = set(node.addresses) ^ set(before.addresses if before is not None else ())
+        if changed:
+            self._taken = None
+        return changed
 
     def remove(self, name: str) -> AbstractSet[Address] | None:
         """Forget another Node; give the addresses that it had, None where it is not known."""

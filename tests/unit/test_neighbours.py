@@ -64,8 +64,13 @@ def test_the_api_servers_are_taken_wherever_they_are() -> None:
 
 def test_only_who_has_the_address_of_a_node_is_looked_at_again_for_it() -> None:
     store = stored(external("hit", THERE), external("other", EXTERNAL), service("web"))
+    dirty_after(store, Listed("Nodes"))
     assert dirty_after(store, Put(OTHER, "a.yaml")) == ["hit"]
     assert dirty_after(store, Put(OTHER, "a.yaml")) == []
+    before = store.taken
+    labelled = Node("node-b", addresses=(THERE,), zone="z")
+    assert dirty_after(store, Put(labelled, "a.yaml")) == []
+    assert store.taken is before
     moved = Node("node-b", addresses=(EXTERNAL,))
     assert dirty_after(store, Put(moved, "a.yaml")) == ["hit", "other"]
     assert dirty_after(store, Gone(ObjectReference("Node", "", "node-b"))) == ["other"]
@@ -75,6 +80,13 @@ def test_who_has_the_address_of_an_api_server_is_looked_at_again_for_it() -> Non
     store = stored(external("hit", THERE), external("other", EXTERNAL))
     changed = Put(part("kubernetes", str(THERE)), "a.yaml")
     assert dirty_after(store, changed) == ["hit", "kubernetes"]
+
+
+def test_while_nodes_are_being_listed_each_is_only_noted() -> None:
+    store = stored(external("hit", THERE), external("other", EXTERNAL), service("web"))
+    assert dirty_after(store, Put(OTHER, "a.yaml")) == []
+    assert THERE in store.taken
+    assert dirty_after(store, Listed("Nodes")) == ["hit", "other"]
 
 
 def test_when_all_nodes_are_known_those_with_external_addresses_are_looked_at() -> None:

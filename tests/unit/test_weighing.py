@@ -333,6 +333,7 @@ def test_a_node_makes_those_dirty_that_weigh_by_it() -> None:
     other = Service(ServiceName("shop", "other"), cluster_ips=(Address.parse("10.96.0.2"),))
     put(store, service(source="cpu"), a_slice(), other, *NODES.values())
     needed = [store.needs_nodes]
+    store.apply(Listed("Nodes"))
     store.take_dirty()
     n2 = NODES["n2"]
     same = Node("n2", zone="b", weight="5", capacity=n2.capacity, pod_cidrs=(), leaving=True)
