@@ -201,7 +201,7 @@ class Checks:
             )
         if check is not None and self._protocols and check.protocol not in self._protocols:
             yield Problem(
-                ProblemKind.INVALID_ANNOTATION,
+                ProblemKind.NO_EFFECT,
                 f"annotation {HEALTH_CHECK}: without effect: the Service has no "
                 f"{check.protocol.name} port",
             )

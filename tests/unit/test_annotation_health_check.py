@@ -12,6 +12,7 @@ from ipvsproxy.core.annotations.health_check import (
     TcpProbe,
     UdpProbe,
 )
+from ipvsproxy.core.problem import ProblemKind
 from ipvsproxy.model import Protocol
 
 
@@ -175,6 +176,7 @@ def test_options_without_a_check_are_without_effect() -> None:
     one = reader(None, "rise=1")
     assert read_check(one) is None
     assert "without effect: ipvsproxy.io/health-check is not set" in problem(one)
+    assert one.problems[0].kind is ProblemKind.NO_EFFECT
 
 
 def test_a_check_is_of_the_ports_of_its_protocol() -> None:

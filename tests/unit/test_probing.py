@@ -255,7 +255,7 @@ def test_only_ports_of_the_checks_protocol_are_probed() -> None:
 
 def test_a_check_for_which_there_is_no_port_is_without_effect() -> None:
     fragment = translated(*FOUR, what=checked("udp", "payload=x"))
-    assert "the Service has no UDP port" in problems(fragment)[ProblemKind.INVALID_ANNOTATION]
+    assert "the Service has no UDP port" in problems(fragment)[ProblemKind.NO_EFFECT]
 
 
 # ------------------------------------------------------------------------- after a restart

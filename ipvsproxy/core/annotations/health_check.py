@@ -103,7 +103,7 @@ def read_check(reader: Reader) -> Check | None:
         return None
     if kind is None:
         if options is not None:
-            reader.refuse(HEALTH_CHECK_OPTIONS, f"without effect: {HEALTH_CHECK} is not set")
+            reader.no_effect(HEALTH_CHECK_OPTIONS, f"without effect: {HEALTH_CHECK} is not set")
         return None
     try:
         return combine(kind, options or {})
