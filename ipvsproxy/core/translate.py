@@ -3,9 +3,9 @@
 This is where Kubernetes' words end. A Service is a set of places where it is to be reached
 (core.frontends); each becomes a frontend: one virtual server with its real servers, whether its
 address is bound to the dummy interface, the set members that let its traffic work, and where
-clients inside the cluster are sent instead. A fragment knows nothing of other Services, nor - with
-two exceptions - of what the kernel holds: a wrong annotation after a restart, whose last good value
-is then read from the kernel, and an external address of this node, which goes on being served.
+clients inside the cluster are sent instead. A fragment knows nothing of other Services, and of
+what the kernel holds only what outlives a restart: the last good value of a wrong annotation, the
+weights in force, who was unhealthy, and whether an address in doubt was served.
 
 Pure: the same inputs give an equal fragment, and an equal fragment touches nothing.
 """
