@@ -142,6 +142,7 @@ class Iptables:
         """Read, as `dump` does, the chains of the families in use; nothing is said of others."""
         self.unusable.clear()
         found = {family: self.dump(family) for family in sorted(families)}
+        self._just_read.clear()  # of a family that is not in use now, and may be later
         return {family: ruleset for family, ruleset in found.items() if ruleset is not None}
 
     def apply(self, operation: ReplaceChains) -> Outcome:

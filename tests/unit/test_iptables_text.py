@@ -289,6 +289,15 @@ def test_what_was_read_to_choose_is_not_read_again_by_the_same_dump_but_by_the_n
     assert len(processes.asked) == 11, "the choice may be long ago"
 
 
+def test_what_was_read_of_a_family_not_in_use_is_not_handed_out_later() -> None:
+    processes = Scripted({"iptables-nft-save": EMPTY, "ip6tables-nft-save": EMPTY})
+    iptables = Iptables(processes, "auto")
+    assert iptables.dump_all([Family.IPV4]) == {Family.IPV4: NOTHING}
+    before = len(processes.asked)
+    assert set(iptables.dump_all(list(Family))) == set(Family)
+    assert len(processes.asked) == before + 2
+
+
 WANTED = ReplaceChains(
     Family.IPV4, Ruleset((chain("KUBE-FORWARD", ("-m", "frob", "-j", "ACCEPT")),)), NOTHING
 )
