@@ -59,4 +59,23 @@ async def test_memory_is_tidied_up_once_a_start_is_over(monkeypatch: pytest.Monk
     assert len(done) == 2
     over.set()
     await tidying
-    assert done[2:] == ["collect", "freeze"]
+    assert done[2:] == ["collect", "freeze", "set_threshold"]
+
+
+async def test_a_start_that_waits_long_collects_at_the_later_pace(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    paces: list[tuple[int, ...]] = []
+    slower = asyncio.Event()
+
+    def set_pace(*pace: int) -> None:
+        paces.append(pace)
+        slower.set()
+
+    monkeypatch.setattr(gc, "set_threshold", set_pace)
+    monkeypatch.setattr(memory, "_START_SECONDS", 0.0)
+    tidying = asyncio.create_task(memory.tidy_up(after=asyncio.Event().wait()))
+    await asyncio.wait_for(slower.wait(), 10)
+    tidying.cancel()
+    await asyncio.gather(tidying, return_exceptions=True)
+    assert paces == [(2_000, 10, 10)]
