@@ -92,13 +92,18 @@ class Probing(NamedTuple):
     """Behind which virtual servers the targets stand; empty unless only those are probed that have
     traffic."""
 
+    @property
+    def only_with_traffic(self) -> bool:
+        """Whether targets without traffic are not probed."""
+        return self.check is not None and self.check.only_with_traffic
+
     def with_traffic(self, busy: Collection[VirtualServerKey]) -> frozenset[Target]:
         """Give the targets that are probed however they stand, where these have traffic.
 
         The others are probed while they are unhealthy: they would never rise. The traffic of the
         virtual server counts, not that of the real server, which at weight 0 has none.
         """
-        if not self.check.only_with_traffic:
+        if not self.only_with_traffic:
             return self.targets
         return frozenset[Target]().union(
             *(targets for key, targets in self.fronts.items() if key in busy)

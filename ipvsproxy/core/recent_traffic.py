@@ -72,6 +72,8 @@ class RecentTraffic:
         """Follow what these Services ask for and nothing else; what is new is due at once."""
         paces: dict[VirtualServerKey, float] = {}
         for probing in probings.values():
+            if probing.check is None:
+                continue
             wanted = pace(probing.check, stretch)
             for key in probing.fronts:
                 paces[key] = min(wanted, paces.get(key, wanted))

@@ -116,7 +116,7 @@ class Prober:
     def resting_of(self, service: ServiceName) -> int:
         """Say how many endpoints of a Service are not probed now, for they have no traffic."""
         probing = self._probings.get(service)
-        if probing is None or not probing.check.only_with_traffic:
+        if probing is None or not probing.only_with_traffic:
             return 0
         return sum(self._watched[target].resting for target in probing.targets)
 
@@ -196,7 +196,7 @@ class Prober:
                 one.due, one.standing = -1.0, Standing()
                 self._stop(one)
             elif before and not one.resting:
-                self._schedule(one, self._first_pause(probing.check))
+                self._schedule(one, self._first_pause(one.check))
 
     def _first_pause(self, check: Check) -> float:
         return check.interval * self._stretch * self._chance()
