@@ -51,6 +51,12 @@ class Refused(NamedTuple):
     addresses: frozenset[Address] | None = frozenset()
     service: ServiceName | None = None
 
+    def may_belong_to(self, name: ServiceName) -> bool:
+        """Whether a slice belongs to a Service, or may for all that can be read."""
+        if self.service is None:
+            return self.reference.namespace == name.namespace
+        return self.service == name
+
 
 class Unreadable(NamedTuple):
     """A part of the source cannot be read: a file that does not parse, a folder that is missing.

@@ -77,11 +77,7 @@ class Store:
 
     @property
     def needs_nodes(self) -> bool:
-        """Whether an address of some Service, or one that is to be probed, may be another node's.
-
-        Or weights go by Nodes. Any of the externalIPs may; of the others those that are near this
-        node.
-        """
+        """Whether some Service has to know of other nodes: whose an address is, or for weights."""
         return self._concerns.needs_nodes or bool(self._verdicts.checked)
 
     @property
@@ -290,7 +286,7 @@ class Store:
         if refused.reference.kind != "EndpointSlice":
             return
         if refused.service is None:
-            self.mark_dirty(name for name in self._services if _may_own(name, refused))
+            self.mark_dirty(name for name in self._services if refused.may_belong_to(name))
         elif refused.service in self._services:
             self._dirty[refused.service] = None
 
@@ -404,7 +400,7 @@ class Store:
         """Whether no slice of a Service is nonsense without a good state that stands for it."""
         return not any(
             refused.reference.kind == "EndpointSlice"
-            and _may_own(name, refused)
+            and refused.may_belong_to(name)
             and self._slices.owner(refused.reference.namespace, refused.reference.name) is None
             for refused in self.refused
         )
@@ -420,10 +416,3 @@ class Store:
 def _whereabouts(node: Node) -> tuple[object, ...]:
     """Give what of the own Node every Service's translation depends on; a taint is none of it."""
     return node.zone, node.addresses
-
-
-def _may_own(name: ServiceName, refused: Refused) -> bool:
-    """Whether a slice that is nonsense belongs to a Service, or may for all that can be read."""
-    if refused.service is None:
-        return refused.reference.namespace == name.namespace
-    return refused.service == name

@@ -290,6 +290,7 @@ def test_rules_by_label_that_stay_in_force_still_follow_nodes() -> None:
     store = Store("n1")
     put(store, service(rules="lbl=pool=big:9"), a_slice(), *NODES.values())
     assert store.needs_nodes
+    store.apply(Listed("Nodes"))
     store.take_dirty()
     store.apply(Put(Node("n3", zone="b", labels=(("pool", "big"),)), "f"))
     assert store.take_dirty() == [NAME]
