@@ -188,7 +188,7 @@ class Story:
     def _slow_start(self) -> None:
         screen, cluster, late = self._screen, self._cluster, OLD[3]
         [(annotation, seconds)] = SLOW.annotations
-        screen.section(f"A slow start: {SLOW.name}, annotation {annotation}: {seconds}")
+        screen.section(f"A slow start: {SLOW.name}, annotation {DOMAIN}{annotation}: {seconds}")
         cluster.apply(SLOW)
         screen.line(f"{late.name} comes to three others; its weight, and theirs, in the kernel:")
         node, key = cluster.layout.nodes[0], ("tcp", f"{SLOW.address(4)}:{SERVICE_PORT}")
