@@ -10,6 +10,7 @@ RIG := $(PYTHON) -m rig
 BIN := $(VENV)/bin
 TESTS := $(BIN)/python tests/run.py
 READY := $(VENV)/.ready
+COMPILED := $(VENV)/.compiled
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -61,7 +62,7 @@ image: ## the container image, with docker or podman
 	@engine=$$(command -v docker || command -v podman) || { echo "make image needs docker or podman" >&2; exit 1; }; \
 	"$$engine" build -t $(IMAGE) .
 
-setup: system $(READY) ## install what is missing, and nothing else
+setup: system $(READY) $(COMPILED) ## install what is missing, and nothing else
 
 check: ## which kernel the tests and the demonstration use here, and why
 	@$(RIG) check
@@ -94,4 +95,9 @@ $(READY): requirements/dev.txt pyproject.toml | system
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
 	@PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps \
 		--no-build-isolation -e .
+	@touch $@
+
+# Agents are started by the hundred, and many machines have PYTHONDONTWRITEBYTECODE: each would compile every module anew.
+$(COMPILED): $(READY) $(shell find ipvsproxy testbed -name '*.py')
+	@$(BIN)/python -m compileall -q ipvsproxy testbed
 	@touch $@
