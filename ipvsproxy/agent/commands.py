@@ -164,7 +164,7 @@ async def _carry_out(
             writer = Writer(dataplane, time.monotonic)
             await writer.dump()
             batch = decide(writer.state)
-            written = await writer.carry_out(batch)
+            written = await writer.carry_out([batch])
     reasons = {refused.operation: refused.outcome.reason for refused in written.refused}
     undone = dict.fromkeys(written.undone)
     return CleanupReport(

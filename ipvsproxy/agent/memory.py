@@ -27,8 +27,12 @@ _START_SECONDS = 20.0
 
 
 def begin() -> None:
-    """Set the collector's pace, and have it pass over what is imported."""
+    """Set the collector's pace; best before anything large is imported."""
     gc.set_threshold(_NEW_OBJECTS, _ROUNDS, _ROUNDS)
+
+
+def pass_over_imports() -> None:
+    """Have the collector not look again at what is imported."""
     gc.freeze()
 
 

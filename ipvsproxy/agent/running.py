@@ -41,7 +41,7 @@ async def run(settings: Settings, file: ConfigFile | None = None) -> int:
     Raises AnotherAgentError, what a source raises that cannot be opened, or a group of what ended
     its tasks: DataplaneError when the kernel cannot be read at the start.
     """
-    memory.begin()
+    memory.pass_over_imports()
     _allow_many_files()
     _take_place(settings)
     with only_agent():

@@ -82,7 +82,10 @@ def run(*, once: bool, init_only: str | None, write_config_to: str | None, **fla
         prepare(resolved)
     require_source(resolved)
 
-    from ipvsproxy.cli.plain_structlog import import_structlog  # noqa: PLC0415 - as below
+    from ipvsproxy.agent import memory  # noqa: PLC0415 - as below
+
+    memory.begin()
+    from ipvsproxy.cli.plain_structlog import import_structlog  # noqa: PLC0415
 
     import_structlog()
     import structlog  # noqa: PLC0415 - costs time that --help need not take

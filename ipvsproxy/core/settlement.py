@@ -101,12 +101,13 @@ class Settlement:
         connections: Mapping[VirtualServerKey, Mapping[RealServerKey, int]],
         now: float,
         without: AbstractSet[VirtualServerKey] = frozenset(),
+        whole: bool = True,
     ) -> Target:
         """Say what is wanted of all that was touched, and of what hangs on it.
 
         `connections` and `now` as in `core.drain.settle`. What ends with a departure is added to
         `touched`. Nothing is said of what stands in `without`, nor of an address that is bound for
-        nothing else.
+        nothing else; nor of chains where this is not the whole of what is to be done (`whole`).
         """
         state = around.kernel
         ours = Ownership(state)
@@ -126,7 +127,7 @@ class Settlement:
             left_out = {key.address for key in without}
             addresses -= {one for one in left_out if without >= set(self._desired.behind(one))}
         return Target(
-            foundation=self._foundation(around),
+            foundation=self._foundation(around, whole=whole),
             virtual_servers=wanted,
             addresses={address: self._desired.binds(address) for address in addresses},
             members={member: self._desired.needs(member) for member in sorted(touched.members)},
@@ -161,13 +162,16 @@ class Settlement:
         )
         return touched
 
-    def _foundation(self, around: Surroundings) -> Foundation:
+    def _foundation(self, around: Surroundings, *, whole: bool) -> Foundation:
         """Give the foundation; while not all is known, without chains in the place of others'.
 
-        Theirs serve everything, and ours only those whose members are there.
+        Theirs serve everything, and ours only those whose members are there. Chains lead to what
+        stands elsewhere, so that a part of what is to be done has none.
         """
         state = around.kernel
         needed = foundation(self.settings, state, around.node, self._desired.redirections.all())
+        if not whole:
+            return needed._replace(rulesets={})
         if self._swept:
             return needed
         return needed._replace(

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from datetime import datetime
 from typing import NoReturn
 
@@ -90,8 +89,10 @@ def address(path: str, text: str) -> Address:
     octets = text.split(".")
     if len(octets) == _IPV4_OCTETS:
         # A start reads tens of thousands, and the standard library takes several times as long.
-        with suppress(KeyError):
+        try:
             return Address(map(_OCTETS.__getitem__, octets))
+        except KeyError:
+            pass
     try:
         return Address.parse(text)
     except ValueError:

@@ -219,6 +219,9 @@ class ConditionWriter:
                         "remove it with ipvsadm, or give the Service another address"
                     )
         subject = _subject(name)
+        if not messages and not self._conditions.of(subject):
+            self._forgotten(name)
+            return
         for type_ in _OF_TRANSLATION:
             if type_ in messages:
                 self._set(subject, type_, "; ".join(messages[type_]))

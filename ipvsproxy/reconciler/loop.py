@@ -1,7 +1,7 @@
 """When something is done, and in which order: the cycle, its pace, the audit, the polls.
 
     cycle   [audit] -> dirty Services -> fragments -> connections of draining servers
-            -> target -> batch -> writer -> conditions -> report
+            -> target -> batch -> writer, in portions -> conditions -> report
     audit   the whole kernel is read, drift is counted, everything is compared
 
 Knows the store and the core's decisions; the writer knows the kernel. Errors of one Service end
@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import structlog
 
@@ -24,9 +24,10 @@ from ipvsproxy.core.ledger import adopt
 from ipvsproxy.core.plan import Batch, Target, plan
 from ipvsproxy.core.probing import stretch
 from ipvsproxy.core.settlement import Holds, Settlement
-from ipvsproxy.core.surroundings import needs_own_node
+from ipvsproxy.core.surroundings import Surroundings, needs_own_node
 from ipvsproxy.dataplane import Dataplane, DataplaneError
 from ipvsproxy.model import RealServerKey, State, VirtualServerKey
+from ipvsproxy.objects import ServiceName
 from ipvsproxy.reconciler.conditions import ConditionWriter
 from ipvsproxy.reconciler.network import NetworkFollower
 from ipvsproxy.reconciler.observers import CycleObserver, HealthCheckPorts, Probes
@@ -40,6 +41,9 @@ from ipvsproxy.telemetry import Conditions, Teller, tell_nobody
 
 log = structlog.get_logger(__name__)
 
+_AT_A_TIME = 20
+"""Services that are translated at a time: some thousandths of a second, in which nobody else has
+his turn; who asks for metrics or health may be one."""
 _RECONSIDER_SCHEDULERS = 300.0
 """Seconds after which a scheduler that this kernel lacked is tried again."""
 
@@ -195,38 +199,51 @@ class Reconciler:
         await self._network.look_if_due()
         self._translation.look_again()
         names = self._translation.take_names(self._writer.state)
-        report.covers = -1 if self._store.dirty else revision
+        complete = not self._store.dirty
+        report.covers = revision if complete else -1
         if self._translation.needs_listeners(names, self._writer.state):
             await self._network.look()
         around = self._translation.around(self._writer.state)
-        touched = self._translation.translate(names, around)
-        touched.add(self._sweep_if_due())
+        touched = await self._translate(names, around, complete=complete)
+        touched.add(self._sweep_if_due(complete=complete))
         touched.add(self._writer.unfinished)
         touched.keys |= self._settlement.climbing.due(self._clock())
         connections = await self._poll()
         touched.keys.update(connections)
-        target, batch = self._planning.decide(touched, around, connections)
-        written = await self._carry_out(batch)
+        written = await self._carry_out(self._planning.batches(touched, around, connections))
         if self._health_checks is not None:  # not before what is promised there stands
             self._health_checks.update(self._desired.health_checks, around.health_check_addresses)
         self._probe()
         postponed = self._translation.lacking(written.unsupported)
         self._polls.schedule(
-            {*target.virtual_servers, *connections}, self._settlement.draining, self._clock()
+            {*self._planning.settled, *connections}, self._settlement.draining, self._clock()
         )
         self._conditions.kernel(self._writer.trouble)
         self._conditions.own_node(
             self._settings.node_name, needed_for=needs_own_node(self._settings)
         )
         self._conditions.update(
-            names, target.virtual_servers, self._writer.refusals, postponed=postponed
+            names, self._planning.settled, self._writer.refusals, postponed=postponed
         )
         report.translated = len(names)
         report.add(written)
         self._finish(report)
-        if not self._store.dirty:
+        if complete:
             await self._announce(revision)
         return report
+
+    async def _translate(
+        self, names: Sequence[ServiceName], around: Surroundings, *, complete: bool
+    ) -> Touched:
+        """Translate a few Services at a time, and let others have their turn in between."""
+        touched = Touched()
+        for start in range(0, len(names), _AT_A_TIME):
+            if start:
+                await asyncio.sleep(0)
+            touched.add(self._translation.translate(names[start : start + _AT_A_TIME], around))
+        if complete:
+            self._translation.all_translated()
+        return touched
 
     def _probe(self) -> None:
         """Have probed what is to be probed now."""
@@ -285,16 +302,17 @@ class Reconciler:
         if sentence := report.sentence():
             log.info("cycle", summary=sentence)
 
-    def _sweep_if_due(self) -> Touched:
+    def _sweep_if_due(self, *, complete: bool) -> Touched:
         """Touch everything after an audit, and when more of the picture is known.
 
-        Not before every Service has been translated: what is not claimed yet is no leftover.
+        Not before every Service has been translated (`complete`): what is not claimed yet is no
+        leftover.
         """
         state = self._writer.state
         before, self._held = self._held, self._translation.holds(state)
         if before.everything > self._held.everything or before.addresses - self._held.addresses:
             self._sweep_due = True
-        if not self._sweep_due or self._store.dirty:
+        if not (self._sweep_due and complete):
             return Touched()
         self._sweep_due = False
         touched = Touched()
@@ -344,10 +362,10 @@ class Reconciler:
             ledger = {name: needed.sets[name] for name, _ in members}
             only_that = needed._replace(sets=ledger, rulesets={}, sysctls={})
             target = Target(only_that, members=members)
-            report.add(await self._carry_out(plan(target, self._writer.state)))
+            report.add(await self._carry_out([plan(target, self._writer.state)]))
 
-    async def _carry_out(self, batch: Batch) -> Written:
-        written = await self._writer.carry_out(batch)
+    async def _carry_out(self, batches: Iterable[Batch]) -> Written:
+        written = await self._writer.carry_out(batches)
         if written.contradicted:
             self.audit_soon()
         for key in written.foreign:

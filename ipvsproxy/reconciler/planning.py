@@ -1,4 +1,6 @@
-"""From what was touched to a target and a batch; a mistake of ours stays with its Service.
+"""From what was touched to batches; a mistake of ours stays with its Service.
+
+A batch is planned when it is asked for: by then the one before it has been carried out.
 
 Knows the settlement and the plan, and remembers the virtual servers that could not be planned,
 which nobody else would ask for again; knows neither the kernel nor the store. Such a one is left
@@ -8,13 +10,14 @@ pause that doubles.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from typing import TypeAlias
 
 from ipvsproxy.config import Settings
 from ipvsproxy.core.desired import Desired, Touched
 from ipvsproxy.core.plan import Batch, Target, plan
+from ipvsproxy.core.portions import Portion, portions
 from ipvsproxy.core.retry import FIRST_PAUSE, LONGEST_PAUSE
 from ipvsproxy.core.settlement import Settlement, is_about
 from ipvsproxy.core.surroundings import Surroundings
@@ -45,6 +48,8 @@ class Planning:
         self._unplanned = Touched()
         self._pause = 0.0
         self._due = 0.0
+        self.settled: set[VirtualServerKey] = set()
+        """The virtual servers of the present cycle's batches so far."""
 
     @property
     def unplanned(self) -> Collection[VirtualServerKey]:
@@ -56,23 +61,34 @@ class Planning:
         """When those are tried again; None: there are none."""
         return self._due if self._unplanned != Touched() else None
 
-    def decide(
+    def batches(
         self, touched: Touched, around: Surroundings, connections: AllConnections
-    ) -> tuple[Target, Batch]:
-        """Say what is wanted of what was touched, and how to get there.
+    ) -> Iterator[Batch]:
+        """Say how to get to what is wanted of what was touched, one portion after the other.
 
         A mistake of ours in the case of one virtual server stays with it: it is found by trying
         each alone, and what else was touched is planned without it.
         """
+        self.settled = set()
         if self.due is not None and self._due <= self._clock():
             touched.add(self._unplanned)
             self._unplanned = Touched()
+        for portion in portions(touched, self._desired, around.kernel):
+            target, batch = self._decide(portion, around, connections)
+            self.settled.update(target.virtual_servers)
+            yield batch
+
+    def _decide(
+        self, portion: Portion, around: Surroundings, connections: AllConnections
+    ) -> tuple[Target, Batch]:
+        """Plan one portion, without what cannot be planned."""
+        touched, last = portion
         try:
-            target, batch = self._plan(touched, around, connections)
+            target, batch = self._plan(touched, around, connections, whole=last)
         except Exception:  # noqa: BLE001 - the culprit is looked for, and the others go on
             culprits = self._culprits(touched, around, connections)
             self._put_off(touched, culprits)
-            target, batch = self._plan(touched, around, connections, without=culprits)
+            target, batch = self._plan(touched, around, connections, without=culprits, whole=last)
         self._unplanned.keys.difference_update(target.virtual_servers)
         if self.due is None:
             self._pause = 0.0
@@ -115,8 +131,10 @@ class Planning:
         connections: AllConnections,
         *,
         without: AbstractSet[VirtualServerKey] = frozenset(),
+        whole: bool = True,
     ) -> tuple[Target, Batch]:
+        now = self._clock()
         target = self._settlement.target(
-            touched, around, connections=connections, now=self._clock(), without=without
+            touched, around, connections=connections, now=now, without=without, whole=whole
         )
         return target, plan(target, around.kernel, self.settings.node_name.encode())

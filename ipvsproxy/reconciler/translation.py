@@ -133,9 +133,12 @@ class Translation:
         touched = Touched()
         for name in names:
             touched.add(self._translate_one(name, around))
-        if self._starting and not self._store.dirty:
-            self._starting, self._started = False, self._clock()
         return touched
+
+    def all_translated(self) -> None:
+        """Take note that no Service is left that was not translated: the start is over."""
+        if self._starting:
+            self._starting, self._started = False, self._clock()
 
     def lacking(self, schedulers: AbstractSet[str]) -> frozenset[ServiceName]:
         """Take note of schedulers that the kernel has refused.

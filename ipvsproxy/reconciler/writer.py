@@ -10,7 +10,8 @@ Services.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import NamedTuple, TypeVar
 
@@ -49,7 +50,7 @@ class RefusedOperation(NamedTuple):
 
 @dataclass(slots=True)
 class Written:
-    """What became of one batch."""
+    """What became of the batches of a cycle."""
 
     done: Counter[str] = field(default_factory=Counter)
     """Acknowledged operations, by the name of their type."""
@@ -177,16 +178,26 @@ class Writer:
             _note(self.state, key, reading)
         return readings
 
-    async def carry_out(self, batch: Batch) -> Written:
-        """Carry out a batch, group by group; the shadow advances with each acknowledgement.
+    async def carry_out(self, batches: Iterable[Batch]) -> Written:
+        """Carry out batches, group by group; the shadow advances with each acknowledgement.
 
-        What is left undone becomes `unfinished`, so that the next cycle plans it again.
+        Each batch is asked for when the one before it has been carried out. What is left undone
+        becomes `unfinished`, so that the next cycle plans it again.
         """
         written = Written()
+        planned: set[Operation] = set()
+        for batch in batches:
+            await self._carry_out(batch, written)
+            if self._owed:
+                planned.update(step.operation for step in batch.steps)
+        await self._carry_out(Batch(tuple(self._owed_steps(planned))), written)
+        self._remember(written.undone)
+        return written
+
+    async def _carry_out(self, batch: Batch, written: Written) -> None:
         now = self._tried = (
             self._clock()
         )  # once: in a guest it is a system call, and a batch has thousands
-        batch = Batch((*batch.steps, *self._owed_steps(batch)))
         execution = Execution(batch, lambda operation: self._retries.withheld(operation, now))
         while positions := execution.ready():
             before = len(written.refused)
@@ -198,8 +209,6 @@ class Writer:
             if len(written.refused) > before:
                 await self._read_again(operations, outcomes, written)
         written.undone += execution.unfinished()
-        self._remember(written.undone)
-        return written
 
     def _note(self, operation: Operation, outcome: Outcome, written: Written) -> None:
         if outcome.refusal is None:
@@ -243,9 +252,8 @@ class Writer:
             self._unanswered -= doubtful
             written.foreign |= met & self.state.virtual_servers.keys()
 
-    def _owed_steps(self, batch: Batch) -> Iterator[Step]:
+    def _owed_steps(self, planned: AbstractSet[Operation]) -> Iterator[Step]:
         """Give the flows still to be forgotten, but those whose real server has come back."""
-        planned = {step.operation for step in batch.steps} if self._owed else set()
         for owed in sorted(self._owed, key=describe):
             back = owed.member in self.state.real_servers.get(owed.key, {})
             if owed not in planned and not back:

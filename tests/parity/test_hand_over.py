@@ -30,7 +30,7 @@ async def handed_over(state: State) -> Witnessed:
     kernel = Witnessed(state)
     writer = Writer(kernel, time.monotonic)
     await writer.dump()
-    written = await writer.carry_out(hand_over(writer.state))
+    written = await writer.carry_out([hand_over(writer.state)])
     assert not written.undone
     return kernel
 

@@ -18,6 +18,7 @@ from ipvsproxy.config import Settings
 from ipvsproxy.core.desired import Desired, Touched
 from ipvsproxy.core.packet import Sender, SenderKind
 from ipvsproxy.core.plan import Batch, plan
+from ipvsproxy.core.portions import AT_ONCE, portions
 from ipvsproxy.core.settlement import Holds, Settlement
 from ipvsproxy.core.surroundings import Surroundings
 from ipvsproxy.core.translate import Inputs, translate
@@ -189,6 +190,8 @@ class Follower:
 
     settings: Settings
     family: Family
+    at_once: int = AT_ONCE
+    """Of what is new and stands alone, so much is planned at once (core.portions)."""
     state: State = field(default_factory=fresh_state)
     now: float = 0.0
 
@@ -223,11 +226,17 @@ class Follower:
                 for key, members in self.state.real_servers.items()
             }
             around = Surroundings(self.settings, self.state, node=NODE)
-            target = self._settlement.target(touched, around, connections=idle, now=self.now)
-            batch = plan(target, self.state)
-            if not batch.steps:
+            nothing = True
+            for portion, last in portions(touched, self.desired, self.state, self.at_once):
+                target = self._settlement.target(
+                    portion, around, connections=idle, now=self.now, whole=last
+                )
+                batch = plan(target, self.state)
+                if batch.steps:
+                    nothing = False
+                    yield batch
+            if nothing:
                 return
-            yield batch
             self.now += 1000.0
             touched = self._settlement.sweep(self.state, Holds(), self.now)
         raise AssertionError("there is always something to do")

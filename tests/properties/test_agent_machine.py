@@ -13,6 +13,7 @@ import asyncio
 import os
 import random
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
@@ -24,6 +25,7 @@ from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 from ipvsproxy.config import Settings
 from ipvsproxy.core.foundation import foundation
 from ipvsproxy.core.members import SetMember
+from ipvsproxy.core.portions import AT_ONCE, portions
 from ipvsproxy.core.sets import (
     CLUSTER_IP,
     IPVS_IPS,
@@ -64,7 +66,7 @@ from ipvsproxy.objects import (
     ServicePort,
     SlicePort,
 )
-from ipvsproxy.reconciler import Reconciler
+from ipvsproxy.reconciler import Reconciler, planning
 from ipvsproxy.store import KINDS, Gone, Listed, Put, Readable, Store, Unreadable
 from ipvsproxy.telemetry import Conditions
 
@@ -167,6 +169,7 @@ class AgentMachine(RuleBasedStateMachine):
         self.connections: list[Connection] = []
         self.unreadable = False
         self.failed = False
+        self.patch = pytest.MonkeyPatch()
         self.store, self.agent = self._start()
         for key in FOREIGN_KEYS:
             self._add_foreign(key)
@@ -177,6 +180,7 @@ class AgentMachine(RuleBasedStateMachine):
             if not self.failed:
                 self._quiet()
         finally:
+            self.patch.undo()
             self.loop.close()
 
     # -- the objects
@@ -386,6 +390,8 @@ class AgentMachine(RuleBasedStateMachine):
         self.store, self.agent = self._start()
 
     def _start(self, dying: int | None = None) -> tuple[Store, Reconciler]:
+        at_once = self.source.choice((0, AT_ONCE))
+        self.patch.setattr(planning, "portions", partial(portions, at_once=at_once))
         store = Store(NODE)
         for service in self.services.values():
             store.apply(Put(service, "test"))

@@ -20,6 +20,7 @@ from ipvsproxy.config import Settings
 from ipvsproxy.core.execution import Execution
 from ipvsproxy.core.operations import ForgetFlows, Operation, SetSysctl, describe
 from ipvsproxy.core.packet import Balanced, Kept, Local, NotUnderstood, Packet, Stopped
+from ipvsproxy.core.portions import AT_ONCE
 from ipvsproxy.core.trace import trace
 from ipvsproxy.kernel.fake import ALL_SCHEDULERS, copy_state
 from ipvsproxy.kernel.rules import carry_out
@@ -63,7 +64,7 @@ class Change:
     """One world after another on one kernel."""
 
     def __init__(self, before: World, config: Settings, family: Family, seed: int) -> None:
-        self.follower = Follower(config, family)
+        self.follower = Follower(config, family, at_once=AT_ONCE if seed % 2 else 0)
         self._source = random.Random(seed)
         self.places = PLACES[family]
         self.done: list[Operation] = []

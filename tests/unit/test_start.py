@@ -48,6 +48,7 @@ async def test_memory_is_tidied_up_once_a_start_is_over(monkeypatch: pytest.Monk
     for name in ("collect", "freeze", "set_threshold"):
         monkeypatch.setattr(gc, name, lambda *_, name=name: done.append(name))
     memory.begin()
+    memory.pass_over_imports()
     assert done == ["set_threshold", "freeze"]
     over = asyncio.Event()
 

@@ -63,8 +63,8 @@ class Recorder(FakeDataplane):
         return await super().apply(operations)
 
 
-def batch(*steps: Operation | Step) -> Batch:
-    return Batch(tuple(step if isinstance(step, Step) else Step(step) for step in steps))
+def batch(*steps: Operation | Step) -> tuple[Batch]:
+    return (Batch(tuple(step if isinstance(step, Step) else Step(step) for step in steps)),)
 
 
 def add(server: RealServerKey = ONE, weight: int = 1) -> AddRealServer:

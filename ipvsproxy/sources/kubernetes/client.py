@@ -51,6 +51,9 @@ _SILENCE_SECONDS = 60.0
 _ANSWER_SECONDS = 60.0
 """How long the beginning of an answer may take, of a watch too."""
 _LIST_SECONDS = 300.0
+_READ_AT_ONCE = 1 << 16
+"""Bytes of a stream that are made into lines at a time: of a list, all that has come would be
+megabytes, and its lines as much again."""
 _LONGEST_ERROR = 64 << 10
 _CREATE_SECONDS = 30.0
 _OK, _CREATED, _UNAUTHORIZED = 200, 201, 401
@@ -228,7 +231,7 @@ class ApiConnection:
         rest: list[bytes] = []
         size = 0
         with self._explained(answer.server):
-            async for chunk in answer.response.content.iter_any():
+            async for chunk in answer.response.content.iter_chunked(_READ_AT_ONCE):
                 first, *others = chunk.split(b"\n")
                 rest.append(first)
                 size += len(first)

@@ -1,0 +1,217 @@
+"""A great deal to do, in portions: what is split off, what is not, and who is served when."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from itertools import chain
+
+import pytest
+
+from ipvsproxy.core.desired import Desired, Touched
+from ipvsproxy.core.frontends import Kind
+from ipvsproxy.core.operations import (
+    AddVirtualServer,
+    BindAddress,
+    Operation,
+    ReplaceChains,
+)
+from ipvsproxy.core.portions import portions
+from ipvsproxy.core.redirect import Redirect
+from ipvsproxy.core.translate import Fragment, Frontend
+from ipvsproxy.dataplane import Outcome
+from ipvsproxy.kernel.fake import FakeDataplane
+from ipvsproxy.model import (
+    Address,
+    Family,
+    IpPortMember,
+    Protocol,
+    RealServer,
+    RealServerKey,
+    Ruleset,
+    State,
+    VirtualServer,
+    VirtualServerKey,
+)
+from ipvsproxy.objects import Service, ServiceName
+from tests.unit.builders import Agent, part, service, settle
+
+POD = RealServerKey(Address.parse("10.244.1.5"), 8080)
+NAMES = [ServiceName("shop", f"web-{number}") for number in range(4)]
+
+
+def key(number: int, port: int = 80) -> VirtualServerKey:
+    return VirtualServerKey(Protocol.TCP, Address.parse(f"10.96.0.{number}"), port)
+
+
+def wants(one: VirtualServerKey, redirect: Redirect | None = None) -> Frontend:
+    return Frontend(
+        one,
+        Kind.CLUSTER_IP,
+        VirtualServer("rr"),
+        {POD: RealServer(1)},
+        frozenset(),
+        frozenset(),
+        bind=True,
+        members=frozenset({("KUBE-CLUSTER-IP", IpPortMember(one.address, one.protocol, one.port))}),
+        whole=True,
+        redirect=redirect,
+    )
+
+
+def merged(*wishes: Sequence[Frontend]) -> tuple[Desired, Touched]:
+    """Let each Service want something."""
+    desired, touched = Desired(), Touched()
+    for name, frontends in zip(NAMES, wishes, strict=False):
+        fragment = Fragment(name, None, tuple(frontends), (), False, "rr", "rr", {})
+        touched.add(desired.put(fragment, 0.0))
+    return desired, touched
+
+
+async def kernel() -> State:
+    """Give a kernel that has our chains, and no Service."""
+    fake = FakeDataplane()
+    agent = Agent(fake)
+    agent.list_all()
+    await settle(agent.reconciler)
+    return fake.state
+
+
+def existing(state: State) -> None:
+    state.virtual_servers[key(1)] = VirtualServer("rr")
+    state.real_servers[key(1)] = {}
+
+
+async def test_what_is_new_and_stands_alone_is_a_portion_each_with_its_members() -> None:
+    desired, touched = merged([wants(key(1))], [wants(key(2)), wants(key(2, 443))])
+    found = list(portions(touched, desired, await kernel(), at_once=0))
+    assert [portion.touched.keys for portion in found] == [{key(1)}, {key(2), key(2, 443)}, set()]
+    assert [portion.last for portion in found] == [False, False, True]
+    assert found[0].touched.members == desired.held[key(1)].members
+    assert found[-1].touched.members == set()
+
+
+async def test_little_is_one_portion() -> None:
+    desired, touched = merged([wants(key(1))], [wants(key(2))])
+    found = list(portions(touched, desired, await kernel()))
+    assert [(portion.touched, portion.last) for portion in found] == [(touched, True)]
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        pytest.param([wants(key(1))], [wants(key(1))], id="a port that two claim"),
+        pytest.param([wants(key(1))], [wants(key(1, 443))], id="an address that two bind"),
+    ],
+)
+async def test_what_two_services_share_is_left_for_the_end(
+    first: Sequence[Frontend], second: Sequence[Frontend]
+) -> None:
+    desired, touched = merged(first, second, [wants(key(3))])
+    found = list(portions(touched, desired, await kernel(), at_once=0))
+    assert [portion.touched.keys for portion in found] == [
+        {key(3)},
+        {one.key for one in chain(first, second)},
+    ]
+
+
+async def test_a_service_that_redirects_is_left_for_the_end_with_what_it_leads_to() -> None:
+    leading = wants(key(2), Redirect(Protocol.TCP, key(2).address, 80, key(1)))
+    desired, touched = merged([wants(key(1)), leading], [wants(key(3))])
+    found = list(portions(touched, desired, await kernel(), at_once=0))
+    assert [portion.touched.keys for portion in found] == [{key(3)}, {key(1), key(2)}]
+
+
+async def test_what_the_kernel_has_already_is_left_for_the_end() -> None:
+    desired, touched = merged([wants(key(1))], [wants(key(2))])
+    state = await kernel()
+    existing(state)
+    found = list(portions(touched, desired, state, at_once=0))
+    assert [portion.touched.keys for portion in found] == [{key(2)}, {key(1)}]
+
+
+async def test_nothing_is_split_before_our_chains_stand() -> None:
+    """Else addresses would be bound before the rules that masquerade for them."""
+    desired, touched = merged([wants(key(1))], [wants(key(2))])
+    state = await kernel()
+    state.rulesets[Family.IPV4] = Ruleset()
+    (only,) = portions(touched, desired, state, at_once=0)
+    assert only.last
+    assert only.touched == touched
+
+
+class Watched(FakeDataplane):
+    """A fake that remembers in which order it was asked."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.order: list[Operation] = []
+
+    async def apply(self, operations: Sequence[Operation]) -> Sequence[Outcome]:
+        self.order += operations
+        return await super().apply(operations)
+
+    def places(self, wanted: Callable[[Operation], bool]) -> list[int]:
+        return [place for place, one in enumerate(self.order) if wanted(one)]
+
+
+def cluster(size: int) -> list[Service]:
+    return [
+        service(f"web-{number}", f"10.96.{number // 200}.{number % 200 + 1}")
+        for number in range(size)
+    ]
+
+
+async def test_at_a_cold_start_the_first_services_do_not_wait_for_the_last() -> None:
+    fake = Watched()
+    agent = Agent(fake)
+    services = cluster(1200)
+    agent.list_all([*services, *(part(one.name.name, "10.244.1.5") for one in services)])
+    await settle(agent.reconciler)
+    bound = fake.places(lambda one: isinstance(one, BindAddress))
+    made = fake.places(lambda one: isinstance(one, AddVirtualServer))
+    assert len(bound) == len(made) == len(services)
+    assert bound[0] < made[len(services) // 2] < bound[-1]
+    assert fake.places(lambda one: isinstance(one, ReplaceChains))[-1] < made[0]
+    assert fake.state == agent.reconciler.state
+
+
+async def test_others_have_their_turn_while_many_services_are_looked_at() -> None:
+    fake = FakeDataplane()
+    agent = Agent(fake)
+    agent.list_all(cluster(400))
+    turns = 0
+
+    async def another() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    task = asyncio.create_task(another())
+    await agent.reconciler.cycle()
+    before = turns
+    await agent.reconciler.cycle()
+    task.cancel()
+    assert agent.reconciler.desired.fragments.keys() == {one.name for one in cluster(400)}
+    assert turns - before >= 400 // 20 - 1
+
+
+async def test_what_changes_while_many_are_looked_at_is_not_lost() -> None:
+    fake = FakeDataplane()
+    agent = Agent(fake)
+    services = cluster(400)
+    agent.list_all(services)
+    await agent.reconciler.cycle()
+
+    async def meanwhile() -> None:
+        agent.put(part("web-399", "10.244.9.9"))
+
+    task = asyncio.create_task(meanwhile())
+    report = await agent.reconciler.cycle()
+    await task
+    assert report.covers >= 0
+    await settle(agent.reconciler)
+    last = services[-1].cluster_ips[0]
+    found = fake.state.real_servers[VirtualServerKey(Protocol.TCP, last, 80)]
+    assert found.keys() == {RealServerKey(Address.parse("10.244.9.9"), 8080)}
