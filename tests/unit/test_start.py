@@ -45,7 +45,7 @@ def test_following_an_api_server_imports_what_is_used() -> None:
 
 async def test_memory_is_tidied_up_once_a_start_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
     done: list[str] = []
-    for name in ("collect", "freeze", "set_threshold"):
+    for name in ("freeze", "set_threshold"):
         monkeypatch.setattr(gc, name, lambda *_, name=name: done.append(name))
     memory.begin()
     memory.pass_over_imports()
@@ -60,7 +60,7 @@ async def test_memory_is_tidied_up_once_a_start_is_over(monkeypatch: pytest.Monk
     assert len(done) == 2
     over.set()
     await tidying
-    assert done[2:] == ["collect", "freeze", "set_threshold"]
+    assert done[2:] == ["freeze", "set_threshold"]
 
 
 async def test_a_start_that_waits_long_collects_at_the_later_pace(
