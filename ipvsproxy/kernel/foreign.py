@@ -24,7 +24,7 @@ from ipvsproxy.kernel import iptables, nftables, rtnetlink
 from ipvsproxy.kernel.ipset import Ipsets
 from ipvsproxy.kernel.iptables import Backend, Iptables
 from ipvsproxy.kernel.iptables_text import removal_text
-from ipvsproxy.kernel.netlink import NetlinkSocket, Request
+from ipvsproxy.kernel.netlink import NETFILTER, NetlinkSocket, Request
 from ipvsproxy.kernel.process import ProcessError, Processes
 from ipvsproxy.kernel.refusals import refused
 from ipvsproxy.model import Family
@@ -39,7 +39,7 @@ class Foreign:
         """Take `backend` as `Iptables` does, to know in which one ours stand."""
         self._processes = processes
         self._iptables = Iptables(processes, backend)
-        self._netfilter = NetlinkSocket(nftables.PROTOCOL)
+        self._netfilter = NetlinkSocket(NETFILTER)
         self._route = NetlinkSocket(rtnetlink.PROTOCOL)
 
     def read(self) -> Traces:

@@ -88,7 +88,7 @@ class Ipsets:
     """The ipsets whose names begin as ours do."""
 
     def __init__(self, processes: Processes, netlink: NetlinkSocket | None = None) -> None:
-        """Use a socket of `ipset_codec.PROTOCOL`; without one, programs only."""
+        """Use a socket of NETFILTER; without one, programs only."""
         self._processes = processes
         self._netlink = netlink
         self.ignored: Mapping[str, str] = {}

@@ -32,8 +32,6 @@ from ipvsproxy.model import (
     SetType,
 )
 
-PROTOCOL = 12
-"""NETLINK_NETFILTER, as a protocol of netlink sockets."""
 _SUBSYSTEM = 6 << 8  # NFNL_SUBSYS_IPSET
 _LIST, _ADD, _DELETE = _SUBSYSTEM | 7, _SUBSYSTEM | 9, _SUBSYSTEM | 10  # IPSET_CMD_*
 _VERSION = 6  # IPSET_PROTOCOL_MIN, since Linux 2.6.39

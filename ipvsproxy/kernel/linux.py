@@ -40,12 +40,12 @@ from ipvsproxy.core.operations import (
     UnbindAddress,
 )
 from ipvsproxy.dataplane import DataplaneError, TrafficReading
-from ipvsproxy.kernel import conntrack, ipset_codec, notices, rtnetlink, surroundings, sysctl
+from ipvsproxy.kernel import conntrack, notices, rtnetlink, surroundings, sysctl
 from ipvsproxy.kernel.ipset import Ipsets
 from ipvsproxy.kernel.iptables import Iptables
 from ipvsproxy.kernel.ipvs import Ipvs
 from ipvsproxy.kernel.link import Link, families
-from ipvsproxy.kernel.netlink import NetlinkSocket
+from ipvsproxy.kernel.netlink import NETFILTER, NetlinkSocket
 from ipvsproxy.kernel.process import Processes
 from ipvsproxy.model import State
 
@@ -78,7 +78,7 @@ class LinuxDataplane:
         self._link = Link()
         self._route = NetlinkSocket(rtnetlink.PROTOCOL)
         self._processes = Processes()
-        self._netfilter = NetlinkSocket(ipset_codec.PROTOCOL)
+        self._netfilter = NetlinkSocket(NETFILTER)
         self._ipsets = Ipsets(self._processes, self._netfilter)
         self._iptables = Iptables(self._processes, iptables_backend)
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="dataplane")

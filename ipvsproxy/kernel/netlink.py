@@ -7,13 +7,16 @@ How it works: requests go out in batches. The kernel carries out a batch within 
 message by message, and goes on after one that failed. It tells of each failure, and of a success
 only where that was asked for (netlink_rcv_skb in net/netlink/af_netlink.c): the last request of a
 batch asks, and its acknowledgement says that all before it were carried out of which no failure was
-told. That is one receive call instead of a hundred. An answer that does not fit in the receive
+told. That is one receive call instead of a hundred. nfnetlink refuses a whole batch for want of
+CAP_NET_ADMIN, and answers its first message only (nfnetlink_rcv in net/netfilter/nfnetlink.c): that
+answer is then everyone's. An answer that does not fit in the receive
 buffer is lost, and the next call told so; so a batch must fit: a failure takes 768 bytes there, a
 report well over 1 KiB. The buffer is made larger where that is allowed, and who asks for reports
 asks in batches of `REPORTS`. Still, whatever goes wrong
 with the socket itself (no answer in time, an overrun buffer) leaves requests of which nobody knows
 whether they were carried out: they are `UNANSWERED`, and the socket is thrown away with whatever it
-may still hold; the next use opens another.
+may still hold; the next use opens another. After a wait in vain no further batch is sent, so that
+an exchange waits for one time limit at most.
 """
 
 from __future__ import annotations
@@ -31,10 +34,12 @@ from ipvsproxy.kernel.refusals import UNANSWERED
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["REPORTS", "Answer", "DumpInterruptedError", "NetlinkSocket", "Request"]
+__all__ = ["NETFILTER", "REPORTS", "Answer", "DumpInterruptedError", "NetlinkSocket", "Request"]
 
 REPORTS = 25
 """How many requests that are each answered by a report make a batch."""
+NETFILTER = 12
+"""NETLINK_NETFILTER, a protocol of netlink sockets that the socket module has no name for."""
 _BATCH = 100
 _RECEIVE_BUFFER = 1 << 20
 _SO_RCVBUFFORCE = 33  # as SO_RCVBUF, beyond net.core.rmem_max; needs CAP_NET_ADMIN
@@ -71,6 +76,15 @@ class Answer(NamedTuple):
     """What it reported before its acknowledgement."""
 
 
+class _WaitedInVainError(Exception):
+    """The kernel did not answer a batch in time."""
+
+    def __init__(self, answers: list[Answer]) -> None:
+        super().__init__()
+        self.answers = answers
+        """What is known of each request of the batch."""
+
+
 _DONE = Answer(0)
 _UNANSWERED = Answer(UNANSWERED)
 
@@ -89,10 +103,18 @@ class NetlinkSocket:
         self._sequence = 0
 
     def exchange(self, requests: Sequence[Request], *, batch: int = _BATCH) -> list[Answer]:
-        """Send requests, in batches; return one answer for each, in order. Never raises OSError."""
+        """Send requests, in batches; return one answer for each, in order. Never raises OSError.
+
+        Batches after one that was not answered in time are not sent, and `UNANSWERED` too.
+        """
         answers: list[Answer] = []
         for start in range(0, len(requests), batch):
-            answers += self._exchange_batch(requests[start : start + batch])
+            try:
+                answers += self._exchange_batch(requests[start : start + batch])
+            except _WaitedInVainError as error:
+                answers += error.answers
+                answers += [_UNANSWERED] * (len(requests) - len(answers))
+                break
         return answers
 
     def dump(self, request: Request) -> list[bytes]:
@@ -119,6 +141,7 @@ class NetlinkSocket:
             self._socket = None
 
     def _exchange_batch(self, requests: Sequence[Request]) -> list[Answer]:
+        """Send requests at once. Raises _WaitedInVainError with what is known all the same."""
         first = self._sequence + 1
         self._sequence = (self._sequence + len(requests)) % _SEQUENCES
         last = max(index for index, one in enumerate(requests) if one.acknowledged)
@@ -138,9 +161,12 @@ class NetlinkSocket:
                 )
             )
             self._collect(connection, found, first, requests)
-        except (OSError, CodecError):
+        except (OSError, CodecError) as error:
             self.close()
-            return [_known(found.get(index)) for index in range(len(requests))]
+            known = [_known(found.get(index)) for index in range(len(requests))]
+            if isinstance(error, TimeoutError):
+                raise _WaitedInVainError(known) from error
+            return known
         silence = _DONE if last in found else _UNANSWERED
         return [found.get(index, silence) for index in range(len(requests))]
 
@@ -153,7 +179,8 @@ class NetlinkSocket:
     ) -> None:
         """Read reports and failures until the last request that asks for it is answered.
 
-        Nothing follows the failure of one that asks for nothing: it frames the others.
+        Nothing follows the failure of one that asks for nothing: it frames the others. Nor does
+        anything where nfnetlink has refused all of them.
         """
         last = max(index for index, one in enumerate(requests) if one.acknowledged)
         ended = False
@@ -168,7 +195,14 @@ class NetlinkSocket:
                     found[index] = Answer(0, (*before.payloads, answer.payload))
                     continue
                 found[index] = Answer(error, before.payloads)
+                if index == 0 and self._is_for_all(error):
+                    found.update(dict.fromkeys(range(len(requests)), found[index]))
+                    ended = True
                 ended |= index == last or bool(error and not requests[index].acknowledged)
+
+    def _is_for_all(self, error: int) -> bool:
+        """Say whether the failure of a batch's first request is that of all the others."""
+        return error == errno.EPERM and self._protocol == NETFILTER
 
     def _dump_once(self, request: Request) -> list[bytes] | None:
         self._sequence = sequence = (self._sequence + 1) % _SEQUENCES

@@ -16,9 +16,6 @@ from ipvsproxy.kernel.netlink import NetlinkSocket, Request
 from ipvsproxy.kernel.refusals import refused
 from ipvsproxy.model import Family
 
-PROTOCOL = 12
-"""NETLINK_NETFILTER, as a protocol of netlink sockets."""
-
 _SUBSYSTEM = 10  # NFNL_SUBSYS_NFTABLES
 NEW_TABLE, _LIST_TABLES, _DELETE_TABLE = (_SUBSYSTEM << 8 | kind for kind in range(3))
 _BATCH_BEGIN, _BATCH_END = 0x10, 0x11  # NFNL_MSG_*

@@ -1,4 +1,4 @@
-"""A network namespace of a test's own, for programs that the test starts."""
+"""A network namespace of a test's own, for programs that the test starts; and fewer rights."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 _CLONE_NEWNET = 0x40000000
+_CAPABILITY_VERSION = 0x20080522  # _LINUX_CAPABILITY_VERSION_3
 
 
 @contextmanager
@@ -27,6 +28,19 @@ def fresh_network_namespace() -> Iterator[None]:
             _check(library.setns(home, _CLONE_NEWNET), "setns")
     finally:
         os.close(home)
+
+
+def give_up_capability(number: int) -> None:
+    """Take a capability from the calling thread for good; other threads keep theirs (capset(2))."""
+    library = ctypes.CDLL(None, use_errno=True)
+    header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION, 0)  # of this thread
+    # Effective, permitted and inheritable ones: 32 of each, then the rest.
+    held = (ctypes.c_uint32 * 6)()
+    _check(library.capget(header, held), "capget")
+    word, bit = divmod(number, 32)
+    for kind in range(3):
+        held[3 * word + kind] &= ~(1 << bit)
+    _check(library.capset(header, held), "capset")
 
 
 def _check(result: int, call: str) -> None:

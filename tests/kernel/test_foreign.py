@@ -13,7 +13,7 @@ from ipvsproxy.core.predecessors import Predecessor
 from ipvsproxy.kernel import message, nftables
 from ipvsproxy.kernel.foreign import Foreign
 from ipvsproxy.kernel.iptables_text import SavedTable, parse_tables
-from ipvsproxy.kernel.netlink import NetlinkSocket
+from ipvsproxy.kernel.netlink import NETFILTER, NetlinkSocket
 from ipvsproxy.kernel.process import Processes
 from ipvsproxy.model import Family
 from tests.kernel.netfilter import netfilter, unusable
@@ -126,7 +126,7 @@ def create_table(socket: NetlinkSocket, table: NftTable) -> bool:
 
 
 def test_nftables_tables_of_that_name_go(processes: Processes) -> None:
-    socket = NetlinkSocket(nftables.PROTOCOL)
+    socket = NetlinkSocket(NETFILTER)
     theirs = [NftTable(family, "kube-proxy") for family in Family]
     other = NftTable(Family.IPV4, "other")
     with closing(socket):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -14,7 +16,7 @@ from ipvsproxy.dataplane import DONE, DataplaneError, Refusal
 from ipvsproxy.kernel import ipset_codec
 from ipvsproxy.kernel.ipset import REFUSALS_BEFORE_SHARING, Ipsets, SetOperation
 from ipvsproxy.kernel.ipset_text import TEMPORARY, growth_text
-from ipvsproxy.kernel.netlink import NetlinkSocket
+from ipvsproxy.kernel.netlink import NETFILTER, Answer, NetlinkSocket
 from ipvsproxy.kernel.process import Completed, Processes
 from ipvsproxy.model import (
     Address,
@@ -30,8 +32,10 @@ from ipvsproxy.model import (
     SetSpec,
     SetType,
 )
+from tests.kernel.namespace import give_up_capability
 from tests.kernel.netfilter import netfilter
 
+CAP_NET_ADMIN = 12
 V4, V6 = Address.parse("10.96.0.10"), Address.parse("fd00:96::a")
 EVERY_KIND: dict[str, tuple[SetSpec, set[Member]]] = {
     "KUBE-A": (
@@ -89,7 +93,7 @@ def ipsets(processes: Processes, request: pytest.FixtureRequest) -> Iterator[Ips
     if request.param == "program":
         yield Ipsets(processes)
         return
-    netlink = NetlinkSocket(ipset_codec.PROTOCOL)
+    netlink = NetlinkSocket(NETFILTER)
     yield Ipsets(processes, netlink)
     netlink.close()
 
@@ -326,8 +330,26 @@ def test_without_the_right_it_is_forbidden(processes: Processes) -> None:
     assert processes.launched == 0
 
 
+@pytest.mark.usefixtures("processes")
+def test_without_the_right_every_message_of_a_batch_is_refused_at_once() -> None:
+    messages = [ipset_codec.additions("KUBE-A", [IpMember(V4)]) for _ in range(3)]
+
+    def ask() -> list[Answer]:
+        netlink = NetlinkSocket(NETFILTER)
+        assert netlink.exchange(messages) == [Answer(errno.ENOENT)] * 3
+        netlink.close()
+        give_up_capability(CAP_NET_ADMIN)
+        try:
+            return netlink.exchange(messages)
+        finally:
+            netlink.close()
+
+    with ThreadPoolExecutor(max_workers=1) as thread:
+        assert thread.submit(ask).result() == [Answer(errno.EPERM)] * 3
+
+
 def test_members_launch_nothing_and_the_program_reads_the_same(processes: Processes) -> None:
-    netlink = NetlinkSocket(ipset_codec.PROTOCOL)
+    netlink = NetlinkSocket(NETFILTER)
     ipsets, others = Ipsets(processes, netlink), Ipsets(processes)
     create = [CreateSet(name, spec) for name, (spec, _) in EVERY_KIND.items()]
     assert set(ipsets.apply(create)) == {DONE}

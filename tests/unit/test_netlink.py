@@ -11,11 +11,13 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from ipvsproxy.core.foreign import NftTable
 from ipvsproxy.dataplane import Refusal
-from ipvsproxy.kernel import message, netlink
+from ipvsproxy.kernel import message, netlink, nftables
 from ipvsproxy.kernel.message import CodecError
-from ipvsproxy.kernel.netlink import Answer, DumpInterruptedError, NetlinkSocket, Request
+from ipvsproxy.kernel.netlink import NETFILTER, Answer, DumpInterruptedError, NetlinkSocket, Request
 from ipvsproxy.kernel.refusals import UNANSWERED, refused
+from ipvsproxy.model import Family
 
 ERROR, DONE, REPORT = 2, 3, 28
 INTERRUPTED = 0x10
@@ -251,12 +253,49 @@ class TestExchange:
         assert connection.exchange([REQUEST]) == [Answer(0)]
         assert [opened.closed for opened in kernel.sockets] == [True, False]
 
-    def test_batches_after_one_without_an_answer_are_sent_all_the_same(
+    def test_after_a_wait_in_vain_the_rest_is_not_sent(
         self, kernel: Kernel, connection: NetlinkSocket
     ) -> None:
-        kernel.plan(fails(errno.EAGAIN), acknowledge(0))
+        kernel.plan(acknowledge(*[0] * BATCH), fails(errno.EAGAIN))
+        answers = connection.exchange([REQUEST] * (4 * BATCH))
+        assert [answer.error for answer in answers] == [0] * BATCH + [UNANSWERED] * 3 * BATCH
+        (opened,) = kernel.sockets
+        assert opened.closed
+        assert len(opened.sent) == 2, "one time limit, whatever the number of batches"
+
+        kernel.plan(acknowledge(0))
+        assert connection.exchange([REQUEST]) == [Answer(0)], "by another socket"
+
+    def test_batches_after_trouble_that_costs_no_time_are_sent_all_the_same(
+        self, kernel: Kernel, connection: NetlinkSocket
+    ) -> None:
+        kernel.plan(fails(errno.ENOBUFS), acknowledge(0))
         answers = connection.exchange([REQUEST] * (BATCH + 1))
         assert [answer.error for answer in answers] == [UNANSWERED] * BATCH + [0]
+
+    def test_nfnetlink_refuses_all_for_want_of_the_right_with_one_answer(
+        self, kernel: Kernel
+    ) -> None:
+        connection = NetlinkSocket(NETFILTER)
+        kernel.plan(frames((ERROR, number(-errno.EPERM))))
+        assert connection.exchange([REQUEST] * 3) == [Answer(errno.EPERM)] * 3
+        kernel.plan(frames((ERROR, number(-errno.EPERM))))
+        assert (
+            connection.exchange(nftables.batch(2, NftTable(Family.IPV4, "kube-proxy")))
+            == [Answer(errno.EPERM)] * 3
+        )
+        assert not kernel.sockets[0].closed
+
+    def test_nfnetlink_says_more_after_other_failures(self, kernel: Kernel) -> None:
+        connection = NetlinkSocket(NETFILTER)
+        kernel.plan(frames((ERROR, number(-errno.ENOENT))), acknowledge(errno.ENOENT, errno.EPERM))
+        assert connection.exchange([REQUEST] * 2) == [Answer(errno.ENOENT), Answer(errno.EPERM)]
+
+    def test_others_are_told_of_the_missing_right_one_by_one(
+        self, kernel: Kernel, connection: NetlinkSocket
+    ) -> None:
+        kernel.plan(frames((ERROR, number(-errno.EPERM))), acknowledge(errno.EPERM, 0))
+        assert connection.exchange([REQUEST] * 2) == [Answer(errno.EPERM), Answer(0)]
 
     def test_answers_to_earlier_requests_and_of_strangers_are_passed_over(
         self, kernel: Kernel, connection: NetlinkSocket
