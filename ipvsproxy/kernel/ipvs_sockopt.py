@@ -4,7 +4,9 @@ Knows IP_VS_SO_GET_INFO, _SERVICES and _DESTS (include/uapi/linux/ip_vs.h). By n
 servers of one virtual server take a send and two receives, and attributes that are decoded one by
 one: at 5,000 Services the most of an audit. The interface tells of IPv4 only: how many real servers
 a virtual server has is told too, and where others come than that many, or anything fails, netlink
-is asked (a virtual server may have real servers of IPv6 behind a tunnel).
+is asked (a virtual server may have real servers of IPv6 behind a tunnel). The kernel fills the room
+that it is given and says neither how much of it nor whether more was to tell
+(__ip_vs_get_dest_entries in ip_vs_ctl.c): so there is room for one more than were counted.
 """
 
 from __future__ import annotations
@@ -75,10 +77,9 @@ class SocketOption:
 
     def read(self, key: VirtualServerKey, count: int) -> dict[RealServerKey, RealServer] | None:
         """Read the real servers, `count` of them; None: there are others, ask by netlink."""
-        if not count:
-            return {}
-        question = _DESTS.pack(key.protocol, key.address, key.port.to_bytes(2), 0, count)
-        answer = self._ask(_GET_DESTS, question, count * _DEST.size)
+        room = count + 1
+        question = _DESTS.pack(key.protocol, key.address, key.port.to_bytes(2), 0, room)
+        answer = self._ask(_GET_DESTS, question, room * _DEST.size)
         if answer is None:
             return None
         found = {

@@ -4,6 +4,7 @@ import os
 import socket
 import subprocess
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 
 import pytest
 
@@ -17,6 +18,7 @@ from ipvsproxy.core.operations import (
 )
 from ipvsproxy.dataplane import DONE, Outcome, Reading, RealServerReading, Refusal
 from ipvsproxy.kernel.ipvs import Ipvs, IpvsOperation
+from ipvsproxy.kernel.ipvs_sockopt import SocketOption
 from ipvsproxy.model import (
     Address,
     Connections,
@@ -140,6 +142,24 @@ def test_the_whole_table_is_the_same_by_system_calls_and_by_netlink(
     monkeypatch.setattr(ipvs._option, "counts", dict)
     assert ipvs.real_servers(wanted) == wanted
     assert set(asked) == set(wanted)
+
+
+@pytest.mark.parametrize("before", [0, 1, 3])
+def test_real_servers_that_come_between_counting_and_reading_are_not_left_out(
+    ipvs: Ipvs, before: int
+) -> None:
+    members = [RealServerKey(Address((10, 1, 0, number)), 8080) for number in range(before + 1)]
+    apply(ipvs, AddVirtualServer(WEB, RR))
+    apply(ipvs, *[AddRealServer(WEB, member, RealServer(1)) for member in members[:before]])
+    with closing(SocketOption()) as option:
+        count = option.counts()[WEB]
+        assert count == before
+        assert option.read(WEB, count) == dict.fromkeys(members[:before], RealServer(1))
+
+        apply(ipvs, AddRealServer(WEB, members[before], RealServer(1)))
+        assert option.read(WEB, count) is None
+        apply(ipvs, *[RemoveRealServer(WEB, member) for member in members])
+        assert option.read(WEB, count) == ({} if before == 0 else None)
 
 
 def test_every_scheduler_is_added_set_in_place_and_keeps_the_real_servers(ipvs: Ipvs) -> None:
