@@ -1,8 +1,9 @@
 """Configuration, credentials and TLS of one moment, made by kubernetes_asyncio.
 
 The library reads the kubeconfig, makes the TLS context and keeps the HTTP session; its watch, its
-typed models and its retries are not used. What it leaves out is done here: token files are read
-again when they change, and a session knows whether the files that it was made from are still those
+typed models and its retries are not used. What it leaves out is done here and beside this (`plugin`
+runs credential plugins, `inline_files` keeps its temporary files): token files are read again when
+they change, and a session knows whether the files that it was made from are still those
 (`outdated`). When another one is made, and what an answer means, is `client`'s affair.
 
 The library is imported in `load`, not before (`library`).
@@ -12,8 +13,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias, assert_never
 
@@ -21,7 +23,9 @@ import aiohttp
 
 from ipvsproxy.sources.kubernetes.access import Access, InCluster, Kubeconfig, Server, token_file
 from ipvsproxy.sources.kubernetes.errors import AccessError
+from ipvsproxy.sources.kubernetes.inline_files import InlineFiles
 from ipvsproxy.sources.kubernetes.library import library
+from ipvsproxy.sources.kubernetes.plugin import Limits, PluginError, ask
 
 if TYPE_CHECKING:
     from kubernetes_asyncio.client import ApiClient, Configuration
@@ -34,7 +38,7 @@ _Stamp: TypeAlias = tuple[int, int, int] | None
 
 CREDENTIALS_SECONDS = 30.0
 """How long a kubeconfig may take, whose credentials a program gives or another server renews."""
-_KILLED_SECONDS = 5.0
+_ENDING_SECONDS = 5.0
 """After so long a plugin that does not heed a polite signal is killed."""
 
 
@@ -57,8 +61,15 @@ class Session:
     """A client with the credentials of one moment; closed when retired and no longer used."""
 
     def __init__(
-        self, client: ApiClient, servers: tuple[str, ...], files: Mapping[Path, _Stamp]
+        self,
+        client: ApiClient,
+        servers: tuple[str, ...],
+        files: Mapping[Path, _Stamp],
+        *,
+        closed: Callable[[], None],
     ) -> None:
+        """Use a client that was made from `files`; `closed` is called once, at the end."""
+        self._closed = closed
         self.servers = servers
         """URLs, at least one, in the order in which they are tried."""
         self._client = client
@@ -105,6 +116,17 @@ class Session:
     async def _close_if_done(self) -> None:
         if self._retired and not self._users:
             await self._client.close()
+            self._closed()
+            self._closed = _nothing
+
+
+def _nothing() -> None:
+    """Do nothing."""
+
+
+@cache
+def _inline_files() -> InlineFiles:
+    return InlineFiles(library().loader)
 
 
 async def load(access: Access) -> Session:
@@ -132,7 +154,9 @@ async def load(access: Access) -> Session:
     named = [Path(file) for file in written if file]
     files |= {path: _stamp(path) for path in named}
     client = _client(found.api_client, configuration, named)
-    return Session(client, servers or (str(configuration.host),), files)
+    inline = _inline_files()
+    closed = partial(inline.release, inline.use(named))
+    return Session(client, servers or (str(configuration.host),), files, closed=closed)
 
 
 def _client(
@@ -150,10 +174,11 @@ def _client(
 async def _use_kubeconfig(path: Path, configuration: Configuration) -> None:
     found = library()
     token = token_file(path)
-    _forget_lost_files()
-    _limit_plugins()
+    _inline_files().forget_lost()
+    _run_plugins_ourselves()
     try:
-        async with asyncio.timeout(CREDENTIALS_SECONDS + _KILLED_SECONDS):
+        # For what is no plugin, such as an OpenID server; a plugin has limits of its own.
+        async with asyncio.timeout(CREDENTIALS_SECONDS + 3 * _ENDING_SECONDS):
             await found.load_kube_config(
                 config_file=str(path),
                 client_configuration=configuration,
@@ -166,6 +191,7 @@ async def _use_kubeconfig(path: Path, configuration: Configuration) -> None:
         raise AccessError(f"kubeconfig {path}:{where} {error.strerror}") from None
     except (
         found.config_error,
+        PluginError,
         AttributeError,
         LookupError,
         TypeError,
@@ -173,40 +199,29 @@ async def _use_kubeconfig(path: Path, configuration: Configuration) -> None:
     ) as error:  # the library does not look at types
         reason = " ".join(str(error).split()).removeprefix("Invalid kube-config file. ")
         reason = reason.replace("File does not exists", "there is no file")
-        if reason.startswith("exec: process returned 124"):  # timeout(1)
-            reason = f"no credentials within {CREDENTIALS_SECONDS:g}s: its plugin (exec) hangs"
         raise AccessError(f"kubeconfig {path}: {reason}") from None
     if token is not None:
         _use_token_file(token, configuration)
 
 
-def _limit_plugins() -> None:
-    """Have credential plugins end in time, by timeout(1): the library waits, and ends none."""
+def _run_plugins_ourselves() -> None:
+    """Have `plugin` run what the library would run and neither end nor close."""
     loader = library().loader.__dict__
     provider = loader["ExecProvider"]
     if provider.__module__ == __name__:
         return
 
-    def limited(description: object) -> object:
+    def described(description: object) -> object:
         made = provider(description)
-        limits = (f"--kill-after={_KILLED_SECONDS}", str(CREDENTIALS_SECONDS))
-        made.args = ["timeout", *limits, *made.args]
+
+        async def run() -> Mapping[str, object]:
+            limits = Limits(CREDENTIALS_SECONDS, _ENDING_SECONDS)
+            return await ask(made.args, made.env, api_version=made.api_version, limits=limits)
+
+        made.run = run
         return made
 
-    loader["ExecProvider"] = limited
-
-
-def _forget_lost_files() -> None:
-    """Have certificates that stand in a kubeconfig written again where their files are gone.
-
-    The library writes each into a file of the temporary folder, once in its life, and the system
-    may sweep that folder (tmpfiles.d(5)); or it was full.
-    """
-    written: dict[str, str] = library().loader.__dict__["_temp_files"]
-    for content, name in tuple(written.items()):
-        found = _stamp(Path(name))
-        if found is None or found[2] == 0:
-            del written[content]
+    loader["ExecProvider"] = described
 
 
 def _use_service_account(folder: Path, configuration: Configuration) -> None:
