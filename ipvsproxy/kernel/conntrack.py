@@ -7,7 +7,7 @@ for as long as it sends. TCP needs none of this: its connections end by themselv
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from typing import TypeAlias
 
 from ipvsproxy.core.operations import ForgetFlows
@@ -39,15 +39,20 @@ def forget(operations: Sequence[ForgetFlows], processes: Processes) -> list[Outc
     """Delete the entries of each operation's frontend: those that its real server answers, or all.
 
     One process for each operation; where there are many, one that lists the table and one for each
-    operation that has entries. None found is success. Where the program is missing, a flow ends
+    operation that has entries. None found is success. What cannot be run to its end is not started
+    again: the rest has the same outcome. Where the program is missing, a flow ends
     with its own timeout (net.netfilter.nf_conntrack_udp_timeout_stream, 120 s by default, after the
     client's last packet).
     """
     outcomes: dict[int, Outcome] = {}
-    for family in Family:
-        part = {i: one for i, one in enumerate(operations) if one.key.family is family}
-        outcomes.update(_forget_family(family, part, processes))
-    return [outcomes[index] for index in range(len(operations))]
+    rest = DONE
+    try:
+        for family in Family:
+            part = {i: one for i, one in enumerate(operations) if one.key.family is family}
+            outcomes.update(_forget_family(family, part, processes))  # those before an error stay
+    except ProcessError as error:
+        rest = error.outcome
+    return [outcomes.get(index, rest) for index in range(len(operations))]
 
 
 def arguments(operation: ForgetFlows) -> tuple[str, ...]:
@@ -78,21 +83,22 @@ def parse_flows(text: str) -> set[Flow]:
 
 def _forget_family(
     family: Family, operations: Mapping[int, ForgetFlows], processes: Processes
-) -> dict[int, Outcome]:
+) -> Iterator[tuple[int, Outcome]]:
+    """Carry out one after the other. Raises ProcessError."""
     if len(operations) <= LIST_ABOVE:
-        return {index: _forget(one, processes) for index, one in operations.items()}
-    try:
-        done = processes.run(("conntrack", "-L", "-f", _FAMILIES[family], "-p", "udp"))
-    except ProcessError as error:
-        return dict.fromkeys(operations, error.outcome)
-    if done.returncode:
-        return dict.fromkeys(operations, _refused(done))
+        for index, one in operations.items():
+            yield index, _forget(one, processes)
+        return
+    done = processes.run(("conntrack", "-L", "-f", _FAMILIES[family], "-p", "udp"))
+    refusal = _refused(done) if done.returncode else None
     flows = parse_flows(done.stdout)
     asked = {flow[:2] for flow in flows}
-    return {
-        index: _forget(one, processes) if _has_entries(one, flows, asked) else DONE
-        for index, one in operations.items()
-    }
+    for index, one in operations.items():
+        if refusal is not None:
+            yield index, refusal
+        else:
+            found = _has_entries(one, flows, asked)
+            yield index, _forget(one, processes) if found else DONE
 
 
 def _has_entries(
@@ -106,10 +112,8 @@ def _has_entries(
 
 
 def _forget(operation: ForgetFlows, processes: Processes) -> Outcome:
-    try:
-        done = processes.run(arguments(operation))
-    except ProcessError as error:
-        return error.outcome
+    """Delete entries. Raises ProcessError."""
+    done = processes.run(arguments(operation))
     if done.returncode == 0 or _NOTHING_FOUND in done.stderr:
         return DONE
     return _refused(done)

@@ -41,7 +41,8 @@ HINTS = (":KUBE-IPTABLES-HINT ", ":KUBE-KUBELET-CANARY ")
 """Chains by which kubelet and the node's own iptables show which backend the node uses
 (KEP-3178, and kubernetes-sigs/iptables-wrappers)."""
 LOCK_SECONDS = "5"
-"""How long the legacy backend waits for its lock; the nft backend has none."""
+"""How long the legacy backend waits for its lock, in whole seconds (iptables(8), -w), before it
+refuses; well within the time limit of a program. The nft backend has no lock."""
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger(__name__)
 
@@ -93,7 +94,8 @@ class Iptables:
 
         Raises ValueError for any other word. Which one the node uses is found out at the first
         call, by the hint chains, then by where our chains or kube-proxy's stand; else it is nft,
-        and legacy where this kernel turns out to have no nf_tables.
+        and legacy where this kernel turns out to have no nf_tables. A program that only fails for
+        now (BUSY) decides nothing: the next call looks again.
         """
         if backend not in ("auto", Backend.NFT, Backend.LEGACY):
             raise ValueError(f"iptables backend {backend!r}: give auto, nft or legacy")
@@ -110,7 +112,7 @@ class Iptables:
 
     @property
     def backend(self) -> Backend:
-        """The backend in use; may start programs to find out."""
+        """The backend in use; may start programs to find out, and raise ProcessError (BUSY)."""
         found = self._find_backend()
         self._just_read.clear()
         return found
@@ -128,8 +130,11 @@ class Iptables:
 
         None where the programs are missing or do not work for this family; `unusable` says why.
         """
-        backend = self._find_backend()
-        done = self._just_read.pop(family, None) or self._save(backend, family)
+        try:
+            backend = self._find_backend()
+            done = self._just_read.pop(family, None) or self._save(backend, family)
+        except ProcessError as error:
+            done = str(error)
         if isinstance(done, str):
             self.unusable[family] = done
             return None
@@ -220,7 +225,10 @@ class Iptables:
 
 
 def read_tables(processes: Processes, backend: Backend, family: Family) -> list[SavedTable]:
-    """Read all tables of a backend, whosever they are; none where it does not work here."""
+    """Read all tables of a backend, whosever they are; none where it does not work here.
+
+    Raises ProcessError where it does not work for now (BUSY).
+    """
     done = _run_save(processes, backend, family)
     return [] if isinstance(done, str) else parse_tables(done.stdout)
 
@@ -240,10 +248,15 @@ def _run_restore(processes: Processes, backend: Backend, family: Family, text: s
 
 
 def _run_save(processes: Processes, backend: Backend, family: Family) -> Completed | str:
-    """Run iptables-save, without `-t`, which would load and create a legacy table."""
+    """Run iptables-save, without `-t`, which would load and create a legacy table.
+
+    Returns why it does not work here. Raises ProcessError where it does not for now (BUSY).
+    """
     try:
         done = processes.run((_program(backend, family, "save"),))
     except ProcessError as error:
+        if error.refusal is Refusal.BUSY:
+            raise
         return str(error)
     return done if done.returncode == 0 else done.complaint
 

@@ -245,7 +245,10 @@ def _probe_chains(
     for family, wanted in needed.items():
         adapter = Iptables(processes, choice.backend)
         outcome = adapter.apply(ReplaceChains(family, wanted, Ruleset()))
-        used = adapter.backend or "the plain programs"
+        try:
+            used = adapter.backend or "the plain programs"
+        except ProcessError as error:
+            used = str(error)
         worst = Verdict.FAIL if family is Family.IPV4 else Verdict.WARN
         mend = f"install the package iptables and modprobe xt_set; or {_MODULES}"
         finding = f"{used} ({choice.reason})"

@@ -3,10 +3,17 @@
 Knows how to run a program with a text on its standard input and a time limit; knows no program's
 language. Every program of this package is started here, so that what they have in common is said
 once: C locale, a fixed PATH, no shell, no inherited standard input, a count.
+
+There is one time limit, for one program, and it is an outer one: nothing that works comes near it,
+and what a program waits for itself (iptables' lock) takes less. One whose time is up is killed, and
+its end is waited for, but not that of what it has started. A program that was ended by a signal,
+ours or another's (lack of memory), has said nothing of what it did; it has failed for now, whatever
+it was. Whoever starts one program after another stops at the first that fails so.
 """
 
 from __future__ import annotations
 
+import signal
 import subprocess
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -14,7 +21,7 @@ from typing import NamedTuple
 from ipvsproxy.dataplane import Outcome, Refusal
 
 SECONDS = 30.0
-"""Time limit of one program. A restore of 100,000 members takes about a second."""
+"""Time limit of one program, in seconds. A restore of 100,000 members takes about one."""
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 """Where programs are looked for: fixed, as a service's own PATH often lacks the sbin folders."""
@@ -27,6 +34,7 @@ class Completed(NamedTuple):
     """How a program ended, and what it said."""
 
     returncode: int
+    """Its exit status, from 0 to 255."""
     stdout: str
     stderr: str
 
@@ -65,8 +73,8 @@ class Processes:
         """Run a program to its end and return what it said, whatever its exit status.
 
         Raises ProcessError: UNSUPPORTED where the program is missing, FORBIDDEN where it may not
-        be run, BUSY when it was ended because its time was up, or could not be started for lack of
-        memory or processes.
+        be run, BUSY when it was ended because its time was up, or by a signal of somebody else, or
+        could not be started for lack of memory or processes.
         """
         program = argv[0]
         try:
@@ -93,4 +101,8 @@ class Processes:
         except OSError as error:
             raise ProcessError(Refusal.BUSY, f"{program} cannot be started: {error}") from None
         self.launched += 1
+        if done.returncode < 0:
+            number = -done.returncode
+            message = f"{program} was ended by signal {number} ({signal.strsignal(number)})"
+            raise ProcessError(Refusal.BUSY, message)
         return Completed(done.returncode, done.stdout, done.stderr)

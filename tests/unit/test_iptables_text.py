@@ -11,9 +11,9 @@ import structlog
 from ipvsproxy.core.firewall import ruleset
 from ipvsproxy.core.operations import ReplaceChains
 from ipvsproxy.dataplane import DONE, Refusal
-from ipvsproxy.kernel.iptables import Backend, Iptables
+from ipvsproxy.kernel.iptables import Backend, Iptables, read_tables
 from ipvsproxy.kernel.iptables_text import deletion_text, parse_save, restore_text
-from ipvsproxy.kernel.process import Completed, Processes
+from ipvsproxy.kernel.process import Completed, ProcessError, Processes
 from ipvsproxy.model import Chain, Family, Jump, Rule, Ruleset
 from tests.unit.builders import pods_in
 
@@ -273,6 +273,35 @@ def test_the_backend_is_the_one_that_the_node_uses(
     assert iptables.backend is backend
     assert len(processes.asked) <= 4
     assert all(len(argv) == 1 for argv in processes.asked), "-t would create a legacy table"
+
+
+class Passing(Scripted):
+    """As long as `busy`, one program cannot be run to its end."""
+
+    busy = True
+
+    def run(self, argv: Sequence[str], stdin: str = "") -> Completed:
+        if self.busy and argv[0] == "iptables-nft-save":
+            raise ProcessError(Refusal.BUSY, "iptables-nft-save was ended by signal 9")
+        return super().run(argv, stdin)
+
+
+def test_what_only_fails_for_now_chooses_no_other_backend() -> None:
+    processes = Passing({f"ip{six}tables-{one}-save": EMPTY for six in ("", "6") for one in
+                         ("nft", "legacy")} | {"iptables-nft-restore": EMPTY})  # fmt: skip
+    iptables = Iptables(processes, "auto")
+    assert iptables.dump_all(list(Family)) == {}
+    assert iptables.unusable == dict.fromkeys(Family, "iptables-nft-save was ended by signal 9")
+    assert iptables.apply(WANTED).refusal is Refusal.BUSY
+    assert read_tables(processes, Backend.LEGACY, Family.IPV4) == []
+    with pytest.raises(ProcessError):
+        read_tables(processes, Backend.NFT, Family.IPV4)
+
+    processes.busy = False
+    assert iptables.dump_all(list(Family)) == dict.fromkeys(Family, NOTHING)
+    assert iptables.unusable == {}
+    assert iptables.backend is Backend.NFT
+    assert iptables.apply(WANTED) == DONE
 
 
 def test_what_was_read_to_choose_is_not_read_again_by_the_same_dump_but_by_the_next() -> None:
