@@ -67,9 +67,7 @@ class Server:
             return
         runner = web.AppRunner(
             self._application,
-            access_log=None,
             shutdown_timeout=1.0,
-            keepalive_timeout=IDLE_SECONDS,
         )
         await runner.setup()
         assert runner.server is not None, "it has been set up"
@@ -137,10 +135,12 @@ async def accept(opened: socket.socket, server: web.Server) -> asyncio.Server:
     loop = asyncio.get_running_loop()
 
     def connected() -> asyncio.Protocol:
-        made = server()
-        _silent.add(made)
-        loop.call_later(FIRST_REQUEST_SECONDS, _close_if_silent, made)
-        return made
+        return _Connection(
+            server,
+            loop=loop,
+            access_log=None,  # type: ignore[arg-type]  # there is none
+            keepalive_timeout=IDLE_SECONDS,
+        )
 
     try:
         return await loop.create_server(connected, sock=opened)
@@ -149,31 +149,48 @@ async def accept(opened: socket.socket, server: web.Server) -> asyncio.Server:
         raise
 
 
-_silent: set[asyncio.BaseProtocol] = set()
-"""New connections that have not had a whole request."""
+class _Connection(web.RequestHandler):
+    """A connection that is closed when its first request does not come in time.
+
+    How long the answer takes is not its affair. Between requests the library waits IDLE_SECONDS.
+    """
+
+    __slots__ = ("_waiting",)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        loop = asyncio.get_running_loop()
+        self._waiting = loop.call_later(FIRST_REQUEST_SECONDS, self.force_close)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        self._waiting.cancel()
+        super().connection_lost(exc)
+
+    def asked(self) -> None:
+        self._waiting.cancel()
 
 
 def asked(request: web.BaseRequest) -> None:
-    """Take note of a request: from now on its connection is the library's to close."""
-    _silent.discard(request.protocol)
-
-
-def _close_if_silent(connection: web.RequestHandler) -> None:
-    if connection in _silent:
-        _silent.discard(connection)
-        connection.force_close()
+    """Take note of a request, before it is answered: its connection is the library's to close."""
+    if isinstance(request.protocol, _Connection):
+        request.protocol.asked()
 
 
 def application(handlers: dict[str, Handler]) -> web.Application:
     """Answer GET on these paths, and 404 on all others; at debug every answer is a log line."""
-    made = web.Application()
+    made = web.Application(middlewares=[_note])
     made.on_response_prepare.append(_sign)
     made.add_routes([web.get(path, handler) for path, handler in handlers.items()])
     return made
 
 
-async def _sign(request: web.Request, response: web.StreamResponse) -> None:
+@web.middleware
+async def _note(request: web.Request, handler: Handler) -> web.StreamResponse:
     asked(request)
+    return await handler(request)
+
+
+async def _sign(request: web.Request, response: web.StreamResponse) -> None:
     response.headers["Server"] = SIGNATURE
     response.headers["X-Content-Type-Options"] = "nosniff"
     log.debug("answered", path=request.path, status=response.status, client=request.remote)

@@ -24,7 +24,6 @@ from aiohttp import web
 
 from ipvsproxy.core.health_check import HealthCheck
 from ipvsproxy.http.server import (
-    IDLE_SECONDS,
     RETRY_SECONDS,
     SIGNATURE,
     Clock,
@@ -119,7 +118,7 @@ class HealthChecks:
 
     async def run(self) -> None:
         """Listen where `update` says, until cancelled."""
-        server = web.Server(self._answer, access_log=None, keepalive_timeout=IDLE_SECONDS)
+        server = web.Server(self._answer)
         try:
             while True:
                 self._changed.clear()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import socket
 from collections.abc import AsyncIterator, Iterator
@@ -23,6 +24,7 @@ from ipvsproxy.config import Settings
 from ipvsproxy.core.health_check import HealthCheck
 from ipvsproxy.dataplane import Counters, TrafficReading
 from ipvsproxy.http import neighbours
+from ipvsproxy.http.server import application
 from ipvsproxy.model import Address, Protocol, VirtualServerKey
 from ipvsproxy.objects import ServiceName
 from ipvsproxy.telemetry import AgentStatus, Conditions, ConditionType, Health, Metrics
@@ -31,6 +33,7 @@ from ipvsproxy.telemetry.traffic import TrafficPort
 WALL = 1_700_000_000.0
 NOBODY = "127.0.0.1:1"
 """An address at which nothing listens."""
+REQUEST = b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n"
 OPENMETRICS = "application/openmetrics-text; version=1.0.0"
 
 
@@ -219,6 +222,24 @@ class ChangingClock:
         return WALL
 
 
+@asynccontextmanager
+async def served(pages: web.Application) -> AsyncIterator[int]:
+    """Serve on a port of our own choice, which is given."""
+    with socket.create_server(("127.0.0.1", 0)) as holder:
+        port: int = holder.getsockname()[1]
+    conditions = Conditions()
+    server = http.Server(
+        f"127.0.0.1:{port}", pages, name="metrics", conditions=conditions, wall_clock=lambda: WALL
+    )
+    task = asyncio.create_task(server.run())
+    await asyncio.wait_for(server.listening.wait(), 10)
+    try:
+        yield port
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
 class TestServing:
     async def test_a_taken_port_is_a_condition_until_it_is_free(self, taken: socket.socket) -> None:
         conditions, clock = Conditions(), ChangingClock()
@@ -304,35 +325,63 @@ class TestServing:
         await asyncio.gather(task, return_exceptions=True)
 
     async def test_a_connection_that_asks_nothing_whole_is_closed(
-        self, taken: socket.socket, monkeypatch: pytest.MonkeyPatch
+        self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr("ipvsproxy.http.server.FIRST_REQUEST_SECONDS", 0.05)
-        port = taken.getsockname()[1]
-        taken.close()
-        server = http.Server(
-            f"127.0.0.1:{port}",
-            http.metrics_application(StandInAgent()),
-            name="metrics",
-            conditions=Conditions(),
-            wall_clock=lambda: WALL,
-        )
-        task = asyncio.create_task(server.run())
-        await asyncio.wait_for(server.listening.wait(), 10)
-        asking, writer = await asyncio.open_connection("127.0.0.1", port)
-        request = b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n"
-        writer.write(request)
-        assert await asyncio.wait_for(asking.readline(), 10) == b"HTTP/1.1 200 OK\r\n"
-        for silent in (b"", b"GET / HT"):
+        async with served(http.metrics_application(StandInAgent())) as port:
+            asking, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(REQUEST)
+            assert await asyncio.wait_for(asking.readline(), 10) == b"HTTP/1.1 200 OK\r\n"
+            for silent in (b"", b"GET / HT"):
+                reader, other = await asyncio.open_connection("127.0.0.1", port)
+                other.write(silent)
+                assert await asyncio.wait_for(reader.read(), 10) == b""
+                other.close()
+            writer.write(REQUEST)  # who has asked is not silent
+            assert await asyncio.wait_for(asking.readuntil(b"ok"), 10)
+            assert await asyncio.wait_for(asking.readuntil(b"200 OK"), 10)
+            writer.close()
+
+    async def test_the_time_that_an_answer_takes_does_not_count(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("ipvsproxy.http.server.FIRST_REQUEST_SECONDS", 0.1)
+        silent_one_closed = asyncio.Event()
+
+        async def slow(_: web.Request) -> web.Response:
+            await silent_one_closed.wait()
+            return web.Response(text="after all")
+
+        async with served(application({"/healthz": slow})) as port:
+            asking, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(REQUEST)
             reader, other = await asyncio.open_connection("127.0.0.1", port)
-            other.write(silent)
-            assert await asyncio.wait_for(reader.read(), 10) == b""
-            other.close()
-        writer.write(request)  # who has asked is not silent
-        assert await asyncio.wait_for(asking.readuntil(b"ok"), 10)
-        assert await asyncio.wait_for(asking.readuntil(b"200 OK"), 10)
-        writer.close()
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+            assert await asyncio.wait_for(reader.read(), 10) == b"", "came later, and is closed"
+            silent_one_closed.set()
+            assert await asyncio.wait_for(asking.readuntil(b"after all"), 10)
+            for one in (writer, other):
+                one.close()
+
+    @pytest.mark.parametrize("asked", [REQUEST, b"GET / HT", b"nonsense\r\n\r\n"])
+    async def test_a_connection_that_was_closed_is_not_kept(self, asked: bytes) -> None:
+        def kept() -> int:
+            gc.collect()
+            return sum(isinstance(one, web.RequestHandler) for one in gc.get_objects())
+
+        before = kept()
+        async with served(http.metrics_application(StandInAgent())) as port:
+            for _ in range(5):
+                reader, writer = await asyncio.open_connection("127.0.0.1", port)
+                writer.write(asked)
+                writer.write_eof()
+                await asyncio.wait_for(reader.read(), 10)
+                writer.close()
+                await writer.wait_closed()
+            for _ in range(100):  # the other side is closed a turn later, or two
+                if kept() <= before:
+                    break
+                await asyncio.sleep(0)
+            assert kept() <= before
 
     async def test_an_empty_address_serves_nothing(self) -> None:
         server = http.Server(
