@@ -45,7 +45,6 @@ class Observer:
         """Fields of the configuration file that were changed and count after a restart only."""
         self.writes: Counter[str] = Counter()
         """Acknowledged operations since the start, by kind."""
-        metrics.sync_last.set(wall_clock())
 
     def event(self, event: Event, *, changed: bool) -> None:
         """Take note of what a source has said."""

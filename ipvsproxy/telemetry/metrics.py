@@ -140,7 +140,7 @@ class Metrics:
         )
         self.sync_last = self._gauge(
             "kubeproxy_sync_proxy_rules_last_timestamp_seconds",
-            "When a cycle last left nothing undone (at first: the start), seconds since the epoch",
+            "When a cycle last left nothing undone, seconds since the epoch; 0: none has yet",
         )
         self.sync_last_queued = self._gauge(
             "kubeproxy_sync_proxy_rules_last_queued_timestamp_seconds",

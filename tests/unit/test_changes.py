@@ -153,10 +153,11 @@ def test_the_annotation_is_read_and_nonsense_passed_over(
     assert found.triggered == moment
 
 
-async def test_the_last_sync_is_the_start_then_when_nothing_was_left_undone(agent: Agent) -> None:
+async def test_there_is_no_last_sync_until_nothing_was_left_undone(agent: Agent) -> None:
     """What waits out its pause after a refusal is no refusal, and is not in the kernel either."""
     last = f"{NAME}_last_timestamp_seconds"
-    assert await Agent().value(last) == STARTED
+    assert await Agent().value(last) == 0
+    assert await agent.value(last) == STARTED
     agent.now = STARTED + 10
     agent.kernel.refuse = lambda one: Refusal.FAILED if isinstance(one, AddVirtualServer) else None
     agent.put(service("other", "10.96.0.12"))
