@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from collections.abc import Set as AbstractSet
 
-from ipvsproxy.core.ledger import Ownership, adopt
+from ipvsproxy.core.ledger import claimed
 from ipvsproxy.core.operations import (
     DestroySet,
     Operation,
@@ -65,7 +65,7 @@ def cleanup(state: State, exclude: Collection[Network] = ()) -> Batch:
     def excluded(address: Address) -> bool:
         return any(address in network for network in exclude)
 
-    ours = frozenset(_ours(state))
+    ours = frozenset(claimed(state))
     kept = frozenset(key for key in ours if excluded(key.address))
     bound = frozenset(address for address in state.addresses if excluded(address))
     removal = _Removal(state, ours - kept)
@@ -158,14 +158,6 @@ class _Removal:
     def _add(self, operation: Operation, *needs: int) -> int:
         self.steps.append(Step(operation, needs=tuple(needs)))
         return len(self.steps) - 1
-
-
-def _ours(state: State) -> Iterator[VirtualServerKey]:
-    owned = Ownership(state)
-    adopted = {member for _, member in adopt(state)}
-    for key in state.virtual_servers:
-        if key in owned or frontend_member(key) in adopted:
-            yield key
 
 
 def _kept_members(

@@ -24,6 +24,7 @@ from ipvsproxy.core.predecessors import (
     is_their_chain,
     serves_without_ipvs,
 )
+from ipvsproxy.core.rule_words import parse
 from ipvsproxy.core.sets import LEDGER, set_name
 from ipvsproxy.model import Family, IpPortMember, Rule, Ruleset, State, VirtualServerKey
 
@@ -159,14 +160,9 @@ def _of_table(predecessor: Predecessor, table: RuleTable) -> RemoveRules:
         (chain, rule)
         for chain, rule in table.rules
         if chain not in theirs
-        and (_target(rule) in theirs or is_rule_of(predecessor, table.name, chain, rule))
+        and (parse(rule).target in theirs or is_rule_of(predecessor, table.name, chain, rule))
     )
     return RemoveRules(table.backend, table.family, table.name, rules, theirs)
-
-
-def _target(rule: Rule) -> str:
-    options = (rule.index(option) for option in ("-j", "-g") if option in rule[:-1])
-    return next((rule[position + 1] for position in options), "")
 
 
 def _not_taken_over(state: State) -> int:

@@ -62,6 +62,15 @@ def adopt(state: State) -> frozenset[SetMember]:
     )
 
 
+def claimed(state: State) -> Iterator[VirtualServerKey]:
+    """Give the virtual servers that are ours, and those to be adopted; all others are others'."""
+    owned = Ownership(state)
+    adopted = {member for _, member in adopt(state)}
+    for key in state.virtual_servers:
+        if key in owned or frontend_member(key) in adopted:
+            yield key
+
+
 def _named(key: VirtualServerKey, state: State) -> Iterator[bool]:
     member = frontend_member(key)
     names = (set_name(base, key.family) for base in FRONTEND_SETS)

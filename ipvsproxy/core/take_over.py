@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from ipvsproxy.config import NodePortAddresses, Settings
 from ipvsproxy.core.foreign import Traces
-from ipvsproxy.core.ledger import Ownership, adopt
+from ipvsproxy.core.ledger import claimed
 from ipvsproxy.core.predecessors import (
     KUBE_ROUTER_FRONTENDS,
     KUBE_ROUTER_INTERFACE,
@@ -43,13 +43,7 @@ def predecessors(state: State, traces: Traces) -> tuple[Predecessor, ...]:
 
 def of_others(state: State) -> tuple[VirtualServerKey, ...]:
     """Give the virtual servers that are neither ours nor to be adopted: they stay as they are."""
-    ours = Ownership(state)
-    adopted = {member for _, member in adopt(state)}
-    return tuple(
-        key
-        for key in sorted(state.virtual_servers)
-        if key not in ours and frontend_member(key) not in adopted
-    )
+    return tuple(sorted(state.virtual_servers.keys() - set(claimed(state))))
 
 
 def lost_node_port_addresses(

@@ -19,14 +19,14 @@ from ipvsproxy.core.foreign import (
     Traces,
 )
 from ipvsproxy.core.operations import DestroySet
-from ipvsproxy.dataplane import DONE, DataplaneError, Outcome
+from ipvsproxy.dataplane import DataplaneError, Outcome
 from ipvsproxy.kernel import iptables, nftables, rtnetlink
 from ipvsproxy.kernel.ipset import Ipsets
 from ipvsproxy.kernel.iptables import Backend, Iptables
 from ipvsproxy.kernel.iptables_text import removal_text
-from ipvsproxy.kernel.netlink import NETFILTER, NetlinkSocket, Request
+from ipvsproxy.kernel.link import remove_interface
+from ipvsproxy.kernel.netlink import NETFILTER, NetlinkSocket
 from ipvsproxy.kernel.process import ProcessError, Processes
-from ipvsproxy.kernel.refusals import refused
 from ipvsproxy.model import Family
 
 _BACKENDS = (Backend.NFT, Backend.LEGACY)
@@ -63,7 +63,7 @@ class Foreign:
             case RemoveRules():
                 return self._remove_rules(removal)
             case RemoveInterface(name):
-                return self._remove_interface(name)
+                return remove_interface(self._route, name)
             case RemoveSet(name):
                 (outcome,) = Ipsets(self._processes).apply([DestroySet(name)])
                 return outcome
@@ -89,13 +89,3 @@ class Foreign:
         text = removal_text(removal.table, removal.rules, removal.chains)
         backend = Backend(removal.backend)
         return iptables.restore(self._processes, backend, removal.family, text)
-
-    def _remove_interface(self, name: str) -> Outcome:
-        try:
-            index = socket.if_nametoindex(name)
-        except OSError:
-            return DONE
-        (answer,) = self._route.exchange(
-            [Request(rtnetlink.DELETE_LINK, rtnetlink.link_payload(index))]
-        )
-        return DONE if answer.error == 0 else refused(answer.error)

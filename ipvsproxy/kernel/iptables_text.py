@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from ipvsproxy.core.firewall import OWN_CHAINS
 from ipvsproxy.core.operations import ReplaceChains
+from ipvsproxy.core.rule_words import parse
 from ipvsproxy.model import Chain, Jump, Network, Rule, Ruleset
 
 BUILT_IN_CHAINS = frozenset({"PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"})
@@ -94,7 +95,7 @@ def parse_save(text: str) -> Ruleset:
                 rules[table, chain].append(_rule(line))
             elif chain in BUILT_IN_CHAINS and "KUBE-" in line:
                 rule = _rule(line)
-                if _target(rule) in own:
+                if parse(rule).target in own:
                     jumps.append(Jump(table, chain, rule))
     chains = (Chain(table, name, tuple(found)) for (table, name), found in sorted(rules.items()))
     return Ruleset(tuple(chains), tuple(sorted(jumps, key=lambda jump: jump[:2])))
@@ -180,13 +181,6 @@ def _network(text: str) -> str:
         return str(Network.parse(text))
     except ValueError:
         return text
-
-
-def _target(rule: Rule) -> str:
-    for option in ("-j", "-g"):
-        if option in rule[:-1]:
-            return rule[rule.index(option) + 1]
-    return ""
 
 
 def _text(rule: Rule) -> str:

@@ -10,6 +10,7 @@ Addresses come in thousands; they are packed here, and `netlink` sends them in b
 from __future__ import annotations
 
 import errno
+import socket
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias, assert_never
 
@@ -23,7 +24,7 @@ from ipvsproxy.model import DUMMY_INTERFACE, Family
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["Link", "LinkOperation", "families"]
+__all__ = ["Link", "LinkOperation", "families", "remove_interface"]
 
 LinkOperation: TypeAlias = CreateLink | RemoveLink | BindAddress | UnbindAddress
 _AddressOperation: TypeAlias = BindAddress | UnbindAddress
@@ -53,7 +54,7 @@ class Link:
                 case CreateLink():
                     outcomes[index] = self._create()
                 case RemoveLink():
-                    outcomes[index] = self._remove()
+                    outcomes[index] = remove_interface(self._netlink, DUMMY_INTERFACE)
                 case BindAddress() | UnbindAddress():
                     of_addresses.append((index, operation))
                 case _:
@@ -81,13 +82,15 @@ class Link:
         (answer,) = self._netlink.exchange([request])
         return _creation_outcome(answer.error) if answer.error else DONE
 
-    def _remove(self) -> Outcome:
-        index = rtnetlink.dummy_index()
-        if index is None:
-            return DONE
-        request = Request(rtnetlink.DELETE_LINK, rtnetlink.link_payload(index))
-        (answer,) = self._netlink.exchange([request])
-        return DONE if answer.error in {0, *_GONE} else refused(answer.error)
+
+def remove_interface(netlink: NetlinkSocket, name: str) -> Outcome:
+    """Remove an interface with its addresses; one that is gone already counts too."""
+    try:
+        index = socket.if_nametoindex(name)
+    except OSError:
+        return DONE
+    (answer,) = netlink.exchange([Request(rtnetlink.DELETE_LINK, rtnetlink.link_payload(index))])
+    return DONE if answer.error in {0, *_GONE} else refused(answer.error)
 
 
 def families() -> frozenset[Family]:

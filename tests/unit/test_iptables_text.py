@@ -212,6 +212,8 @@ COMMIT
 :KUBE-SVC-X - [0:0]
 -A PREROUTING -m comment --comment "to KUBE-MARK-MASQ" -j CNI-X
 -A PREROUTING -m comment --comment KUBE-MARK-MASQ -g KUBE-MARK-MASQ
+-A PREROUTING -m comment --comment "-j" -j KUBE-MARK-MASQ
+-A PREROUTING -m comment --comment "-g" -j CNI-X -m comment --comment KUBE-MARK-MASQ
 -A CNI-X -m comment --comment "it's" -j KUBE-MARK-MASQ
 -A KUBE-SVC-X -j KUBE-MARK-MASQ
 -A KUBE-MARK-MASQ -j MARK --set-xmark 0x4000/0x4000
@@ -225,7 +227,10 @@ COMMIT
         chain("KUBE-MARK-MASQ", ("-j", "MARK", "--set-xmark", "0x4000/0x4000"), table="nat"),
     )
     comment = ("-m", "comment", "--comment", "KUBE-MARK-MASQ")
-    assert found.jumps == (Jump("nat", "PREROUTING", (*comment, "-g", "KUBE-MARK-MASQ")),)
+    assert found.jumps == (
+        Jump("nat", "PREROUTING", (*comment, "-g", "KUBE-MARK-MASQ")),
+        Jump("nat", "PREROUTING", (*comment[:-1], "-j", "-j", "KUBE-MARK-MASQ")),
+    )
 
 
 @pytest.mark.parametrize(
