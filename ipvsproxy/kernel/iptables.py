@@ -274,7 +274,7 @@ def _refused(done: Completed, text: str) -> Outcome:
     """Say which line was refused, as the programs give only its number."""
     complaint = " ".join(re.sub(r"Try `.*", "", done.stderr).split()) or done.complaint
     number = _refused_line(done, text)
-    line = "" if number is None else text.splitlines()[number]
+    line = "" if number is None else text.split("\n")[number]
     reason = f"{complaint} [{line}]" if line else complaint
     if line.startswith("-D "):
         return Outcome(Refusal.CONTRADICTED, reason)
@@ -288,4 +288,4 @@ def _refused_line(done: Completed, text: str) -> int | None:
     """Return the number of the line that was refused, from 0; None where that is not said."""
     found = _ERROR_LINE.search(done.stderr)
     number = int(found[1]) - 1 if found else -1
-    return number if 0 <= number < len(text.splitlines()) else None
+    return number if 0 <= number < text.count("\n") else None

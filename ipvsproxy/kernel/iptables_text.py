@@ -8,7 +8,6 @@ as they stand, table by table.
 from __future__ import annotations
 
 import re
-import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -28,6 +27,9 @@ _PROTOCOLS = {
     "ipv6-icmpv6": "ipv6-icmp",
 }
 """Names of protocols in one form: it depends on the version and on /etc/protocols."""
+
+_WORD = re.compile(r""""((?:[^"\\]|\\.)*)(?:"|\\?$)|([^ \t"]+)""")
+_ESCAPED = re.compile(r"\\(.)")
 
 DELETION_LINES = 3
 """Lines of `deletion_text` for each chain."""
@@ -81,7 +83,7 @@ def parse_save(text: str) -> Ruleset:
     own: frozenset[str] = frozenset()
     rules: dict[tuple[str, str], list[Rule]] = {}
     jumps: list[Jump] = []
-    for line in text.splitlines():
+    for line in text.split("\n"):  # comments may have what splitlines() takes for an end
         if line.startswith("*"):
             table = line[1:].strip()
             own = OWN_CHAINS.get(table, frozenset())
@@ -105,7 +107,7 @@ def parse_tables(text: str) -> list[SavedTable]:
     """Read what iptables-save prints, whosever it is."""
     found: list[SavedTable] = []
     table, chains, rules = "", [], []  # type: str, list[str], list[tuple[str, Rule]]
-    for line in text.splitlines():
+    for line in text.split("\n"):  # comments may have what splitlines() takes for an end
         if line.startswith("*"):
             table, chains, rules = line[1:].strip(), [], []
         elif line.startswith(":"):
@@ -167,13 +169,24 @@ def _kept(present: Sequence[Rule], needed: Sequence[Rule]) -> Sequence[Rule]:
 
 def _rule(line: str) -> Rule:
     """Split `-A CHAIN words` into words, in the one form in which rules are compared."""
-    words = shlex.split(line)[2:]
+    words = _words(line)[2:]
     for index in range(1, len(words)):
         if words[index - 1] in ("-s", "-d"):
             words[index] = _network(words[index])
         elif words[index - 1] == "-p":
             words[index] = _PROTOCOLS.get(words[index], words[index])
     return tuple(words)
+
+
+def _words(line: str) -> list[str]:
+    """Split a line as iptables-restore does (add_param_to_argv in iptables/xshared.c).
+
+    Within quotes a backslash is before any character that is meant as it is; nothing is an error.
+    """
+    return [
+        _ESCAPED.sub(r"\1", quoted) or bare  # both empty: an empty word in quotes
+        for quoted, bare in _WORD.findall(line)
+    ]
 
 
 def _network(text: str) -> str:

@@ -325,6 +325,23 @@ def test_a_predecessors_chains_and_double_jumps_are_taken_away(
     assert iptables.leftovers == {Family.IPV4: []}
 
 
+def test_a_jump_of_others_goes_whatever_its_comment(
+    iptables: Iptables, processes: Processes
+) -> None:
+    program = f"iptables-{iptables.backend}"
+    assert iptables.apply(ReplaceChains(Family.IPV4, WANTED[0], NOTHING)) == DONE
+    target = next(chain.name for chain in WANTED[0].chains if chain.table == "filter")
+    comments = ("it's", 'a "b" c', "back\\slash", "", "-j", "sepa\u2028rated", "100%; #1")
+    for comment in comments:
+        words = ("-I", "INPUT", "-m", "comment", "--comment", comment, "-j", target)
+        done = processes.run((program, *words))
+        assert done.returncode == 0, done.complaint
+    there = found(iptables, Family.IPV4)
+    assert len(there.jumps) == len(WANTED[0].jumps) + len(comments)
+    assert iptables.apply(ReplaceChains(Family.IPV4, WANTED[0], there)) == DONE
+    assert found(iptables, Family.IPV4) == WANTED[0]
+
+
 def test_removal_leaves_the_tables_as_they_were(iptables: Iptables, processes: Processes) -> None:
     restore(
         processes,

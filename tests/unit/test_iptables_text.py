@@ -12,7 +12,13 @@ from ipvsproxy.core.firewall import ruleset
 from ipvsproxy.core.operations import ReplaceChains
 from ipvsproxy.dataplane import DONE, Refusal
 from ipvsproxy.kernel.iptables import Backend, Iptables, read_tables
-from ipvsproxy.kernel.iptables_text import deletion_text, parse_save, restore_text
+from ipvsproxy.kernel.iptables_text import (
+    deletion_text,
+    parse_save,
+    parse_tables,
+    removal_text,
+    restore_text,
+)
 from ipvsproxy.kernel.process import Completed, ProcessError, Processes
 from ipvsproxy.model import Chain, Family, Jump, Rule, Ruleset
 from tests.unit.builders import pods_in
@@ -231,6 +237,27 @@ COMMIT
         Jump("nat", "PREROUTING", (*comment, "-g", "KUBE-MARK-MASQ")),
         Jump("nat", "PREROUTING", (*comment[:-1], "-j", "-j", "KUBE-MARK-MASQ")),
     )
+
+
+@pytest.mark.parametrize(
+    ("printed_words", "words"),
+    [
+        (r'"it\'s"', ["it's"]),
+        (r'"a \"q\" b" c', ['a "q" b', "c"]),
+        (r'"back\\slash" ""', ["back\\slash", ""]),
+        ("  it's  a\tb ", ["it's", "a", "b"]),
+        ('"\u2028\x0b\x85"', ["\u2028\x0b\x85"]),
+        ('"no end', ["no end"]),
+        ('"no end \\', ["no end "]),
+    ],
+)
+def test_words_are_split_as_iptables_restore_splits_them(
+    printed_words: str, words: list[str]
+) -> None:
+    (saved,) = parse_tables(f"*raw\n-A X -j Y {printed_words}\nCOMMIT\n")
+    assert saved.rules == (("X", ("-j", "Y", *words)),)
+    text = removal_text("raw", saved.rules, ()).replace("-D X", "-A X")
+    assert [table.rules for table in parse_tables(text)] == [saved.rules]
 
 
 @pytest.mark.parametrize(
