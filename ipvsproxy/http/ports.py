@@ -88,7 +88,10 @@ def metrics_application(agent: Agent) -> web.Application:
 
     async def show_metrics(request: web.Request) -> web.Response:
         await agent.scrape()
-        encode, content_type = choose_encoder(request.headers.get("Accept", ""))
+        try:
+            encode, content_type = choose_encoder(request.headers.get("Accept", ""))
+        except (TypeError, ValueError):  # a version that is none
+            encode, content_type = choose_encoder("")
         body = encode(agent.metrics.registry).removesuffix(_OPENMETRICS_END)
         # A series for each Service port: tens of thousands take a second to write.
         body += await asyncio.to_thread(encode, agent.metrics.traffic.registry)

@@ -172,6 +172,18 @@ class TestMetricsPort:
         labels = 'direction="in",namespace="default",port="http",protocol="TCP",service="web"'
         assert f"ipvsproxy_service_packets_total{{{labels}}} 4.0\n" in text
 
+    @pytest.mark.parametrize(
+        "accept", ["version=1..", f"{OPENMETRICS};version=1.x", ";,;=", "\xff"]
+    )
+    async def test_whoever_asks_for_nonsense_has_text(self, accept: str) -> None:
+        async with (
+            metrics_client(StandInAgent()) as client,
+            client.get("/metrics", headers={"Accept": f"text/plain; {accept}"}) as response,
+        ):
+            assert response.status == 200
+            assert response.headers["Content-Type"].startswith("text/plain")
+            assert "ipvsproxy_services 5.0" in await response.text()
+
     async def test_openmetrics_is_given_where_it_is_asked_for(self) -> None:
         async with (
             metrics_client(StandInAgent()) as client,
