@@ -21,9 +21,15 @@ from __future__ import annotations
 
 import msgspec
 
-_LONGEST_MESSAGE = 300
+_LONGEST_MESSAGE = 300  # characters of what somebody else says
 _UNAUTHORIZED = 401
 _VERSION_TOO_LARGE = "Too large resource version"
+
+
+def one_line(text: str) -> str:
+    """Make a message of somebody else one line of a sensible length."""
+    line = " ".join(text.split())
+    return line if len(line) <= _LONGEST_MESSAGE else f"{line[:_LONGEST_MESSAGE]}..."
 
 
 class AccessError(Exception):
@@ -139,7 +145,7 @@ def _decode(body: bytes | msgspec.Raw) -> _Status:
 def _make(code: int, message: str, retry_after: float) -> ApiError:
     text = f"the API server answered {code or 'with an error'}"
     if message:
-        text += f": {' '.join(message.split())[:_LONGEST_MESSAGE]}"
+        text += f": {one_line(message)}"
     if code == _UNAUTHORIZED:
         text += (
             "; check the token or certificate in the kubeconfig, or the pod's ServiceAccount: "

@@ -22,7 +22,7 @@ class InlineFiles:
     def __init__(self, loader: ModuleType) -> None:
         self._loader = loader.__dict__
         self._users: Counter[Path] = Counter()
-        self._loader["tempfile"] = _Closing
+        self._loader["tempfile"] = _Closing()
 
     def forget_lost(self) -> None:
         """Have files written again that are gone or empty, for the next kubeconfig that is loaded.
@@ -72,3 +72,7 @@ class _Closing:
         handle, name = tempfile.mkstemp(dir=dir)
         os.close(handle)
         return -1, name
+
+    def __getattr__(self, name: str) -> object:
+        found: object = getattr(tempfile, name)
+        return found

@@ -21,8 +21,8 @@ from typing import NamedTuple
 
 import msgspec
 
-LONGEST_COMPLAINT = 300
-"""Characters of a plugin's complaint that are told."""
+from ipvsproxy.sources.kubernetes.errors import one_line
+
 _LARGEST_OUTPUT = 1 << 20
 """Bytes that are read of what a plugin prints; a credential has some thousand."""
 
@@ -57,7 +57,7 @@ async def ask(
     with _file("out") as out, _file("err") as err:
         status = await _run(argv, environment, (out, err), limits)
         if status:
-            complaint = _one_line(_content(err).decode(errors="replace"))
+            complaint = one_line(_content(err).decode(errors="replace"))
             how = f"ended with status {status}" if status > 0 else f"ended by signal {-status}"
             raise PluginError(f"its plugin {argv[0]} {how}: {complaint or 'it says nothing'}")
         printed = _content(out)
@@ -66,7 +66,7 @@ async def ask(
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise PluginError(f"its plugin {argv[0]}: no credential: {error}") from None
     if credential.api_version != api_version:
-        spoken = _one_line(credential.api_version)
+        spoken = one_line(credential.api_version)
         raise PluginError(f"its plugin {argv[0]} speaks {spoken}, not {api_version}")
     return credential.status
 
@@ -128,8 +128,3 @@ def _file(name: str) -> Iterator[int]:
 
 def _content(number: int) -> bytes:
     return os.pread(number, _LARGEST_OUTPUT, 0)
-
-
-def _one_line(text: str) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= LONGEST_COMPLAINT else f"{line[:LONGEST_COMPLAINT]}..."

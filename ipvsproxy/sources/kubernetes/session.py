@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias, assert_never
 import aiohttp
 
 from ipvsproxy.sources.kubernetes.access import Access, InCluster, Kubeconfig, Server, token_file
-from ipvsproxy.sources.kubernetes.errors import AccessError
+from ipvsproxy.sources.kubernetes.errors import AccessError, one_line
 from ipvsproxy.sources.kubernetes.inline_files import InlineFiles
 from ipvsproxy.sources.kubernetes.library import library
 from ipvsproxy.sources.kubernetes.plugin import Limits, PluginError, ask
@@ -192,12 +192,14 @@ async def _use_kubeconfig(path: Path, configuration: Configuration) -> None:
     except (
         found.config_error,
         PluginError,
+        aiohttp.ClientError,  # of an OpenID server
+        AssertionError,
         AttributeError,
         LookupError,
         TypeError,
         ValueError,
     ) as error:  # the library does not look at types
-        reason = " ".join(str(error).split()).removeprefix("Invalid kube-config file. ")
+        reason = one_line(str(error) or repr(error)).removeprefix("Invalid kube-config file. ")
         reason = reason.replace("File does not exists", "there is no file")
         raise AccessError(f"kubeconfig {path}: {reason}") from None
     if token is not None:
