@@ -13,6 +13,7 @@ it was. Whoever starts one program after another stops at the first that fails s
 
 from __future__ import annotations
 
+import errno
 import signal
 import subprocess
 from collections.abc import Sequence
@@ -28,6 +29,10 @@ PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 PACKAGES = {"ipset": "ipset", "conntrack": "conntrack"}
 """The Debian package of a program; that of all others is iptables."""
+
+
+_PASSING = frozenset({errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE})
+"""Why a program cannot be started now, and can be later."""
 
 
 class Completed(NamedTuple):
@@ -74,7 +79,8 @@ class Processes:
 
         Raises ProcessError: UNSUPPORTED where the program is missing, FORBIDDEN where it may not
         be run, BUSY when it was ended because its time was up, or by a signal of somebody else, or
-        could not be started for lack of memory or processes.
+        could not be started for lack of memory, processes or files; FAILED where it cannot be
+        started for any other reason.
         """
         program = argv[0]
         try:
@@ -99,7 +105,8 @@ class Processes:
             message = f"{program} gave no answer within {self._seconds:g} s and was ended"
             raise ProcessError(Refusal.BUSY, message) from None
         except OSError as error:
-            raise ProcessError(Refusal.BUSY, f"{program} cannot be started: {error}") from None
+            refusal = Refusal.BUSY if error.errno in _PASSING else Refusal.FAILED
+            raise ProcessError(refusal, f"{program} cannot be started: {error}") from None
         self.launched += 1
         if done.returncode < 0:
             number = -done.returncode

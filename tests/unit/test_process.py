@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -43,6 +44,27 @@ def test_a_program_that_does_not_come_to_its_end_says_why(
     with pytest.raises(ProcessError, match=reason) as raised:
         Processes(seconds=0.2).run(argv)
     assert raised.value.outcome.refusal is refusal
+
+
+def test_a_program_that_is_none_fails_for_good(tmp_path: Path) -> None:
+    broken = tmp_path / "broken"
+    broken.write_bytes(b"\x7fELF")
+    broken.chmod(0o755)
+    with pytest.raises(ProcessError, match=r"cannot be started: .*Exec format error") as raised:
+        Processes(path=str(tmp_path)).run(("broken",))
+    assert raised.value.refusal is Refusal.FAILED
+
+
+def test_what_cannot_be_started_for_lack_of_something_is_passing() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with Path("/dev/null").open("rb") as lowest_that_is_free:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (lowest_that_is_free.fileno() + 1, hard))
+        try:
+            with pytest.raises(ProcessError, match="cannot be started") as raised:
+                Processes().run(("true",))
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert raised.value.refusal is Refusal.BUSY
 
 
 def test_what_a_program_has_started_is_not_waited_for_beyond_the_limit() -> None:
