@@ -274,7 +274,7 @@ def _refused(done: Completed, text: str) -> Outcome:
     """Say which line was refused, as the programs give only its number."""
     complaint = " ".join(re.sub(r"Try `.*", "", done.stderr).split()) or done.complaint
     number = _refused_line(done, text)
-    line = "" if number is None else text.split("\n")[number]
+    line = "" if number is None else _shown(text.split("\n")[number])
     reason = f"{complaint} [{line}]" if line else complaint
     if line.startswith("-D "):
         return Outcome(Refusal.CONTRADICTED, reason)
@@ -282,6 +282,10 @@ def _refused(done: Completed, text: str) -> Outcome:
         if words in complaint:
             return Outcome(refusal, reason)
     return Outcome(Refusal.FAILED, reason)
+
+
+def _shown(line: str) -> str:
+    return line.encode(errors="surrogateescape").decode(errors="replace")
 
 
 def _refused_line(done: Completed, text: str) -> int | None:

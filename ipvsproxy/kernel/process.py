@@ -41,6 +41,7 @@ class Completed(NamedTuple):
     returncode: int
     """Its exit status, from 0 to 255."""
     stdout: str
+    """Bytes that are not UTF-8 are as in file names (PEP 383), and go out again as they came."""
     stderr: str
 
     @property
@@ -86,10 +87,8 @@ class Processes:
         try:
             done = subprocess.run(
                 argv,
-                input=stdin,
+                input=stdin.encode(errors="surrogateescape"),
                 capture_output=True,
-                encoding="utf-8",
-                errors="replace",
                 env=self._environment,
                 timeout=self._seconds,
                 check=False,
@@ -112,4 +111,5 @@ class Processes:
             number = -done.returncode
             message = f"{program} was ended by signal {number} ({signal.strsignal(number)})"
             raise ProcessError(Refusal.BUSY, message)
-        return Completed(done.returncode, done.stdout, done.stderr)
+        output = done.stdout.decode(errors="surrogateescape")
+        return Completed(done.returncode, output, done.stderr.decode(errors="replace"))

@@ -331,7 +331,17 @@ def test_a_jump_of_others_goes_whatever_its_comment(
     program = f"iptables-{iptables.backend}"
     assert iptables.apply(ReplaceChains(Family.IPV4, WANTED[0], NOTHING)) == DONE
     target = next(chain.name for chain in WANTED[0].chains if chain.table == "filter")
-    comments = ("it's", 'a "b" c', "back\\slash", "", "-j", "sepa\u2028rated", "100%; #1")
+    comments = (
+        "it's",
+        'a "b" c',
+        "back\\slash",
+        "",
+        "-j",
+        "sepa\u2028rated",
+        "100%; #1",
+        "\udcff",
+        "a\rb",
+    )
     for comment in comments:
         words = ("-I", "INPUT", "-m", "comment", "--comment", comment, "-j", target)
         done = processes.run((program, *words))

@@ -29,6 +29,15 @@ def test_whatever_a_program_says_comes_back() -> None:
     assert processes.launched == 1
 
 
+def test_bytes_that_are_no_text_come_through_and_are_not_told() -> None:
+    processes = Processes()
+    text = processes.run(("printf", r"\377\r\n")).stdout
+    assert processes.run(("cat",), text).stdout == text
+    assert processes.run(("od", "-An", "-tx1"), text).stdout.split() == ["ff", "0d", "0a"]
+    done = processes.run(("sh", "-c", r"printf '\377' >&2; exit 1"))
+    assert done.complaint == "\ufffd"
+
+
 @pytest.mark.parametrize(
     ("argv", "refusal", "reason"),
     [
