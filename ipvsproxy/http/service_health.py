@@ -201,9 +201,9 @@ class HealthChecks:
 
     async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
         asked(request)
-        port: int = request.get_extra_info("sockname")[1]
-        check = self._owners.get(port)
-        if check is None:  # a connection that was kept open, of a Service that is gone
+        place = request.get_extra_info("sockname")
+        check = self._owners.get(place[1]) if place else None
+        if check is None:  # a connection of a Service that is gone, or one that is lost by now
             gone = web.Response(status=503, headers={"Server": SIGNATURE})
             gone.force_close()
             return gone

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import aiohttp
 import pytest
 import structlog
+from aiohttp.test_utils import make_mocked_request
 
 from ipvsproxy.core.health_check import HealthCheck
 from ipvsproxy.http import HealthChecks
@@ -168,6 +169,15 @@ class TestPorts:
                 assert last.headers["Connection"] == "close"
         assert await status(port) is None
         assert rig.checks.listening == 0
+
+    async def test_a_request_whose_connection_is_lost_already_is_no_mistake(
+        self, rig: Rig, port: int
+    ) -> None:
+        await rig.update(HealthCheck(WEB, port, 1), addresses=(HOME,))
+        request = make_mocked_request("GET", "/")
+        request.protocol.transport = None
+        response = await rig.checks._answer(request)
+        assert response.status == 503
 
     async def test_another_port_of_the_same_service_is_another_socket(self, rig: Rig) -> None:
         first, second = free_ports(2)
