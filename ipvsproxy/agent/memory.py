@@ -43,8 +43,7 @@ async def tidy_up(after: Awaitable[object]) -> None:
         await after
     finally:
         waiting.cancel()
-    # Without a look at it all, which takes a tenth of a second at 5,000 Services and finds two dozen
-    # objects.
+    # Without a look at it all: at 5,000 Services that is a tenth of a second for two dozen objects.
     gc.freeze()
     gc.set_threshold(*_LATER)
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's

@@ -1,17 +1,19 @@
-"""A great deal to do, in portions that can be planned and carried out one after the other.
+"""A great deal to look at, in portions that can be planned one after the other.
 
-Nothing is split but what is new and hangs on nothing else: Services of which the kernel has
-nothing yet, whose addresses and ports nobody else claims, and that redirect nobody. Carried out in
-whatever order, such ones are served as soon as their own portion is; all else is left for the end
-and planned as one, as are changes of chains. So at a cold start the first Services do not wait for
-the last, what is planned at a time is small, and others get their turn in between.
+Nothing is split off but Services that hang on nothing else: whose addresses and ports nobody else
+claims, and that redirect nobody. Of those, what the kernel has nothing of yet may be carried out
+in whatever order, each portion as soon as it is planned; and what it has all of may be passed over
+where it is as it should be. All else is left for the end and planned as one, as are changes of
+chains. So at a cold start the first Services do not wait for the last, at a restart what is equal
+is found out bit by bit, and others get their turn in between.
 
-Knows what all Services want and what the kernel has; does not know who carries out, nor when.
+Knows what all Services want and what the kernel has; does not know who plans and carries out.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from enum import Enum
 from typing import NamedTuple
 
 from ipvsproxy.core.desired import Desired, Touched
@@ -24,37 +26,50 @@ AT_ONCE = 500
 """Virtual and real servers of a portion: some hundredths of a second of planning in a guest."""
 
 
+class Sort(Enum):
+    """What may be done with a portion by itself."""
+
+    NEW = "new"
+    """It may be carried out."""
+    STANDING = "standing"
+    """It may be passed over if nothing of it is to be done; else it is part of the rest."""
+    REST = "rest"
+    """All that has to be seen as one; the last one."""
+
+
 class Portion(NamedTuple):
     """A part of what was touched."""
 
     touched: Touched
-    last: bool
-    """Whether it is the last one: that of all that has to be seen as one."""
+    sort: Sort
 
 
 def portions(
     touched: Touched, desired: Desired, state: State, at_once: int = AT_ONCE
 ) -> Iterator[Portion]:
-    """Split what was touched. The last portion comes always; mostly it is the only one.
+    """Split what was touched. The rest comes always, as the last one; mostly it is the only one.
 
     `desired` and `state` are looked at when a portion is asked for: by then the one before it may
     have been carried out.
     """
     rest = Touched(set(touched.keys), set(touched.addresses), set(touched.members))
     if len(touched.keys) > at_once and _chains_stand(state):
-        some, size = Touched(), 0
+        collected = {sort: (Touched(), 0) for sort in (Sort.NEW, Sort.STANDING)}
         for fragment in list(desired.fragments.values()):
-            if not fragment.frontends or not _stands_alone(fragment, touched, desired, state):
+            sort = _sort(fragment, touched, desired, state)
+            if sort is Sort.REST:
                 continue
+            some, size = collected[sort]
             some.keys.update(frontend.key for frontend in fragment.frontends)
             some.members.update(_members(fragment) & touched.members)
             size += sum(1 + len(frontend.real_servers) for frontend in fragment.frontends)
+            collected[sort] = some, size
             if size >= at_once:
+                collected[sort] = Touched(), 0
                 rest.keys -= some.keys
                 rest.members -= some.members
-                yield Portion(some, last=False)
-                some, size = Touched(), 0
-    yield Portion(rest, last=True)
+                yield Portion(some, sort)
+    yield Portion(rest, Sort.REST)
 
 
 def _chains_stand(state: State) -> bool:
@@ -62,11 +77,10 @@ def _chains_stand(state: State) -> bool:
     return all(one.chains and not are_others(one) for one in state.rulesets.values())
 
 
-def _stands_alone(fragment: Fragment, touched: Touched, desired: Desired, state: State) -> bool:
-    """Whether all that a Service wants is new, its own, and leads nowhere else."""
-    return all(
+def _sort(fragment: Fragment, touched: Touched, desired: Desired, state: State) -> Sort:
+    """Sort a Service: only one whose every virtual server is its own and leads nowhere else."""
+    if not fragment.frontends or not all(
         frontend.key in touched.keys
-        and frontend.key not in state.virtual_servers
         and desired.held.get(frontend.key) == frontend
         and desired.claimants(frontend.key) == (fragment.name,)
         and frontend.redirect is None
@@ -78,7 +92,12 @@ def _stands_alone(fragment: Fragment, touched: Touched, desired: Desired, state:
             )
         )
         for frontend in fragment.frontends
-    )
+    ):
+        return Sort.REST
+    found = [frontend.key in state.virtual_servers for frontend in fragment.frontends]
+    if not any(found):
+        return Sort.NEW
+    return Sort.STANDING if all(found) else Sort.REST
 
 
 def _members(fragment: Fragment) -> frozenset[SetMember]:

@@ -16,8 +16,8 @@ from typing import TypeAlias
 
 from ipvsproxy.config import Settings
 from ipvsproxy.core.desired import Desired, Touched
-from ipvsproxy.core.plan import Batch, Target, plan
-from ipvsproxy.core.portions import Portion, portions
+from ipvsproxy.core.plan import GROUND, Batch, Target, plan
+from ipvsproxy.core.portions import Sort, portions
 from ipvsproxy.core.retry import FIRST_PAUSE, LONGEST_PAUSE
 from ipvsproxy.core.settlement import Settlement, is_about
 from ipvsproxy.core.surroundings import Surroundings
@@ -73,22 +73,28 @@ class Planning:
         if self.due is not None and self._due <= self._clock():
             touched.add(self._unplanned)
             self._unplanned = Touched()
-        for portion in portions(touched, self._desired, around.kernel):
-            target, batch = self._decide(portion, around, connections)
+        put_back = Touched()
+        for some, sort in portions(touched, self._desired, around.kernel):
+            if sort is Sort.REST:
+                some.add(put_back)
+            target, batch = self._decide(some, around, connections, whole=sort is Sort.REST)
+            if sort is Sort.STANDING:
+                if not all(isinstance(step.operation, GROUND) for step in batch.steps):
+                    put_back.add(some)
+                batch = Batch()
             self.settled.update(target.virtual_servers)
             yield batch
 
     def _decide(
-        self, portion: Portion, around: Surroundings, connections: AllConnections
+        self, touched: Touched, around: Surroundings, connections: AllConnections, *, whole: bool
     ) -> tuple[Target, Batch]:
-        """Plan one portion, without what cannot be planned."""
-        touched, last = portion
+        """Plan a part of what was touched, or the whole of it, without what cannot be planned."""
         try:
-            target, batch = self._plan(touched, around, connections, whole=last)
+            target, batch = self._plan(touched, around, connections, whole=whole)
         except Exception:  # noqa: BLE001 - the culprit is looked for, and the others go on
             culprits = self._culprits(touched, around, connections)
             self._put_off(touched, culprits)
-            target, batch = self._plan(touched, around, connections, without=culprits, whole=last)
+            target, batch = self._plan(touched, around, connections, without=culprits, whole=whole)
         self._unplanned.keys.difference_update(target.virtual_servers)
         if self.due is None:
             self._pause = 0.0

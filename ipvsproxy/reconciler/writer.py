@@ -9,6 +9,7 @@ Services.
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
@@ -187,6 +188,8 @@ class Writer:
         written = Written()
         planned: set[Operation] = set()
         for batch in batches:
+            if not batch.steps:
+                await asyncio.sleep(0)  # planning takes its time too
             await self._carry_out(batch, written)
             if self._owed:
                 planned.update(step.operation for step in batch.steps)

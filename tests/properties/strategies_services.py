@@ -18,7 +18,7 @@ from ipvsproxy.config import Settings
 from ipvsproxy.core.desired import Desired, Touched
 from ipvsproxy.core.packet import Sender, SenderKind
 from ipvsproxy.core.plan import Batch, plan
-from ipvsproxy.core.portions import AT_ONCE, portions
+from ipvsproxy.core.portions import AT_ONCE, Sort, portions
 from ipvsproxy.core.settlement import Holds, Settlement
 from ipvsproxy.core.surroundings import Surroundings
 from ipvsproxy.core.translate import Inputs, translate
@@ -227,9 +227,15 @@ class Follower:
             }
             around = Surroundings(self.settings, self.state, node=NODE)
             nothing = True
-            for portion, last in portions(touched, self.desired, self.state, self.at_once):
+            put_back = Touched()
+            for portion, sort in portions(touched, self.desired, self.state, self.at_once):
+                if sort is Sort.STANDING:  # as if there were something to do
+                    put_back.add(portion)
+                    continue
+                if sort is Sort.REST:
+                    portion.add(put_back)
                 target = self._settlement.target(
-                    portion, around, connections=idle, now=self.now, whole=last
+                    portion, around, connections=idle, now=self.now, whole=sort is Sort.REST
                 )
                 batch = plan(target, self.state)
                 if batch.steps:

@@ -11,12 +11,13 @@ import pytest
 from ipvsproxy.core.desired import Desired, Touched
 from ipvsproxy.core.frontends import Kind
 from ipvsproxy.core.operations import (
+    AddRealServer,
     AddVirtualServer,
     BindAddress,
     Operation,
     ReplaceChains,
 )
-from ipvsproxy.core.portions import portions
+from ipvsproxy.core.portions import Sort, portions
 from ipvsproxy.core.redirect import Redirect
 from ipvsproxy.core.translate import Fragment, Frontend
 from ipvsproxy.dataplane import Outcome
@@ -33,7 +34,7 @@ from ipvsproxy.model import (
     VirtualServer,
     VirtualServerKey,
 )
-from ipvsproxy.objects import Service, ServiceName
+from ipvsproxy.objects import KubernetesObject, Service, ServiceName
 from tests.unit.builders import Agent, part, service, settle
 
 POD = RealServerKey(Address.parse("10.244.1.5"), 8080)
@@ -77,16 +78,11 @@ async def kernel() -> State:
     return fake.state
 
 
-def existing(state: State) -> None:
-    state.virtual_servers[key(1)] = VirtualServer("rr")
-    state.real_servers[key(1)] = {}
-
-
 async def test_what_is_new_and_stands_alone_is_a_portion_each_with_its_members() -> None:
     desired, touched = merged([wants(key(1))], [wants(key(2)), wants(key(2, 443))])
     found = list(portions(touched, desired, await kernel(), at_once=0))
     assert [portion.touched.keys for portion in found] == [{key(1)}, {key(2), key(2, 443)}, set()]
-    assert [portion.last for portion in found] == [False, False, True]
+    assert [portion.sort for portion in found] == [Sort.NEW, Sort.NEW, Sort.REST]
     assert found[0].touched.members == desired.held[key(1)].members
     assert found[-1].touched.members == set()
 
@@ -94,7 +90,7 @@ async def test_what_is_new_and_stands_alone_is_a_portion_each_with_its_members()
 async def test_little_is_one_portion() -> None:
     desired, touched = merged([wants(key(1))], [wants(key(2))])
     found = list(portions(touched, desired, await kernel()))
-    assert [(portion.touched, portion.last) for portion in found] == [(touched, True)]
+    assert found == [(touched, Sort.REST)]
 
 
 @pytest.mark.parametrize(
@@ -122,12 +118,20 @@ async def test_a_service_that_redirects_is_left_for_the_end_with_what_it_leads_t
     assert [portion.touched.keys for portion in found] == [{key(3)}, {key(1), key(2)}]
 
 
-async def test_what_the_kernel_has_already_is_left_for_the_end() -> None:
-    desired, touched = merged([wants(key(1))], [wants(key(2))])
+async def test_what_the_kernel_has_already_is_another_sort_and_what_it_has_a_part_of_is_none() -> (
+    None
+):
+    desired, touched = merged([wants(key(1))], [wants(key(2))], [wants(key(3)), wants(key(3, 443))])
     state = await kernel()
-    existing(state)
+    for one in (key(1), key(3)):
+        state.virtual_servers[one] = VirtualServer("rr")
+        state.real_servers[one] = {}
     found = list(portions(touched, desired, state, at_once=0))
-    assert [portion.touched.keys for portion in found] == [{key(2)}, {key(1)}]
+    assert [(portion.touched.keys, portion.sort) for portion in found] == [
+        ({key(1)}, Sort.STANDING),
+        ({key(2)}, Sort.NEW),
+        ({key(3), key(3, 443)}, Sort.REST),
+    ]
 
 
 async def test_nothing_is_split_before_our_chains_stand() -> None:
@@ -136,8 +140,7 @@ async def test_nothing_is_split_before_our_chains_stand() -> None:
     state = await kernel()
     state.rulesets[Family.IPV4] = Ruleset()
     (only,) = portions(touched, desired, state, at_once=0)
-    assert only.last
-    assert only.touched == touched
+    assert only == (touched, Sort.REST)
 
 
 class Watched(FakeDataplane):
@@ -174,6 +177,35 @@ async def test_at_a_cold_start_the_first_services_do_not_wait_for_the_last() -> 
     assert bound[0] < made[len(services) // 2] < bound[-1]
     assert fake.places(lambda one: isinstance(one, ReplaceChains))[-1] < made[0]
     assert fake.state == agent.reconciler.state
+
+
+async def test_a_restart_looks_at_all_bit_by_bit_and_does_what_little_there_is_to_do() -> None:
+    fake = Watched()
+    agent = Agent(fake)
+    services = cluster(1200)
+    objects: list[KubernetesObject] = [
+        *services,
+        *(part(one.name.name, "10.244.1.5") for one in services),
+    ]
+    agent.list_all(objects)
+    await settle(agent.reconciler)
+    fake.order.clear()
+    again = Agent(fake)
+    again.list_all([*objects, part("web-7", "10.244.1.6", name="web-7-2")])
+    turns = 0
+
+    async def another() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    task = asyncio.create_task(another())
+    await settle(again.reconciler)
+    task.cancel()
+    (one,) = fake.order
+    assert isinstance(one, AddRealServer)
+    assert turns >= (1200 // 20 - 1) + 1200 // 300, "looked at, and then compared"
 
 
 async def test_others_have_their_turn_while_many_services_are_looked_at() -> None:

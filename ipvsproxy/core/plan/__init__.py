@@ -23,14 +23,14 @@ whose virtual server goes. Nothing here is remembered: what fails is still diffe
 
 from __future__ import annotations
 
-from ipvsproxy.core.plan.ground import Ground
+from ipvsproxy.core.plan.ground import GROUND, Ground
 from ipvsproxy.core.plan.members import Members
 from ipvsproxy.core.plan.servers import Servers
 from ipvsproxy.core.plan.steps import Batch, Draft, Step
 from ipvsproxy.core.plan.target import Target
 from ipvsproxy.model import State
 
-__all__ = ["Batch", "Step", "Target", "plan"]
+__all__ = ["GROUND", "Batch", "Step", "Target", "plan"]
 
 
 def plan(target: Target, state: State, seed: bytes = b"") -> Batch:

@@ -43,6 +43,9 @@ from ipvsproxy.model import (
     VirtualServerKey,
 )
 
+GROUND = (CreateLink, CreateSet, GrowSet, SetSysctl, SetTimeouts)
+"""What is planned of the foundation whatever was touched; chains apart."""
+
 
 class Ground:
     """Plans the foundation: what is missing first, and what is in excess at the end.
