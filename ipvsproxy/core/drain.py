@@ -16,10 +16,10 @@ ones kept), and dh again afterwards.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from types import MappingProxyType
 from typing import NamedTuple
 
 from ipvsproxy.core.translate import Frontend
+from ipvsproxy.core.weights.climbing import NOBODY_CLIMBS, Climb
 from ipvsproxy.core.weights.shaping import UNSHAPED, shaped
 from ipvsproxy.model import (
     Flags,
@@ -30,8 +30,6 @@ from ipvsproxy.model import (
     State,
     VirtualServer,
 )
-
-NOBODY_CLIMBS: Mapping[RealServerKey, int] = MappingProxyType({})
 
 
 class Wanted(NamedTuple):
@@ -62,13 +60,13 @@ def settle(
     now: float,
     deadline: float,
     unavailable: Collection[str] = frozenset(),
-    climbing: Mapping[RealServerKey, int] = NOBODY_CLIMBS,
+    climb: Climb = NOBODY_CLIMBS,
 ) -> Settled:
     """Say what a virtual server should look like, given what it looks like.
 
     `connections` are counts (active and inactive) read after the weight had been set to 0; a real
-    server without one is not known to be idle. `deadline` (s) holds from `departed`. `climbing`:
-    which step of a slow start those have reached that are at one.
+    server without one is not known to be idle. `deadline` (s) holds from `departed`. `climb`: how
+    far a slow start has come.
     """
     real_servers = dict(frontend.real_servers)
     held: set[RealServerKey] = set()
@@ -94,7 +92,7 @@ def settle(
         real_servers[member] = found._replace(weight=0)
         draining.add(member)
     server = _tolerant(frontend.server, real_servers, unavailable)
-    weights = _weights(frontend, state, real_servers, held, climbing, scheduler=server.scheduler)
+    weights = _weights(frontend, state, real_servers, held, climb, scheduler=server.scheduler)
     _reweigh(real_servers, weights)
     wanted = Wanted(server, real_servers, frontend.displaced)
     return Settled(wanted, remembered, frozenset(draining))
@@ -105,7 +103,7 @@ def _weights(
     state: State,
     real_servers: Mapping[RealServerKey, RealServer],
     held: Collection[RealServerKey],
-    climbing: Mapping[RealServerKey, int],
+    climb: Climb,
     *,
     scheduler: str,
 ) -> Mapping[RealServerKey, int]:
@@ -117,7 +115,12 @@ def _weights(
     if frontend.shaping == UNSHAPED and all(real.weight <= 1 for real in real_servers.values()):
         return {}  # as they are, and of most Services
     wanted = {member: real.weight for member, real in real_servers.items() if member not in held}
-    weights = shaped(wanted, frontend.shaping, scheduler, climbing)
+    weights = shaped(wanted, frontend.shaping, scheduler, climb.steps)
+    if climb.stays:
+        weights = {
+            member: climb.stays.get(member, weight) if weight else weight
+            for member, weight in weights.items()
+        }
     if not held:
         return weights
     found = state.real_servers.get(frontend.key, {})

@@ -116,6 +116,8 @@ class Checked(NamedTuple):
     real_servers: dict[RealServerKey, RealServer]
     cut: frozenset[RealServerKey] = frozenset()
     """Those that are removed at once, with their connections."""
+    urgent: frozenset[RealServerKey] = frozenset()
+    """Those that are used though they fail, for too many do: what they can bear is missed now."""
 
 
 class Checks:
@@ -166,7 +168,7 @@ class Checks:
             if failing:
                 where = f"port {port_name or key.port} (IPv{key.family})"
                 self._ignored[where] = f"{len(failing)} of {weighing} endpoints of {where}"
-            return Checked(dict(wanted))
+            return Checked(dict(wanted), urgent=frozenset(failing))
         real_servers = dict(wanted)
         if self._cuts(key):
             for member in failing:

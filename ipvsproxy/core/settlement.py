@@ -17,7 +17,7 @@ from typing import NamedTuple, assert_never
 
 from ipvsproxy.config import Settings
 from ipvsproxy.core.desired import Desired, Touched
-from ipvsproxy.core.drain import NOBODY_CLIMBS, Settled, Wanted, settle
+from ipvsproxy.core.drain import Settled, Wanted, settle
 from ipvsproxy.core.foundation import Foundation, foundation, needed_sets
 from ipvsproxy.core.frontends import Kind
 from ipvsproxy.core.ledger import Ownership
@@ -37,7 +37,7 @@ from ipvsproxy.core.sets import (
 )
 from ipvsproxy.core.surroundings import Surroundings
 from ipvsproxy.core.translate import Frontend
-from ipvsproxy.core.weights.climbing import Climbing
+from ipvsproxy.core.weights.climbing import NOBODY_CLIMBS, Climb, Climbing
 from ipvsproxy.model import (
     Address,
     IpMember,
@@ -222,7 +222,7 @@ class Settlement:
             now=now,
             deadline=deadline,
             unavailable=unavailable,
-            climbing=self._climbing(frontend, state, now) if since is None else NOBODY_CLIMBS,
+            climb=self._climb(frontend, state, now) if since is None else NOBODY_CLIMBS,
         )
         if since is not None and not settled.wanted.real_servers:
             return None
@@ -232,9 +232,7 @@ class Settlement:
             self._draining[key] = settled.draining
         return settled
 
-    def _climbing(
-        self, frontend: Frontend, state: State, now: float
-    ) -> Mapping[RealServerKey, int]:
+    def _climb(self, frontend: Frontend, state: State, now: float) -> Climb:
         return self.climbing.steps(
             frontend.key,
             {member: real.weight for member, real in frontend.real_servers.items()}
@@ -244,6 +242,7 @@ class Settlement:
             shaping=frontend.shaping,
             scheduler=frontend.server.scheduler,
             now=now,
+            urgent=frontend.urgent,
         )
 
     def _removable(self, key: VirtualServerKey, state: State, holds: Holds) -> bool:

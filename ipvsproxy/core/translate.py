@@ -77,6 +77,8 @@ class Frontend(NamedTuple):
     shaping: Shaping = UNSHAPED
     cut: frozenset[RealServerKey] = frozenset()
     """Goes at once, with its connections: it fails its health check."""
+    urgent: frozenset[RealServerKey] = frozenset()
+    """Has its whole weight at once, without a slow start: its failing check is passed over."""
 
 
 class Fragment(NamedTuple):
@@ -251,6 +253,7 @@ class _Frontends:
             drain_deadline=self._steering.drain_deadline,
             shaping=self._weighing.shaping(self._gather(place), selection.serving),
             cut=checked.cut,
+            urgent=checked.urgent,
         )
 
     def _policy(self, place: Place) -> Policy:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
-from ipvsproxy.core.weights.climbing import Climbing
+from ipvsproxy.config import Settings
+from ipvsproxy.core.probing import Target, Verdict
+from ipvsproxy.core.weights.climbing import NOBODY_CLIMBS, Climb, Climbing
+from ipvsproxy.core.weights.resuming import resumed
 from ipvsproxy.core.weights.shaping import Shaping, shaped
-from ipvsproxy.core.weights.slow_start import climbs, next_step, resumed, step, steps
+from ipvsproxy.core.weights.slow_start import climbs, next_step, step, steps
 from ipvsproxy.kernel.fake import FakeDataplane
-from ipvsproxy.model import Address, Protocol, RealServer, RealServerKey, VirtualServerKey
+from ipvsproxy.model import Address, Network, Protocol, RealServer, RealServerKey, VirtualServerKey
 from ipvsproxy.objects import Capacity, Node, Service
-from ipvsproxy.store import Listed
-from tests.unit.builders import Agent, frontend, part, service
+from ipvsproxy.store import Judged, Listed
+from tests.unit.builders import Agent, frontend, member, part, service
 
 A, B, C = (RealServerKey(Address.parse(f"10.1.0.{index}"), 8080) for index in (1, 2, 3))
 KEY = VirtualServerKey(Protocol.TCP, Address.parse("10.96.0.1"), 80)
@@ -79,35 +83,34 @@ def test_a_restart_finds_the_step_that_was_reached(
     kernel = {
         one: RealServer(weight) for one, weight in shaped(weights, MINUTE, scheduler, at).items()
     }
-    full = shaped(weights, MINUTE, scheduler, {})
-    began = resumed(full, kernel, duration=60, now=500.0)
-    found = {one: step(500.0 - since, 60) for one, since in began.items()}
+    found = resumed(weights, kernel, shaping=MINUTE, scheduler=scheduler).steps
     assert found.keys() == at.keys() or scheduler != "wrr"
     assert abs(found.get(B, 19) - reached) <= (0 if scheduler != "sh" else 1)
 
 
 def test_a_restart_without_a_climb_finds_none() -> None:
     for scheduler in ("wrr", "sh", "mh", "ovf"):
-        full = shaped({A: 100, B: 70, C: 7}, MINUTE, scheduler, {})
+        wanted = {A: 100, B: 70, C: 7}
+        full = shaped(wanted, MINUTE, scheduler, {})
         kernel = {one: RealServer(weight) for one, weight in full.items()}
-        assert resumed(full, kernel, duration=60, now=500.0) == {}
+        assert resumed(wanted, kernel, shaping=MINUTE, scheduler=scheduler) == ({}, False)
 
 
 def test_the_memory_says_when_the_next_step_is_due() -> None:
     climbing = Climbing()
     weights, found = {A: 1, B: 1}, real(a=1)
 
-    def at(now: float) -> dict[RealServerKey, int]:
+    def at(now: float) -> Climb:
         return climbing.steps(KEY, weights, found, shaping=MINUTE, scheduler="wrr", now=now)
 
-    assert at(100.0) == {B: 1}
+    assert at(100.0) == Climb({B: 1})
     due = climbing.next_due or 0.0
     assert due == pytest.approx(100 + 60 / 18)
     assert climbing.due(due - 0.1) == set()
     assert climbing.due(due) == {KEY}
-    assert at(due) == {B: 2}
+    assert at(due) == Climb({B: 2})
     found |= real(b=2)
-    assert at(160.0) == {}
+    assert at(160.0) == NOBODY_CLIMBS
     assert climbing.due(1000.0) == set()
     climbing.forget(KEY)
 
@@ -213,3 +216,90 @@ async def test_a_climb_survives_the_agent() -> None:
     again.clock.now += 60
     await again.settle()
     assert weights_of(fake) == {"10.244.1.1": 1, "10.244.1.3": 1}
+
+
+async def test_what_comes_near_stays_until_the_next_step() -> None:
+    """Of 256 buckets ten servers have 24 or 25: none of them is climbing, but one is at a tenth."""
+    ten = [RealServerKey(Address.parse(f"10.1.0.{number}"), 8080) for number in range(10)]
+    weights = dict.fromkeys(ten, 1)
+    kernel = {one: RealServer(25 if number % 2 else 24) for number, one in enumerate(ten)}
+    kernel[ten[0]] = RealServer(3)
+    climbing = Climbing()
+
+    def at(now: float, wanted: dict[RealServerKey, int]) -> Climb:
+        return climbing.steps(KEY, wanted, kernel, shaping=MINUTE, scheduler="sh", now=now)
+
+    found = at(100.0, weights)
+    assert found.steps == {ten[0]: 3}
+    assert found.stays == {one: real.weight for one, real in kernel.items()}
+    assert at(101.0, weights) == found
+    assert not at(102.0, {**weights, ten[1]: 2}).stays, "something else is wanted"
+    assert not at(102.0, weights).stays
+    climbing.forget(KEY)
+    at(100.0, weights)
+    due = climbing.next_due or 0.0
+    assert at(due, weights) == Climb({ten[0]: 4})
+
+
+async def test_who_is_used_though_it_fails_has_its_whole_weight_at_once() -> None:
+    fake = FakeDataplane()
+    settings = Settings(node_name="node-a", cluster_cidrs=(Network.parse("10.244.0.0/16"),))
+    agent = Agent(fake, settings=settings)
+    four = [f"10.244.1.{number}" for number in range(1, 5)]
+    web = slow()
+    checked = (*web.annotations, ("ipvsproxy.io/health-check", "tcp"))
+    agent.list_all([msgspec.structs.replace(web, annotations=checked), part("web", *four)])
+    agent.store.apply(Listed("Nodes"))
+    await agent.settle()
+
+    async def judge(verdict: Verdict, *addresses: str) -> dict[str, int]:
+        for address in addresses:
+            target = Target(web.name, Protocol.TCP, member(address))
+            agent.store.apply(Judged(target, verdict))
+        await agent.settle()
+        return weights_of(fake)
+
+    assert await judge(Verdict.UNHEALTHY, *four[:2]) == dict(zip(four, (0, 0, 1, 1), strict=True))
+    assert await judge(Verdict.UNHEALTHY, four[2]) == dict.fromkeys(four, 1), "none of them climbs"
+    found = await judge(Verdict.HEALTHY, four[2])
+    assert found == dict(zip(four, (0, 0, 1, 1), strict=True))
+    found = await judge(Verdict.HEALTHY, four[0])
+    assert found == dict(zip(four, (1, 0, 19, 19), strict=True)), "who has risen climbs"
+
+
+@pytest.mark.parametrize("wrong", ["a minute", ""])
+async def test_a_climb_goes_on_though_its_text_is_wrong_after_a_restart(wrong: str) -> None:
+    fake = FakeDataplane()
+    agent = Agent(fake)
+    agent.list_all([slow("30s"), part("web", "10.244.1.1")])
+    await agent.settle()
+    both = part("web", "10.244.1.1", "10.244.1.3")
+    agent.put(both)
+    for _ in range(16):
+        agent.clock.now += 1
+        await agent.settle()
+    reached = weights_of(fake)
+    assert reached == {"10.244.1.1": 19, "10.244.1.3": 10}
+    again = Agent(fake)
+    again.list_all([slow(wrong), both])
+    await again.settle()
+    assert weights_of(fake) == reached
+    (said,) = again.conditions
+    assert said.message.endswith("; '60s' stays")
+    again.clock.now += 4
+    await again.settle()
+    assert weights_of(fake) == {"10.244.1.1": 19, "10.244.1.3": 11}, "a step each 3.3 s"
+    again.clock.now += 60
+    await again.settle()
+    assert weights_of(fake) == {"10.244.1.1": 1, "10.244.1.3": 1}
+
+
+async def test_a_wrong_text_after_a_restart_makes_no_slow_start_where_weights_are_equal() -> None:
+    fake = FakeDataplane()
+    agents = [Agent(fake), Agent(fake)]
+    for agent, text in zip(agents, ("30s", "a minute"), strict=True):
+        agent.list_all([slow(text), part("web", "10.244.1.1", "10.244.1.2")])
+        await agent.settle()
+    agents[1].put(part("web", "10.244.1.1", "10.244.1.2", "10.244.1.3"))
+    await agents[1].settle()
+    assert set(weights_of(fake).values()) == {1}

@@ -10,6 +10,8 @@ import re
 SLOW_START = "ipvsproxy.io/slow-start"
 SHORTEST, LONGEST = 2, 3600
 """Seconds."""
+UNREMEMBERED = "60s"
+"""What stands for a text that is wrong after a restart, if a climb may have been under way."""
 
 _DURATION = re.compile(
     r"(?:(?P<hours>\d{1,9})h)?(?:(?P<minutes>\d{1,9})m)?(?:(?P<seconds>\d{1,9})s)?"

@@ -3,7 +3,8 @@
 Gathers what the modules of the single annotations have chosen, each judged against the scheduler in
 force, the Service's protocols and its session affinity. After a restart nobody remembers the last
 good text of an annotation that is wrong now; the kernel has kept what it meant, and `kept_by` reads
-it from there. (It has kept no deadline: a wrong one counts as not written then.)
+it from there. (It has kept no deadline: a wrong one counts as not written then. Nor how long a slow
+start takes, but weights that differ may be those of a climb: then it goes on in a usual time.)
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ from ipvsproxy.core.annotations.scheduler_flags import (
     choose_flags,
     read_scheduler_flags,
 )
+from ipvsproxy.core.annotations.slow_start import SLOW_START, UNREMEMBERED, read_slow_start
 from ipvsproxy.core.frontends import Place
 from ipvsproxy.model import (
     Family,
@@ -130,7 +132,10 @@ def kept_by(kernel: State, keys: Iterable[VirtualServerKey]) -> Mapping[str, str
             found[ONE_PACKET] = "one-way"
         if server.persistence:
             prefixes[key.family] = server.persistence_prefix
-        for real in kernel.real_servers.get(key, {}).values():
+        real_servers = kernel.real_servers.get(key, {}).values()
+        if len({real.weight for real in real_servers if real.weight}) > 1:
+            found[SLOW_START] = UNREMEMBERED
+        for real in real_servers:
             if real.upper_threshold:
                 upper, lower = real.upper_threshold, real.lower_threshold
                 found[CONNECTION_LIMIT] = f"{upper},{lower}" if lower else f"{upper}"
@@ -145,6 +150,7 @@ _PARSERS: Mapping[str, Callable[[str], object]] = {
     ONE_PACKET: read_one_packet,
     AFFINITY_PREFIX: read_prefixes,
     CONNECTION_LIMIT: read_limit,
+    SLOW_START: read_slow_start,
 }
 
 

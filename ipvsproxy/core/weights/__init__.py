@@ -4,6 +4,7 @@
     shaping     from there to the kernel: one slow start and zone preference after the other
     slow_start  climbs of real servers that are new, and which step each has reached
     climbing    the memory that these need
+    resuming    who was climbing before a restart
     zones       a preference for the own zone, as far as that can bear it
     normal      whole numbers that the kernel's schedulers and their tables can do with
 

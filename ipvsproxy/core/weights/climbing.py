@@ -2,20 +2,47 @@
 
 Knows virtual servers and what was found of them in the kernel; what a climb is stands in
 `slow_start`. A virtual server that is seen for the first time may have been climbing when the
-agent was last there; the kernel's weights tell.
+agent was last there; the kernel's weights tell (`resuming`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from types import MappingProxyType
+from typing import NamedTuple
 
 from ipvsproxy.core.weights.normal import WEIGHTLESS
-from ipvsproxy.core.weights.shaping import Shaping, shaped
-from ipvsproxy.core.weights.slow_start import climbs, next_step, resumed, step
+from ipvsproxy.core.weights.resuming import resumed
+from ipvsproxy.core.weights.shaping import Shaping
+from ipvsproxy.core.weights.slow_start import began_at, climbs, next_step, step
 from ipvsproxy.model import RealServer, RealServerKey, VirtualServerKey
 
 _PAUSE = 1.0
 """Seconds between two steps of one virtual server, at least."""
+_NOTHING: Mapping[RealServerKey, int] = MappingProxyType({})
+
+
+class Climb(NamedTuple):
+    """How the climbs of one virtual server stand."""
+
+    steps: Mapping[RealServerKey, int] = _NOTHING
+    """The step of each real server that climbs."""
+    stays: Mapping[RealServerKey, int] = _NOTHING
+    """Weights in the kernel that come near enough to what these steps are, until the next one."""
+
+
+NOBODY_CLIMBS = Climb()
+
+
+class _Stay(NamedTuple):
+    """What was found stays while the same is wanted."""
+
+    weights: Mapping[RealServerKey, int]
+    shaping: Shaping
+    scheduler: str
+    found: Mapping[RealServerKey, int]
+    until: float | None
+    """Seconds; None: no step is due."""
 
 
 class Climbing:
@@ -25,6 +52,7 @@ class Climbing:
         self._began: dict[VirtualServerKey, Mapping[RealServerKey, float]] = {}
         self._due: dict[VirtualServerKey, float] = {}
         self._seen: set[VirtualServerKey] = set()
+        self._stays: dict[VirtualServerKey, _Stay] = {}
 
     @property
     def next_due(self) -> float | None:
@@ -40,6 +68,7 @@ class Climbing:
         self._began.pop(key, None)
         self._due.pop(key, None)
         self._seen.discard(key)
+        self._stays.pop(key, None)
 
     def steps(
         self,
@@ -50,25 +79,51 @@ class Climbing:
         shaping: Shaping,
         scheduler: str,
         now: float,
-    ) -> dict[RealServerKey, int]:
-        """Say which step each real server has reached that climbs now; `weights` are wanted."""
+        urgent: Collection[RealServerKey] = (),
+    ) -> Climb:
+        """Say which step each real server has reached that climbs now; `weights` are wanted.
+
+        `urgent` are those that must not climb.
+        """
         if shaping.of_kernel:  # what was found is looked at once it can be told from what is wanted
             self._due.pop(key, None)
-            return {}
+            return NOBODY_CLIMBS
         duration = shaping.slow_start
         began = self._began.pop(key, {})
         self._due.pop(key, None)
         first = key not in self._seen
         self._seen.add(key)
         if not duration or scheduler in WEIGHTLESS:
-            return {}
+            self._stays.pop(key, None)
+            return NOBODY_CLIMBS
+        near = False
         if first:
-            full = shaped(weights, shaping, scheduler, {})
-            began = resumed(full, found, duration=duration, now=now)
-        began = climbs(weights, found, began, duration=duration, now=now)
-        if not began:
-            return {}
-        self._began[key] = began
-        due = min(since + next_step(now - since, duration) for since in began.values())
-        self._due[key] = max(due, now + _PAUSE)
-        return {member: step(now - since, duration) for member, since in began.items()}
+            reached, near = resumed(weights, found, shaping=shaping, scheduler=scheduler)
+            began = {one: began_at(at, duration, now) for one, at in reached.items()}
+        began = climbs(weights, found, began, duration=duration, now=now, urgent=urgent)
+        if began:
+            self._began[key] = began
+            due = min(since + next_step(now - since, duration) for since in began.values())
+            self._due[key] = max(due, now + _PAUSE)
+        if near:
+            at = {member: real.weight for member, real in found.items()}
+            self._stays[key] = _Stay(weights, shaping, scheduler, at, self._due.get(key))
+        return Climb(
+            {member: step(now - since, duration) for member, since in began.items()},
+            self._staying(key, (weights, shaping, scheduler), now),
+        )
+
+    def _staying(
+        self,
+        key: VirtualServerKey,
+        wanted: tuple[Mapping[RealServerKey, int], Shaping, str],
+        now: float,
+    ) -> Mapping[RealServerKey, int]:
+        stay = self._stays.get(key)
+        if stay is None:
+            return _NOTHING
+        over = stay.until is not None and now >= stay.until
+        if over or wanted != (stay.weights, stay.shaping, stay.scheduler):
+            del self._stays[key]
+            return _NOTHING
+        return stay.found

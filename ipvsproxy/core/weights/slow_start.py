@@ -3,13 +3,12 @@
 Knows weights, found and wanted, and when a climb began; the memory is the caller's. New is what
 takes connections from now on, where another one of the same virtual server does already: a
 virtual server that is new as a whole, and one all of whose servers are replaced at once, has nobody
-who could take their share. After a restart the weights in the kernel say how far a climb had got.
+who could take their share. What a restart makes of it is `resuming`'s.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from fractions import Fraction
+from collections.abc import Collection, Mapping
 from math import floor
 
 from ipvsproxy.model import RealServer, RealServerKey
@@ -46,8 +45,12 @@ def climbs(
     *,
     duration: int,
     now: float,
+    urgent: Collection[RealServerKey] = (),
 ) -> dict[RealServerKey, float]:
-    """Say who climbs now, and since when (s); `began` is the same as it was before."""
+    """Say who climbs now, and since when (s); `began` is the same as it was before.
+
+    Of those that are `urgent` none does.
+    """
 
     def takes(member: RealServerKey) -> bool:
         return member in found and found[member].weight > 0
@@ -55,7 +58,7 @@ def climbs(
     serving = {member for member, weight in wanted.items() if weight and takes(member)}
     climbing = {}
     for member, weight in wanted.items():
-        if not weight:
+        if not weight or member in urgent:
             continue
         if member in began:
             climbing[member] = began[member]
@@ -64,28 +67,6 @@ def climbs(
     return {member: since for member, since in climbing.items() if now - since < duration}
 
 
-def resumed(
-    full: Mapping[RealServerKey, int],
-    found: Mapping[RealServerKey, RealServer],
-    *,
-    duration: int,
-    now: float,
-) -> dict[RealServerKey, float]:
-    """Say who was climbing before a restart, by the weights in the kernel.
-
-    `full` are those that the kernel would have if nobody climbed. Who has less of his than another
-    one climbs, from the step that comes nearest.
-    """
-    reached = {
-        member: Fraction(found[member].weight, weight)
-        for member, weight in full.items()
-        if weight and member in found and found[member].weight
-    }
-    most = max(reached.values(), default=Fraction(1))
-    count = steps(duration)
-    began = {}
-    for member, part in reached.items():
-        at = max(1, round(part / most * count))
-        if at < count:
-            began[member] = now - (at - 1) * duration / (count - 1)
-    return began
+def began_at(reached: int, duration: int, now: float) -> float:
+    """Say when a climb began (s) that has just reached a step."""
+    return now - (reached - 1) * duration / (steps(duration) - 1)

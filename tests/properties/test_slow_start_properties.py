@@ -1,0 +1,108 @@
+"""Whatever climbs, and whenever the agent is started again: it writes nothing, and goes on."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ipvsproxy.core.drain import settle
+from ipvsproxy.core.frontends import Kind
+from ipvsproxy.core.translate import Frontend
+from ipvsproxy.core.weights.climbing import Climbing
+from ipvsproxy.core.weights.normal import WEIGHTLESS
+from ipvsproxy.core.weights.shaping import Shaping, shaped
+from ipvsproxy.core.weights.slow_start import steps
+from ipvsproxy.kernel.fake import fresh_state
+from ipvsproxy.model import (
+    Address,
+    Flags,
+    Protocol,
+    RealServer,
+    RealServerKey,
+    Scheduler,
+    VirtualServer,
+    VirtualServerKey,
+)
+
+KEY = VirtualServerKey(Protocol.TCP, Address.parse("10.96.0.1"), 80)
+SCHEDULERS = sorted(set(Scheduler) - WEIGHTLESS)
+"""Those under which anybody climbs."""
+
+
+class Case(NamedTuple):
+    """A virtual server at some moment of its climbs."""
+
+    weights: dict[RealServerKey, int]
+    climbing: dict[RealServerKey, int]
+    shaping: Shaping
+    scheduler: str
+
+
+@st.composite
+def cases(draw: st.DrawFn) -> Case:
+    count = draw(st.integers(1, 12))
+    members = [RealServerKey(Address(number.to_bytes(4)), 80) for number in range(count)]
+    weight = draw(
+        st.sampled_from(
+            [st.just(1), st.integers(0, 10), st.integers(0, 1000), st.integers(0, 65535)]
+        )
+    )
+    weights = {member: draw(weight) for member in members}
+    own = frozenset(draw(st.sets(st.sampled_from(members))))
+    duration = draw(st.sampled_from([2, 5, 10, 60, 3600]))
+    at = st.integers(1, steps(duration) - 1)
+    climbers = draw(st.sets(st.sampled_from(members)))
+    together = draw(st.one_of(st.none(), at))
+    climbing = {
+        member: together if together is not None else draw(at)
+        for member in sorted(climbers)
+        if weights[member]
+    }
+    shaping = Shaping(duration, draw(st.sampled_from([0, 0, 50, 90])), own, draw(st.integers(1, 3)))
+    return Case(weights, climbing, shaping, draw(st.sampled_from(SCHEDULERS)))
+
+
+def restarted(
+    case: Case, kernel: dict[RealServerKey, int], memory: Climbing
+) -> dict[RealServerKey, int]:
+    """Give what an agent wants of the kernel that has just been started."""
+    found = {member: RealServer(weight) for member, weight in kernel.items()}
+    frontend = Frontend(
+        key=KEY,
+        kind=Kind.CLUSTER_IP,
+        server=VirtualServer(case.scheduler, Flags.NONE),
+        real_servers={member: RealServer(weight) for member, weight in case.weights.items()},
+        displaced=frozenset(),
+        retiring=frozenset(),
+        bind=True,
+        members=frozenset(),
+        whole=True,
+        shaping=case.shaping,
+    )
+    state = fresh_state()
+    state.real_servers[KEY] = found
+    climb = memory.steps(
+        KEY, case.weights, found, shaping=case.shaping, scheduler=case.scheduler, now=1000.0
+    )
+    settled = settle(
+        frontend, state, connections={}, departed={}, now=1000.0, deadline=9, climb=climb
+    )
+    return {member: real.weight for member, real in settled.wanted.real_servers.items()}
+
+
+@settings(max_examples=400)
+@given(cases())
+def test_a_restart_at_any_moment_of_a_climb_writes_nothing(case: Case) -> None:
+    kernel = shaped(case.weights, case.shaping, case.scheduler, case.climbing)
+    memory = Climbing()
+    assert restarted(case, kernel, memory) == kernel
+
+
+@given(cases())
+def test_a_restart_where_nobody_climbs_finds_nobody(case: Case) -> None:
+    kernel = shaped(case.weights, case.shaping, case.scheduler, {})
+    memory = Climbing()
+    restarted(case, kernel, memory)
+    assert memory.next_due is None
