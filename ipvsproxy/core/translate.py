@@ -35,8 +35,9 @@ from ipvsproxy.core.probing import Checks, Probing, Target, Verdict
 from ipvsproxy.core.problem import Problem, ProblemKind
 from ipvsproxy.core.redirect import Redirect
 from ipvsproxy.core.surroundings import Surroundings
+from ipvsproxy.core.weights.keeping import Kept
 from ipvsproxy.core.weights.shaping import UNSHAPED, Shaping
-from ipvsproxy.core.weights.weighing import Kept, Weighing
+from ipvsproxy.core.weights.weighing import Weighing
 from ipvsproxy.model import (
     Family,
     RealServer,
@@ -236,7 +237,8 @@ class _Frontends:
         )
         if nobody_here:
             self.without_local.add("external" if place.external else "internal")
-        checked = self._checks.apply(key, place.port.name, self._real_servers(place, selection))
+        real_servers, shaping = self._weigh(place, selection)
+        checked = self._checks.apply(key, place.port.name, real_servers)
         return Frontend(
             key=key,
             kind=place.kinds[0],
@@ -251,7 +253,7 @@ class _Frontends:
             whole=self._inputs.knows_endpoints(key.family),
             redirect=_redirect(place) if redirected else None,
             drain_deadline=self._steering.drain_deadline,
-            shaping=self._weighing.shaping(self._gather(place), selection.serving),
+            shaping=shaping,
             cut=checked.cut,
             urgent=checked.urgent,
         )
@@ -279,14 +281,14 @@ class _Frontends:
             self._selected[which] = select(self._gather(place), policy, self._around.here)
         return self._selected[which]
 
-    def _real_servers(self, place: Place, selection: Selection) -> dict[RealServerKey, RealServer]:
-        endpoints = self._gather(place)
-        return {
-            member: self._steering.real_server(
-                self._weighing.weight(place.key, member, endpoints[member])
-            )
-            for member in sorted(selection.serving)
-        }
+    def _weigh(
+        self, place: Place, selection: Selection
+    ) -> tuple[dict[RealServerKey, RealServer], Shaping]:
+        weights, shaping = self._weighing.weigh(
+            place.key, self._gather(place), sorted(selection.serving), self._steering.scheduler
+        )
+        made = {weight: self._steering.real_server(weight) for weight in set(weights.values())}
+        return {member: made[weight] for member, weight in weights.items()}, shaping
 
 
 def _redirect(place: Place) -> Redirect:

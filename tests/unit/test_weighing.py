@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from ipvsproxy.config import Settings, WatchNodes
 from ipvsproxy.core.problem import ProblemKind
 from ipvsproxy.core.surroundings import Surroundings
 from ipvsproxy.core.translate import Fragment, Frontend, Inputs, translate
+from ipvsproxy.core.weights.normal import normal_weights
+from ipvsproxy.core.weights.shaping import UNSHAPED, shaped
 from ipvsproxy.kernel.fake import fresh_state
 from ipvsproxy.model import (
     Address,
@@ -79,8 +82,7 @@ def a_slice(
 
 def translated(
     what: Service,
-    part: EndpointSlice,
-    *,
+    *parts: EndpointSlice,
     previous: Fragment | None = None,
     kernel: State | None = None,
     nodes: dict[str, Node] | None = None,
@@ -94,7 +96,7 @@ def translated(
         nodes=NODES if nodes is None else nodes,
         nodes_known=nodes_known,
     )
-    return translate(Inputs(what, (part,), whole=True), around, previous)
+    return translate(Inputs(what, parts, whole=True), around, previous)
 
 
 def served(*weights: int) -> State:
@@ -242,17 +244,104 @@ def test_a_nodes_wrong_weight_leaves_its_good_one() -> None:
         (service(rules="zone=b:9"), a_slice("{"), NODES),
         (service(), a_slice(weight="x"), NODES),
         (service(preference="most"), a_slice(), NODES),
-        (service(source="node"), a_slice(), {**NODES, "n3": Node("n3", weight="x")}),
     ],
 )
-def test_after_a_restart_a_wrong_value_leaves_all_weights_of_the_kernel(
+def test_after_a_restart_a_wrong_value_that_concerns_all_leaves_all_weights_of_the_kernel(
     what: Service, part: EndpointSlice, nodes: dict[str, Node]
 ) -> None:
     first = translated(what, part, kernel=served(7, 3, 0), nodes=nodes)
-    assert weights_of(first) == [7, 3, 1], "0 may be that of a server that drained"
+    assert weights_of(first) == [7, 3, 0], "beside others 0 may be what was asked for"
     again = translated(what, part, kernel=served(1, 1, 1), nodes=nodes, previous=first)
-    assert weights_of(again) == [7, 3, 1]
-    assert first.kept == {KEY: dict(zip(_members(), (7, 3), strict=False))}
+    assert weights_of(again) == [7, 3, 0]
+    alone = translated(what, part, kernel=served(0, 0, 0), nodes=nodes)
+    assert sum(weights_of(alone)) > 0, "a wrong value takes no Service down"
+
+
+def of_nodes(**weights: str) -> dict[str, Node]:
+    return {name: Node(name, weight=weights.get(name)) for name in NODES}
+
+
+@pytest.mark.parametrize(
+    ("good", "kernel", "later", "weights"),
+    [
+        pytest.param("30 20 10", (3, 2, 1), "30 x 10", [30, 20, 10], id="nothing else changes"),
+        pytest.param("30 20 10", (3, 2, 1), "30 x 60", [30, 20, 60], id="one changes at once"),
+        pytest.param("6 4 4", (3, 2, 2), "6 x 0", [6, 4, 0], id="one is taken out"),
+        pytest.param("7 7 7", (1, 1, 1), "7 x 14", [7, 7, 14], id="all were equal"),
+        pytest.param("30 0 10", (3, 0, 1), "30 x 10", [30, 0, 10], id="one was out"),
+        pytest.param("30 20 10", (3, 2, 1), "x x 20", [30, 20, 20], id="two are lost"),
+        pytest.param("3 2 4", (3, 2, 4), "6 x 8", [6, 4, 8], id="while nobody was there: all"),
+    ],
+)
+def test_after_a_restart_a_nodes_wrong_weight_leaves_the_kernels_to_its_endpoints_only(
+    good: str, kernel: tuple[int, ...], later: str, weights: list[int]
+) -> None:
+    what, part = service(source="node"), a_slice()
+    names = list(NODES)
+    lost = [name for name, text in zip(names, later.split(), strict=True) if text == "x"]
+    now = dict(zip(names, good.split(), strict=True)) | dict.fromkeys(lost, "x")
+    if weights == [6, 4, 8]:
+        now = dict(zip(names, later.split(), strict=True))
+    first = translated(what, part, kernel=served(*kernel), nodes=of_nodes(**now))
+    then = dict(zip(names, later.split(), strict=True))
+    after = translated(what, part, previous=first, nodes=of_nodes(**then))
+    assert weights_of(after) == weights
+    right = translated(what, part, previous=after, nodes=of_nodes(n1="1", n2="2", n3="3"))
+    assert weights_of(right) == [1, 2, 3]
+    assert not right.kept
+
+
+def two_slices(wrong: str, right: str) -> tuple[EndpointSlice, EndpointSlice]:
+    """Give a slice with the first two endpoints, and one with the third."""
+    whole = a_slice()
+    return tuple(
+        msgspec.structs.replace(whole, name=name, endpoints=whole.endpoints[part], weights=text)
+        for name, part, text in (("s1", slice(0, 2), wrong), ("s2", slice(2, 3), right))
+    )  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize("scheduler", ["wrr", "sh", "mh", "ovf"])
+def test_one_slice_that_is_wrong_after_a_restart_freezes_its_own_endpoints_only(
+    scheduler: str,
+) -> None:
+    what = service(scheduler=scheduler)
+    before = translated(what, *two_slices('{"10.1.0.1": 8, "10.1.0.2": 4}', '{"10.1.0.3": 12}'))
+    told = normal_weights(
+        {one: real.weight for one, real in frontend_of(before).real_servers.items()}, scheduler
+    )
+    kernel = served(*(told[member] for member in _members()))
+    first = translated(what, *two_slices("{", '{"10.1.0.3": 12}'), kernel=kernel)
+    now = {one: real.weight for one, real in frontend_of(first).real_servers.items()}
+    assert normal_weights(now, scheduler) == told, "a restart writes nothing"
+    more = translated(what, *two_slices("{", '{"10.1.0.3": 24}'), kernel=kernel, previous=first)
+    found = weights_of(more)
+    assert found[0] == 2 * found[1]
+    assert found[2] == 3 * found[0]
+
+
+def test_what_is_frozen_by_zone_has_a_ratio_by_zone() -> None:
+    """A preference gives the own zone's endpoint more, of the same weight, than the others."""
+    what = service(source="node", preference="60")
+    good = of_nodes(n1="6", n2="4", n3="2")
+    before = frontend_of(translated(what, a_slice(), nodes=good))
+    told = shaped(
+        {one: real.weight for one, real in before.real_servers.items()}, before.shaping, "wrr", {}
+    )
+    kernel = served(*(told[member] for member in _members()))
+    first = translated(what, a_slice(), kernel=kernel, nodes=of_nodes(n1="6", n2="4", n3="x"))
+    assert weights_of(first) == [6, 4, 2]
+    assert frontend_of(first).shaping == before.shaping
+    alone = translated(what, a_slice(), kernel=kernel, nodes=of_nodes(n1="x", n2="4", n3="2"))
+    assert weights_of(alone) == list(told.values()), "in its zone there is nobody to compare with"
+    assert frontend_of(alone).shaping == UNSHAPED
+
+
+def test_a_restart_with_a_wrong_weight_in_a_climb_takes_the_most_for_what_is_whole() -> None:
+    nodes = of_nodes(n1="2", n2="2", n3="x")
+    first = translated(
+        service(source="node", slow="60s"), a_slice(), kernel=served(19, 5, 38), nodes=nodes
+    )
+    assert weights_of(first) == [2, 2, 4]
 
 
 def test_a_wrong_value_in_a_running_agent_takes_nothing_from_the_kernel() -> None:
@@ -263,7 +352,7 @@ def test_a_wrong_value_in_a_running_agent_takes_nothing_from_the_kernel() -> Non
 
 def test_weights_of_the_kernel_are_read_once() -> None:
     what = service(rules="zone=b", slow="60s")
-    first = translated(what, a_slice(), kernel=served(1, 1, 0))
+    first = translated(what, a_slice(), kernel=served(1, 1, 1))
     later = translated(what, a_slice(), kernel=served(19, 19, 7), previous=first)
     assert weights_of(first) == weights_of(later) == [1, 1, 1], "7 was a step of a climb"
 

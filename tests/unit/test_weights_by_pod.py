@@ -153,9 +153,12 @@ def test_a_wrong_value_keeps_the_pods_last_good_one(wrong: str) -> None:
     assert "stay" in problem.message
 
 
-def test_after_a_restart_with_a_wrong_value_the_kernels_weights_stay() -> None:
-    bad = {**WEIGHTS, ("shop", "web-1"): "heavy"}
-    assert weights_of(translated(service(), a_slice(), bad, kernel=served(2, 5, 1))) == [2, 5, 1]
+def test_after_a_restart_with_a_wrong_value_the_kernels_weight_of_that_pod_stays() -> None:
+    bad = {**WEIGHTS, ("shop", "web-1"): "heavy", ("shop", "web-2"): "10"}
+    first = translated(service(), a_slice(), bad, kernel=served(2, 10, 1))
+    assert weights_of(first) == [2, 10, 1]
+    later = bad | {("shop", "web-2"): "4"}
+    assert weights_of(translated(service(), a_slice(), later, previous=first)) == [2, 4, 1]
 
 
 def test_a_wrong_source_keeps_the_pods_weights() -> None:

@@ -1,6 +1,7 @@
 """How much of a virtual server's traffic each real server is to have, and how the kernel is told.
 
     weighing    what is wanted, of objects only: annotations of slices, Services and Nodes
+    keeping     what the kernel remembers of it, where nobody else does
     shaping     from there to the kernel: one slow start and zone preference after the other
     slow_start  climbs of real servers that are new, and which step each has reached
     climbing    the memory that these need

@@ -9,20 +9,22 @@ made of a weight (`shaping`, `normal`). The first of these that says anything co
 4. what the Node can bear, where that is the source;
 5. nothing: 1.
 
-Two things make the kernel speak for all of these: a value that is wrong after a restart, when
-nobody remembers the good one, and Nodes or Pods that are needed and not listed yet. Then the
-weights found in the kernel stay, all of the virtual server's: they are in the kernel's proportion,
-and one of ours among them would not be.
+A value that is wrong after a restart, when nobody remembers the good one, has the kernel speak for
+those endpoints whose weight it may give: their weights stay, and those of others are what they are
+(`keeping`). Where there is no other to compare with, all weights of the virtual server stay as they
+are in the kernel. So they do while a zone preference is not known, or Nodes or Pods are needed and
+not listed yet.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from types import MappingProxyType
+from fractions import Fraction
 from typing import TypeVar
 
 from ipvsproxy.config import WatchNodes
 from ipvsproxy.core.annotations import (
+    HEALTH_CHECK,
     NODE_WEIGHT,
     POD_WEIGHT,
     SLICE_WEIGHT,
@@ -43,6 +45,7 @@ from ipvsproxy.core.annotations import (
 from ipvsproxy.core.endpoints import PlacedEndpoint
 from ipvsproxy.core.problem import Problem, ProblemKind
 from ipvsproxy.core.surroundings import Surroundings
+from ipvsproxy.core.weights.keeping import NOTHING_KEPT, Kept, KeptWeights, compared, whole
 from ipvsproxy.core.weights.normal import TABLES, WEIGHTLESS
 from ipvsproxy.core.weights.shaping import UNSHAPED, WITHOUT_PREFERENCE, Shaping
 from ipvsproxy.model import Address, RealServerKey, Scheduler, VirtualServerKey
@@ -51,10 +54,6 @@ from ipvsproxy.objects import EndpointSlice, Node
 Value = TypeVar("Value")
 
 DEFAULT_WEIGHT = 1
-
-Kept = Mapping[VirtualServerKey, Mapping[RealServerKey, int]]
-"""Weights that were found in the kernel."""
-NOTHING_KEPT: Kept = MappingProxyType({})
 
 _STAYS = "the previous weights stay"
 _WEIGHTED = {Scheduler.RR: Scheduler.WRR, Scheduler.LC: Scheduler.WLC}
@@ -89,8 +88,8 @@ class Weighing:
         self._source = reader.read(WEIGHT_SOURCE, read_weight_source, stays=_STAYS)
         self._slow_start = reader.read(SLOW_START, read_slow_start)
         self._preference = reader.read(ZONE_PREFERENCE, read_zone_preference, stays=_STAYS)
-        self._names = [WEIGHT_RULES, WEIGHT_SOURCE, ZONE_PREFERENCE]
-        """All that is read to weigh, as the reader knows it."""
+        self._lost = {name for name in (WEIGHT_RULES, WEIGHT_SOURCE) if reader.never_right(name)}
+        """What is wrong, and was never right, as the reader knows it; its good value is unknown."""
         self._by_address: dict[str, Mapping[Address, int]] = {}
         self._by_slice: dict[str, int] = {}
         self._read_slices(slices)
@@ -106,15 +105,11 @@ class Weighing:
             waits = self._waits_for_pods() or waits
         elif self._source is not None:
             self._read_nodes(slices)
-        lost = any(map(reader.never_right, self._names))
-        if kept is None or (waits and not kept):
-            kept = self._in_kernel(keys)
-        self._of_kernel = waits or (lost and any(kept.values()))
-        self.kept: Kept = kept if self._of_kernel else NOTHING_KEPT
-        """Weights that were found in the kernel, and count because nothing better is known.
-
-        Read once: what the kernel has later is made of these, and may be at a step of a climb.
-        """
+        if kept is None or (waits and not any(not one.compared for one in kept.values())):
+            zeros = HEALTH_CHECK not in annotations  # else who is at 0 has failed, and may rise
+            kept = _in_kernel(around, keys, zeros=zeros)
+        self._all_of_kernel = waits or reader.never_right(ZONE_PREFERENCE)
+        self._kept = dict(kept) if self._all_of_kernel or self._lost else {}
 
     def default_scheduler(self, default: str) -> str:
         """Give the scheduler of a Service that chooses none: one that goes by weights.
@@ -124,27 +119,75 @@ class Weighing:
         asked = self._written or self._in_slices
         return _WEIGHTED.get(Scheduler(default), default) if asked else default
 
-    def weight(self, key: VirtualServerKey, member: RealServerKey, placed: PlacedEndpoint) -> int:
-        """Weigh one endpoint: a whole number from 0."""
-        if self._of_kernel:
-            return self.kept.get(key, {}).get(member, DEFAULT_WEIGHT)
+    @property
+    def kept(self) -> Kept:
+        """Weights that were found in the kernel, and count because nothing better is known.
+
+        Read once: what the kernel has later is made of these, and may be at a step of a climb.
+        """
+        return self._kept or NOTHING_KEPT
+
+    def weigh(
+        self,
+        key: VirtualServerKey,
+        endpoints: Mapping[RealServerKey, PlacedEndpoint],
+        serving: Collection[RealServerKey],
+        scheduler: str,
+    ) -> tuple[dict[RealServerKey, int], Shaping]:
+        """Weigh those that serve at one virtual server: whole numbers from 0, and their shaping."""
+        shaping = self._shaping(endpoints, serving)
+        kept = self._kept.get(key)
+        if not self._all_of_kernel:
+            weights = {member: self._weight(endpoints[member]) for member in serving}
+            if kept is None:
+                return weights, shaping
+            unknown = {member for member in serving if self._is_unknown(endpoints[member])}
+            known = {one: weight for one, weight in weights.items() if one not in unknown}
+            kept = compared(kept, known, unknown, shaping=shaping, scheduler=scheduler)
+            self._kept[key] = kept
+            if kept.compared:
+                stay = {one: kept.weights[one] for one in unknown if one in kept.weights}
+                return whole({**{m: Fraction(w) for m, w in weights.items()}, **stay}), shaping
+        of_kernel = {} if kept is None else kept.weights
+        weights = {
+            member: 0
+            if self._by_slices(endpoints[member]) == 0
+            else int(of_kernel.get(member, DEFAULT_WEIGHT))
+            for member in serving
+        }
+        slow_start = self._slow_start or 0
+        return weights, Shaping(slow_start, of_kernel=True) if slow_start else UNSHAPED
+
+    def _weight(self, placed: PlacedEndpoint) -> int:
         if self._rules is None and self._source is None and not self._in_slices:
             return DEFAULT_WEIGHT
-        address = placed.endpoint.address
-        weight = self._by_address.get(placed.slice_name, {}).get(address)
-        if weight is None:
-            weight = self._by_slice.get(placed.slice_name)
+        weight = self._by_slices(placed)
         if weight is None:
             weight = self._by_place(placed)
         return DEFAULT_WEIGHT if weight is None else weight
 
-    def shaping(
+    def _by_slices(self, placed: PlacedEndpoint) -> int | None:
+        weight = self._by_address.get(placed.slice_name, {}).get(placed.endpoint.address)
+        return self._by_slice.get(placed.slice_name) if weight is None else weight
+
+    def _is_unknown(self, placed: PlacedEndpoint) -> bool:
+        """Whether what is not known any more may give an endpoint its weight, and counts first."""
+        lost, endpoint, part = self._lost, placed.endpoint, placed.slice_name
+        for name, speaks in (
+            (_of_slice(SLICE_WEIGHTS, part), endpoint.address in self._by_address.get(part, {})),
+            (_of_slice(SLICE_WEIGHT, part), part in self._by_slice),
+            (WEIGHT_RULES, self._by_rules(placed) is not None),
+        ):
+            if name in lost or speaks:
+                return name in lost
+        of_place = {_of_node(endpoint.node_name or ""), _of_pod(endpoint.pod or "")}
+        return bool(lost & {WEIGHT_SOURCE, *of_place})
+
+    def _shaping(
         self, endpoints: Mapping[RealServerKey, PlacedEndpoint], serving: Iterable[RealServerKey]
     ) -> Shaping:
         """Say what becomes of the weights of those that serve at one virtual server."""
         slow_start, preference = self._slow_start or 0, self._preference or 0
-        if self._of_kernel:
-            return Shaping(slow_start, of_kernel=True) if slow_start else UNSHAPED
         if not preference:
             return Shaping(slow_start) if slow_start else UNSHAPED
         here = self._around.here.zone
@@ -192,10 +235,10 @@ class Weighing:
 
     def _read_slices(self, slices: Sequence[EndpointSlice]) -> None:
         for part in slices if self._in_slices else ():
-            by_address = self._read(_of_slice(SLICE_WEIGHTS, part), part.weights, read_weights)
+            by_address = self._read(_of_slice(SLICE_WEIGHTS, part.name), part.weights, read_weights)
             if by_address is not None:
                 self._by_address[part.name] = by_address
-            of_all = self._read(_of_slice(SLICE_WEIGHT, part), part.weight, read_weight)
+            of_all = self._read(_of_slice(SLICE_WEIGHT, part.name), part.weight, read_weight)
             if of_all is not None:
                 self._by_slice[part.name] = of_all
 
@@ -203,20 +246,22 @@ class Weighing:
         for name in _node_names(slices):
             node = self._around.nodes.get(name)
             if node is not None:
-                weight = self._read(f"{NODE_WEIGHT} of Node {name}", node.weight, read_weight)
+                weight = self._read(_of_node(name), node.weight, read_weight)
                 if weight is not None:
                     self._by_node[name] = weight
 
     def _read_pods(self, slices: Sequence[EndpointSlice]) -> None:
         for namespace, name in _pods(slices) if self._around.settings.reads_pods else ():
             text = self._around.pod_weights.get((namespace, name))
-            weight = self._read(f"{POD_WEIGHT} of Pod {name}", text, read_weight)
+            weight = self._read(_of_pod(name), text, read_weight)
             if weight is not None:
                 self._by_pod[name] = weight
 
     def _read(self, name: str, text: str | None, parse: Callable[[str], Value]) -> Value | None:
-        self._names.append(name)
-        return self._reader.read_text(name, text, parse, stays=_STAYS)
+        value = self._reader.read_text(name, text, parse, stays=_STAYS)
+        if self._reader.never_right(name):
+            self._lost.add(name)
+        return value
 
     def _waits_for_nodes(self) -> bool:
         """Whether Nodes are needed that are not known yet; tell so, also where they never will."""
@@ -251,24 +296,17 @@ class Weighing:
             self.problems.append(Problem(ProblemKind.PODS_UNKNOWN, text))
         return not self._around.pods_known
 
-    def _in_kernel(self, keys: Collection[VirtualServerKey]) -> Kept:
-        """Give the weights that the kernel has now, of each of these virtual servers.
-
-        A weight of 0 may be that of a server that was draining: not a choice to go on with.
-        """
-        found = self._around.kernel.real_servers
-        return {
-            key: {member: real.weight for member, real in found.get(key, {}).items() if real.weight}
-            for key in keys
-        }
+    def _by_rules(self, placed: PlacedEndpoint) -> int | None:
+        if self._rules is None:
+            return None
+        node = self._node(placed)
+        labels = node.labels if node is not None else ()
+        return self._rules.weight(placed.endpoint.node_name, self._zone(placed), labels)
 
     def _by_place(self, placed: PlacedEndpoint) -> int | None:
         endpoint = placed.endpoint
         node = self._node(placed)
-        weight = None
-        if self._rules is not None:
-            labels = node.labels if node is not None else ()
-            weight = self._rules.weight(endpoint.node_name, self._zone(placed), labels)
+        weight = self._by_rules(placed)
         if weight is None and self._source is WeightSource.POD:
             return self._by_pod.get(endpoint.pod) if endpoint.pod is not None else None
         if weight is None and node is not None and self._source is not None:
@@ -289,8 +327,38 @@ class Weighing:
         return node.zone if node is not None else None
 
 
-def _of_slice(name: str, part: EndpointSlice) -> str:
-    return f"{name} of EndpointSlice {part.name}"
+def _of_slice(name: str, slice_name: str) -> str:
+    return f"{name} of EndpointSlice {slice_name}"
+
+
+def _of_node(name: str) -> str:
+    return f"{NODE_WEIGHT} of Node {name}"
+
+
+def _of_pod(name: str) -> str:
+    return f"{POD_WEIGHT} of Pod {name}"
+
+
+def _in_kernel(
+    around: Surroundings, keys: Collection[VirtualServerKey], *, zeros: bool
+) -> dict[VirtualServerKey, KeptWeights]:
+    """Give the weights that the kernel has now, of each of these virtual servers that it has.
+
+    A weight of 0 may be that of a server that was draining and has come back. Beside others it is
+    gone on with, where `zeros` says so: it may as well be what was asked for.
+    """
+    found: dict[VirtualServerKey, KeptWeights] = {}
+    for key in keys:
+        real_servers = around.kernel.real_servers.get(key, {})
+        if any(real.weight for real in real_servers.values()):
+            found[key] = KeptWeights(
+                {
+                    member: Fraction(real.weight)
+                    for member, real in real_servers.items()
+                    if real.weight or zeros
+                }
+            )
+    return found
 
 
 def _node_names(slices: Sequence[EndpointSlice]) -> list[str]:
