@@ -159,13 +159,13 @@ def translate(inputs: Inputs, around: Surroundings, previous: Fragment | None) -
     )
     builder = _Frontends(inputs, around, steering, weighing, checks)
     frontends = tuple(map(builder.frontend, found.places))
-    sizes = [len(one.real_servers) for one in frontends]
+    weighing.remark(choice.scheduler, [len(one.real_servers) for one in frontends])
     said = (
         choice.problem,
         unknown_annotation(annotations),
         *strays(inputs.slices),
         *reader.problems,
-        *weighing.remarks(choice.scheduler, sizes),
+        *weighing.problems,
         *checks.problems,
         *found.problems,
     )

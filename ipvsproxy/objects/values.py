@@ -144,6 +144,11 @@ class EndpointSlice(msgspec.Struct, frozen=True):
     strays: tuple[str, ...] = ()
     """Names of annotations in our domain that mean nothing on an EndpointSlice, in order."""
 
+    @property
+    def lacks_zones(self) -> bool:
+        """Whether the zone of some endpoint is not in it, and its Node may say it."""
+        return any(one.zone is None and one.node_name is not None for one in self.endpoints)
+
 
 class Capacity(NamedTuple):
     """What a Node can bear, as the control plane sees it (status.allocatable)."""

@@ -6,13 +6,13 @@ what is at an address, nor what a Node or a Pod says.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from collections.abc import Set as AbstractSet
 
-from ipvsproxy.core.annotations import asks_for_nodes, asks_for_pods
+from ipvsproxy.core.annotations import asks_for_nodes, asks_for_pods, asks_for_zones
 from ipvsproxy.core.surroundings import may_be_a_node
 from ipvsproxy.model import Address, Network
-from ipvsproxy.objects import Node, Service, ServiceName
+from ipvsproxy.objects import EndpointSlice, Node, Service, ServiceName
 
 
 class Concerns:
@@ -25,6 +25,10 @@ class Concerns:
         """Those of them with an address that may be another node's."""
         self._weighed_by_node: set[ServiceName] = set()
         """Services whose weights depend on Nodes."""
+        self._weighed_by_zone: set[ServiceName] = set()
+        """Services whose weights depend on zones."""
+        self._without_zones: set[ServiceName] = set()
+        """Those of them with endpoints whose zone their Node alone may say."""
         self._weighed_by_pod: set[ServiceName] = set()
 
     @property
@@ -33,17 +37,17 @@ class Concerns:
 
         Any of the externalIPs may; of the others those that are near this node.
         """
-        return bool(self._doubtful or self._weighed_by_node)
+        return bool(self._doubtful or self._weighed_by_node or self._without_zones)
 
     @property
     def by_nodes(self) -> AbstractSet[ServiceName]:
         """Services for which it matters whether all Nodes are known."""
-        return self._external.keys() | self._weighed_by_node
+        return self._external.keys() | self.weighed_by_node
 
     @property
     def weighed_by_node(self) -> AbstractSet[ServiceName]:
         """Services whose weights depend on Nodes."""
-        return self._weighed_by_node
+        return self._weighed_by_node | self._without_zones
 
     @property
     def weighed_by_pod(self) -> AbstractSet[ServiceName]:
@@ -59,14 +63,25 @@ class Concerns:
         annotations = dict(service.annotations)
         if asks_for_nodes(annotations):
             self._weighed_by_node.add(service.name)
+        if asks_for_zones(annotations):
+            self._weighed_by_zone.add(service.name)
         if asks_for_pods(annotations):
             self._weighed_by_pod.add(service.name)
+
+    def note_endpoints(self, name: ServiceName, slices: Iterable[EndpointSlice]) -> None:
+        """Take in the slices of a Service, after the Service or when they have changed."""
+        if name in self._weighed_by_zone and any(part.lacks_zones for part in slices):
+            self._without_zones.add(name)
+        else:
+            self._without_zones.discard(name)
 
     def forget(self, name: ServiceName) -> None:
         """Forget a Service that is no longer there."""
         self._external.pop(name, None)
         self._doubtful.discard(name)
         self._weighed_by_node.discard(name)
+        self._weighed_by_zone.discard(name)
+        self._without_zones.discard(name)
         self._weighed_by_pod.discard(name)
 
     def move(self, node: Node) -> None:

@@ -298,6 +298,7 @@ class Store:
                 self._services[name] = changed
                 self._dirty[name] = None
                 self._concerns.note(changed, self.node)
+                self._concerns.note_endpoints(name, self._slices.of(name))
                 self._verdicts.note(name, changed)
             case EndpointSlice():
                 owners = self._slices.put(changed)
@@ -388,6 +389,7 @@ class Store:
         """Have the Services translated again whose slices have changed."""
         for owner in owners:
             self._dirty[owner] = None
+            self._concerns.note_endpoints(owner, self._slices.of(owner))
             if owner == API_SERVER:
                 self._note_taken(self._neighbours.put_api_servers(self._slices.of(owner)))
 

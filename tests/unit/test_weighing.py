@@ -8,7 +8,7 @@ import pytest
 from ipvsproxy.config import Settings, WatchNodes
 from ipvsproxy.core.problem import ProblemKind
 from ipvsproxy.core.surroundings import Surroundings
-from ipvsproxy.core.translate import Fragment, Frontend, Inputs, translate
+from ipvsproxy.core.translate import Fragment, Inputs, translate
 from ipvsproxy.core.weights.normal import normal_weights
 from ipvsproxy.core.weights.shaping import UNSHAPED, shaped
 from ipvsproxy.kernel.fake import fresh_state
@@ -16,12 +16,8 @@ from ipvsproxy.model import (
     Address,
     Family,
     Protocol,
-    RealServer,
-    RealServerKey,
     Scheduler,
     State,
-    VirtualServer,
-    VirtualServerKey,
 )
 from ipvsproxy.objects import (
     Capacity,
@@ -35,11 +31,8 @@ from ipvsproxy.objects import (
     SlicePort,
 )
 from ipvsproxy.store import Gone, Listed, Put, Store, reference_of
+from tests.unit.weighed import IP, MEMBERS, NAME, PODS, frontend_of, served, weights_of
 
-NAME = ServiceName("shop", "web")
-IP = Address.parse("10.96.0.1")
-KEY = VirtualServerKey(Protocol.TCP, IP, 80)
-PODS = tuple(Address.parse(f"10.1.0.{number}") for number in (1, 2, 3))
 RULES, SOURCE = "ipvsproxy.io/weights", "ipvsproxy.io/weight-source"
 SLOW, PREFERENCE = "ipvsproxy.io/slow-start", "ipvsproxy.io/zone-preference"
 SCHEDULER = "ipvsproxy.io/scheduler"
@@ -97,25 +90,6 @@ def translated(
         nodes_known=nodes_known,
     )
     return translate(Inputs(what, parts, whole=True), around, previous)
-
-
-def served(*weights: int) -> State:
-    state = fresh_state()
-    state.virtual_servers[KEY] = VirtualServer("wrr")
-    state.real_servers[KEY] = {
-        RealServerKey(pod, 8080): RealServer(weight)
-        for pod, weight in zip(PODS, weights, strict=True)
-    }
-    return state
-
-
-def frontend_of(fragment: Fragment) -> Frontend:
-    (found,) = fragment.frontends
-    return found
-
-
-def weights_of(fragment: Fragment) -> list[int]:
-    return [real.weight for _, real in sorted(frontend_of(fragment).real_servers.items())]
 
 
 @pytest.mark.parametrize(
@@ -309,7 +283,7 @@ def test_one_slice_that_is_wrong_after_a_restart_freezes_its_own_endpoints_only(
     told = normal_weights(
         {one: real.weight for one, real in frontend_of(before).real_servers.items()}, scheduler
     )
-    kernel = served(*(told[member] for member in _members()))
+    kernel = served(*(told[member] for member in MEMBERS))
     first = translated(what, *two_slices("{", '{"10.1.0.3": 12}'), kernel=kernel)
     now = {one: real.weight for one, real in frontend_of(first).real_servers.items()}
     assert normal_weights(now, scheduler) == told, "a restart writes nothing"
@@ -327,7 +301,7 @@ def test_what_is_frozen_by_zone_has_a_ratio_by_zone() -> None:
     told = shaped(
         {one: real.weight for one, real in before.real_servers.items()}, before.shaping, "wrr", {}
     )
-    kernel = served(*(told[member] for member in _members()))
+    kernel = served(*(told[member] for member in MEMBERS))
     first = translated(what, a_slice(), kernel=kernel, nodes=of_nodes(n1="6", n2="4", n3="x"))
     assert weights_of(first) == [6, 4, 2]
     assert frontend_of(first).shaping == before.shaping
@@ -385,6 +359,37 @@ def test_rules_by_label_that_stay_in_force_still_follow_nodes() -> None:
     assert store.take_dirty() == [NAME]
 
 
+@pytest.mark.parametrize("annotations", [{"rules": "zone=b:9"}, {"preference": "90"}])
+def test_zones_that_slices_do_not_say_are_those_of_nodes(annotations: dict[str, str]) -> None:
+    what, zoneless = service(**annotations), a_slice(zones=False)
+    store = Store("n1")
+    needed = []
+    for one in (what, a_slice(), zoneless, a_slice(), zoneless, service(), what):
+        put(store, one)
+        needed.append(store.needs_nodes)
+    assert needed == [False, False, True, False, True, False, True]
+    put(store, *NODES.values())
+    store.take_dirty()
+    store.apply(Listed("Nodes"))
+    assert store.take_dirty() == [NAME]
+    store.apply(Put(Node("n3", zone="c"), "f"))
+    assert store.take_dirty() == [NAME]
+    store.apply(Gone(reference_of(what)))
+    assert not store.needs_nodes
+    waits = translated(what, zoneless, kernel=served(1, 9, 9), nodes={}, nodes_known=False)
+    assert weights_of(waits) == [1, 9, 9]
+    assert [problem.kind for problem in waits.problems] == [ProblemKind.NODES_UNKNOWN]
+    at_once = translated(what, a_slice(), kernel=served(1, 9, 9), nodes={}, nodes_known=False)
+    assert not at_once.problems
+    never = translated(what, zoneless, nodes={"n1": NODES["n1"]}, watch=WatchNodes.NEVER)
+    assert "endpoints whose zone no slice says are in none" in never.problems[0].message
+
+
+def test_a_preference_goes_by_the_zones_of_nodes() -> None:
+    shaping = frontend_of(translated(service(preference="90"), a_slice(zones=False))).shaping
+    assert shaping.own_zone == frozenset(MEMBERS[:1])
+
+
 def test_where_nodes_are_never_watched_it_is_said() -> None:
     found = translated(
         service(source="cpu"), a_slice(), nodes={"n1": NODES["n1"]}, watch=WatchNodes.NEVER
@@ -396,7 +401,7 @@ def test_where_nodes_are_never_watched_it_is_said() -> None:
 
 def test_a_preference_names_who_is_in_the_own_zone() -> None:
     shaping = frontend_of(translated(service(preference="90", slow="1m"), a_slice())).shaping
-    assert shaping == (60, 90, frozenset(_members()[:1]), 2, False)
+    assert shaping == (60, 90, frozenset(MEMBERS[:1]), 2, False)
 
 
 def test_more_endpoints_than_a_table_has_room_for_are_told() -> None:
@@ -407,10 +412,6 @@ def test_more_endpoints_than_a_table_has_room_for_are_told() -> None:
     assert problem.kind is ProblemKind.TOO_MANY_ENDPOINTS
     assert "300 endpoints, and the table of scheduler sh has room for 256" in problem.message
     assert not translated(service(scheduler="mh"), many).problems
-
-
-def _members() -> list[RealServerKey]:
-    return [RealServerKey(pod, 8080) for pod in PODS]
 
 
 def put(store: Store, *objects: KubernetesObject) -> None:

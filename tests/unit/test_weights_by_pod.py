@@ -10,14 +10,9 @@ from ipvsproxy.core.surroundings import Surroundings
 from ipvsproxy.core.translate import Fragment, Inputs, translate
 from ipvsproxy.kernel.fake import fresh_state
 from ipvsproxy.model import (
-    Address,
     Family,
     Protocol,
-    RealServer,
-    RealServerKey,
     State,
-    VirtualServer,
-    VirtualServerKey,
 )
 from ipvsproxy.objects import (
     Endpoint,
@@ -33,11 +28,8 @@ from ipvsproxy.objects import (
     read_pod,
 )
 from ipvsproxy.store import Gone, Listed, Put, Store, reference_of
+from tests.unit.weighed import IP, NAME, PODS, served, weights_of
 
-NAME = ServiceName("shop", "web")
-IP = Address.parse("10.96.0.1")
-KEY = VirtualServerKey(Protocol.TCP, IP, 80)
-PODS = tuple(Address.parse(f"10.1.0.{number}") for number in (1, 2, 3))
 WEIGHTS = {("shop", "web-1"): "3", ("shop", "web-2"): "0", ("other", "web-3"): "9"}
 NODE = Node("n1", weight="7")
 
@@ -86,21 +78,6 @@ def translated(
         pods_known=known,
     )
     return translate(Inputs(what, (part,), whole=True), around, previous)
-
-
-def served(*weights: int) -> State:
-    state = fresh_state()
-    state.virtual_servers[KEY] = VirtualServer("wrr")
-    state.real_servers[KEY] = {
-        RealServerKey(pod, 8080): RealServer(weight)
-        for pod, weight in zip(PODS, weights, strict=True)
-    }
-    return state
-
-
-def weights_of(fragment: Fragment) -> list[int]:
-    (found,) = fragment.frontends
-    return [real.weight for _, real in sorted(found.real_servers.items())]
 
 
 def test_an_endpoint_weighs_what_its_pod_says_else_1_whatever_its_node_says() -> None:

@@ -90,6 +90,7 @@ __all__ = [
     "WeightSource",
     "asks_for_nodes",
     "asks_for_pods",
+    "asks_for_zones",
     "choose_scheduler",
     "kept_by",
     "read_check",
@@ -139,8 +140,8 @@ def unknown_annotation(annotations: Mapping[str, str]) -> Problem | None:
 def asks_for_nodes(annotations: Mapping[str, str]) -> bool:
     """Whether a Service's weights depend on Nodes: on their labels, annotations or capacity.
 
-    Rules by node name and zone do not: a slice says both of each endpoint. Rules that are wrong
-    may: the last good ones stay in force, which are not known here.
+    Rules by node name and zone do not: a slice says both of each endpoint (but `asks_for_zones`).
+    Rules that are wrong may: the last good ones stay in force, which are not known here.
     """
     if annotations.get(WEIGHT_SOURCE, WeightSource.POD) != WeightSource.POD:
         return True
@@ -149,6 +150,19 @@ def asks_for_nodes(annotations: Mapping[str, str]) -> bool:
         return rules is not None and bool(read_weight_rules(rules.strip()).labels)
     except ValueError:
         return True
+
+
+def asks_for_zones(annotations: Mapping[str, str]) -> bool:
+    """Whether a Service's weights depend on zones: on Nodes, where its slices do not say them.
+
+    Of rules that are wrong it is not asked: these ask for Nodes anyway.
+    """
+    rules = annotations.get(WEIGHT_RULES)
+    try:
+        by_zone = rules is not None and bool(read_weight_rules(rules.strip()).zones)
+    except ValueError:
+        by_zone = False
+    return by_zone or ZONE_PREFERENCE in annotations
 
 
 def asks_for_pods(annotations: Mapping[str, str]) -> bool:

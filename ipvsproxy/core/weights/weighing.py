@@ -100,6 +100,8 @@ class Weighing:
             self._rules is not None and bool(self._rules.labels)
         )
         waits = by_nodes and self._waits_for_nodes()
+        if not by_nodes and self._goes_by_zones and any(part.lacks_zones for part in slices):
+            waits = self._waits_for_nodes("endpoints whose zone no slice says are in none")
         if self._source is WeightSource.POD:
             self._read_pods(slices)
             waits = self._waits_for_pods() or waits
@@ -196,27 +198,23 @@ class Weighing:
         count = len({zone for zone in zones.values() if zone})
         return Shaping(slow_start, preference, own, max(1, count))
 
-    def remarks(self, scheduler: str, sizes: Collection[int]) -> list[Problem]:
-        """Say what has no effect, or no room, under a scheduler; `sizes`: endpoints by frontend."""
-        found = [*self.problems]
+    def remark(self, scheduler: str, sizes: Collection[int]) -> None:
+        """Tell what has no effect, or no room, under a scheduler; `sizes`: of the frontends."""
         if without := self._without_effect(scheduler):
-            found.append(
-                Problem(
-                    ProblemKind.NO_EFFECT,
-                    f"annotation {', '.join(without)}: no effect with scheduler {scheduler}; "
-                    f"leave ipvsproxy.io/scheduler out, or write wrr or wlc",
-                )
+            self._reader.no_effect(
+                ", ".join(without),
+                f"no effect with scheduler {scheduler}; leave ipvsproxy.io/scheduler out, or write "
+                "wrr or wlc",
             )
         room = TABLES.get(scheduler)
         if room is not None and max(sizes, default=0) > room:
-            found.append(
+            self.problems.append(
                 Problem(
                     ProblemKind.TOO_MANY_ENDPOINTS,
                     f"{max(sizes)} endpoints, and the table of scheduler {scheduler} has room for "
                     f"{room}: the others take no connection; choose another scheduler",
                 )
             )
-        return found
 
     def _without_effect(self, scheduler: str) -> list[str]:
         without = self._written if scheduler in WEIGHTLESS else []
@@ -263,8 +261,15 @@ class Weighing:
             self._lost.add(name)
         return value
 
-    def _waits_for_nodes(self) -> bool:
-        """Whether Nodes are needed that are not known yet; tell so, also where they never will."""
+    @property
+    def _goes_by_zones(self) -> bool:
+        return bool(self._preference or (self._rules is not None and self._rules.zones))
+
+    def _waits_for_nodes(self, otherwise: str = "endpoints on other nodes weigh 1") -> bool:
+        """Whether Nodes are needed that are not known yet; tell so, also where they never will.
+
+        `otherwise` says what is so where they never will.
+        """
         never = self._around.settings.watch_nodes is WatchNodes.NEVER
         waits = not self._around.nodes_known
         if waits:
@@ -274,8 +279,8 @@ class Weighing:
             self.problems.append(Problem(ProblemKind.NODES_UNKNOWN, text))
         elif never:
             text = (
-                "weights by Node need all Nodes, and watchNodes is never: endpoints on other nodes "
-                "weigh 1; set watchNodes to auto"
+                f"weights by Node need all Nodes, and watchNodes is never: {otherwise}; set "
+                "watchNodes to auto"
             )
             self.problems.append(Problem(ProblemKind.NODES_UNKNOWN, text))
         return waits
@@ -283,11 +288,11 @@ class Weighing:
     def _waits_for_pods(self) -> bool:
         """Whether Pods are needed that are not known yet; tell so, also where they never will."""
         if not self._around.settings.reads_pods:
-            text = (
-                f"annotation {WEIGHT_SOURCE}: pod has no effect while watchPods is false: set "
-                "watchPods to true, and give the agents' role the right to list and watch pods"
+            self._reader.no_effect(
+                WEIGHT_SOURCE,
+                "pod has no effect while watchPods is false: set watchPods to true, and give the "
+                "agents' role the right to list and watch pods",
             )
-            self.problems.append(Problem(ProblemKind.NO_EFFECT, text))
             return False
         if not self._around.pods_known:
             text = (
