@@ -13,6 +13,7 @@ from enum import StrEnum
 from typing import TypeVar
 from urllib.parse import urlsplit
 
+from ipvsproxy import duration
 from ipvsproxy.config.settings import LogFormat, NodePortAddresses
 from ipvsproxy.model import Address, Network
 
@@ -22,8 +23,6 @@ _Choice = TypeVar("_Choice", bound=StrEnum)
 
 _TRUE = frozenset({"true", "1", "t", "yes", "on"})
 _FALSE = frozenset({"false", "0", "f", "no", "off"})
-_DURATION = re.compile(r"(?:\d+(?:\.\d*)?|\.\d+)(?:h|ms|us|µs|ns|m|s)")
-_UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "ns": 1e-9}
 _HIGHEST_PORT = 65535
 
 
@@ -91,19 +90,10 @@ def whole_number(lowest: int, highest: int) -> Reader:
 
 
 def seconds(value: object) -> float:
-    """Read a duration of 0 or more: Go's form (`1m30s`), or a bare number of seconds.
-
-    Go's time.ParseDuration, without signs: a negative duration means nothing here.
-    """
+    """Read a duration of 0 or more: as text (`duration`), or YAML's number, which is of seconds."""
     if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < 1e9:  # noqa: PLR2004 - thirty years
         return float(value)
-    written = value.strip() if isinstance(value, str) else ""
-    if re.fullmatch(r"\d{1,9}(\.\d+)?", written):
-        return float(written)
-    parts = _DURATION.findall(written)
-    if not parts or "".join(parts) != written:
-        raise ValueError("a duration such as 30s, 1m30s or 0.5s is needed")
-    return sum(map(_part_seconds, parts))
+    return duration.seconds(value.strip() if isinstance(value, str) else "")
 
 
 def whole_seconds(longest: int) -> Reader:
@@ -267,8 +257,3 @@ def _network(item: object) -> Network:
         raise ValueError(
             f"{written!r} is no network; one such as 10.244.0.0/16 or fd00:10::/64 is needed"
         ) from None
-
-
-def _part_seconds(part: str) -> float:
-    number = part.rstrip("hmsnuµ")
-    return float(number) * _UNITS[part[len(number) :]]

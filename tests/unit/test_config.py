@@ -260,7 +260,7 @@ class TestOwnFile:
             ("clusterCIDRs: [10.0.0.0/33]", ("'10.0.0.0/33' is no network",)),
             ("syncPeriod: 0s", ("of 1s or more",)),
             ("syncPeriod: 1ns", ("of 1s or more",)),
-            ("drainDeadline: -1s", ("a duration such as",)),
+            ("drainDeadline: -1s", ("a duration is needed",)),
             ("setCapacity: 12", ("from 1024",)),
             ("setHashSize: 12", ("from 64",)),
             ("setCapacityLimit: 12", ("from 1024",)),
@@ -543,7 +543,7 @@ class TestValues:
         "written", ["", "s", "1d", "-1s", "1m 30s", "1 m", None, True, -1, "1e3", float("nan")]
     )
     def test_anything_else_is_no_duration(self, written: object) -> None:
-        with pytest.raises(ValueError, match="a duration such as"):
+        with pytest.raises(ValueError, match="a duration is needed"):
             seconds(written)
 
     def test_an_address_without_a_port_gets_the_default_one(self) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from ipvsproxy.config.values import seconds
+from ipvsproxy import duration
 from ipvsproxy.core.annotations.reading import Reader
 from ipvsproxy.model import Protocol
 
@@ -29,6 +29,6 @@ def choose_drain_deadline(reader: Reader, protocols: Collection[Protocol]) -> fl
 def read_drain_deadline(text: str) -> float:
     """Read the annotation: a duration as in the configuration. Raises ValueError."""
     try:
-        return seconds(text)
-    except ValueError:
-        raise ValueError(f"{text!r} is no duration; write for example 15m, 90s, or 0") from None
+        return duration.seconds(text)
+    except ValueError as error:
+        raise ValueError(f"{text!r}: {error}, or 0") from None

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from enum import StrEnum
 from typing import NamedTuple, TypeAlias, assert_never
 
+from ipvsproxy import duration
 from ipvsproxy.core.annotations.reading import Reader
 from ipvsproxy.model import Protocol
 
@@ -217,25 +218,10 @@ def _probe(word: str, path: str, options: Mapping[str, object]) -> Probe:
 
 # ------------------------------------------------------------------------- single options
 
-_DURATION = re.compile(r"(\d{1,6}(?:\.\d{1,3})?)(ms|s|m)")
-_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0}
 _HOST = re.compile(r"[A-Za-z0-9._~\-]{1,253}(:\d{1,5})?|\[[0-9A-Fa-f:.]{2,45}\](:\d{1,5})?")
 _MOST_PAYLOAD = 512
 """Bytes of a datagram; more may be cut into pieces on the way."""
 _STATUSES = range(100, 600)
-
-
-def _duration(lowest: float, highest: float) -> Callable[[str], float]:
-    def read(text: str) -> float:
-        found = _DURATION.fullmatch(text)
-        seconds = float(found[1]) * _UNITS[found[2]] if found else -1.0
-        if not lowest <= seconds <= highest:
-            raise ValueError(
-                f"a duration from {lowest:g}s to {highest:g}s is needed, such as 5s or 500ms"
-            )
-        return seconds
-
-    return read
 
 
 def _count(text: str) -> int:
@@ -294,8 +280,8 @@ def _only(text: str) -> bool:
 
 
 OPTIONS: Mapping[str, Callable[[str], object]] = {
-    "interval": _duration(1.0, 3600.0),
-    "timeout": _duration(0.05, 60.0),
+    "interval": duration.seconds_from(1, 3600),
+    "timeout": duration.seconds_from(0.05, 60),
     "rise": _count,
     "fall": _count,
     "jitter": _share,

@@ -5,26 +5,18 @@ Knows how a time is written; a climb is core.weights.slow_start's.
 
 from __future__ import annotations
 
-import re
+from ipvsproxy import duration
 
 SLOW_START = "ipvsproxy.io/slow-start"
-SHORTEST, LONGEST = 2, 3600
-"""Seconds."""
 UNREMEMBERED = "60s"
 """What stands for a text that is wrong after a restart, if a climb may have been under way."""
 
-_DURATION = re.compile(
-    r"(?:(?P<hours>\d{1,9})h)?(?:(?P<minutes>\d{1,9})m)?(?:(?P<seconds>\d{1,9})s)?"
-)
+_READ = duration.seconds_from(2, 3600)
 
 
 def read_slow_start(text: str) -> int:
-    """Read a time such as 60s, 2m or 1m30s, in seconds. Raises ValueError with one line."""
-    found = _DURATION.fullmatch(text)
-    if not text or found is None:
-        raise ValueError(f"{text!r} is no time; write for example 60s or 2m")
-    hours, minutes, seconds = (int(found[name] or 0) for name in ("hours", "minutes", "seconds"))
-    total = (hours * 60 + minutes) * 60 + seconds
-    if not SHORTEST <= total <= LONGEST:
-        raise ValueError(f"{text!r} is not between {SHORTEST}s and 1h; write for example 60s or 2m")
-    return total
+    """Read a duration, in whole seconds; a fraction is cut off. Raises ValueError with one line."""
+    try:
+        return int(_READ(text))
+    except ValueError as error:
+        raise ValueError(f"{text!r}: {error}") from None
