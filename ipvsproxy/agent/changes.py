@@ -20,6 +20,7 @@ from ipvsproxy.store import (
     Put,
     Readable,
     Refused,
+    Unlisted,
     Unreadable,
     reference_of,
 )
@@ -66,7 +67,7 @@ class Changes:
                     self._note_trigger(changed, revision)
             case Gone(reference):
                 self._count(reference, revision)
-            case Refused() | Unreadable() | Readable() | Listed() | Judged():
+            case Refused() | Unreadable() | Readable() | Listed() | Unlisted() | Judged():
                 return
             case _:
                 assert_never(event)

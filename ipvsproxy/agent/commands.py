@@ -182,10 +182,8 @@ async def _synchronise(wiring: Wiring, settings: Settings) -> None:
     async with open_source(settings) as (source, _):
         async for event in source.once():
             wiring.take(event)
-            if wiring.store.needs_nodes:
-                source.need_nodes()
-            if wiring.store.needs_pods:
-                source.need_pods()
+            source.need_nodes(needed=wiring.store.needs_nodes)
+            source.need_pods(needed=wiring.store.needs_pods)
     for _ in range(_MOST_CYCLES):
         await wiring.reconciler.cycle()
         if not wiring.reconciler.busy:

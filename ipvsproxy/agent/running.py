@@ -116,10 +116,8 @@ async def _until_stopped(wiring: Wiring, others: Iterable[Coroutine[None, None, 
 async def _feed(wiring: Wiring, source: Source) -> None:
     async for event in source.events():
         wiring.take(event)
-        if wiring.store.needs_nodes:
-            source.need_nodes()
-        if wiring.store.needs_pods:
-            source.need_pods()
+        source.need_nodes(needed=wiring.store.needs_nodes)
+        source.need_pods(needed=wiring.store.needs_pods)
 
 
 async def _follow_network(wiring: Wiring, dataplane: Dataplane) -> None:

@@ -103,10 +103,10 @@ class DirectorySource:
         finally:
             await watch.close()
 
-    def need_nodes(self) -> None:
+    def need_nodes(self, *, needed: bool = True) -> None:
         """Do nothing: all Nodes that are in the folder are told in any case."""
 
-    def need_pods(self) -> None:
+    def need_pods(self, *, needed: bool = True) -> None:
         """Do nothing: so are all Pods."""
 
     def _patience(self) -> float:

@@ -15,6 +15,7 @@ known to be missing - without which nothing counts as deleted that nobody claims
     events      what a source says, and the protocol of a source
     inputs      the store
     neighbours  Nodes, and the addresses that no Service may have
+    refusals    what follows from objects that are nonsense
     verdicts    what probes have come to
 """
 
@@ -29,6 +30,7 @@ from ipvsproxy.store.events import (
     Readable,
     Refused,
     Source,
+    Unlisted,
     Unreadable,
     reference_of,
 )
@@ -47,6 +49,7 @@ __all__ = [
     "Refused",
     "Source",
     "Store",
+    "Unlisted",
     "Unreadable",
     "reference_of",
 ]

@@ -83,6 +83,16 @@ class Listed(NamedTuple):
     is also listed where the source has none and never will: an older API server, a folder."""
 
 
+class Unlisted(NamedTuple):
+    """What was told of a kind that is not watched any more, for it is needed no longer.
+
+    Nothing of it is known from now on; it is `Nodes` (all but the own one stop to be known) or
+    `Pods`.
+    """
+
+    kind: str
+
+
 class Judged(NamedTuple):
     """What the probes of an endpoint have come to; of these the prober is the source."""
 
@@ -91,7 +101,7 @@ class Judged(NamedTuple):
     """None: it is probed no longer."""
 
 
-Event: TypeAlias = Put | Gone | Refused | Unreadable | Readable | Listed | Judged
+Event: TypeAlias = Put | Gone | Refused | Unreadable | Readable | Listed | Unlisted | Judged
 
 
 class Source(Protocol):
@@ -105,15 +115,16 @@ class Source(Protocol):
         """Give everything that is there, once. What cannot be read is an event too."""
         ...
 
-    def need_nodes(self) -> None:
+    def need_nodes(self, *, needed: bool = True) -> None:
         """Have all Nodes told, and `Listed("Nodes")` once all were; before, only the own one is.
 
-        May be called at any time, from the event loop, and again. When they are needed no longer
-        they go on being told: a watch that begins costs the API server more than one that lasts.
+        May be called at any time, from the event loop, and again. When they have been needed no
+        longer for a while, `Unlisted("Nodes")` may be told. Not at once: a watch that begins costs
+        the API server more than one that lasts.
         """
         ...
 
-    def need_pods(self) -> None:
+    def need_pods(self, *, needed: bool = True) -> None:
         """Have all Pods told that say what they weigh, and `Listed("Pods")` once all were.
 
         As `need_nodes`; before, none is told. Where the settings do not allow it, none ever is.

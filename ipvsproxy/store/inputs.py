@@ -31,11 +31,13 @@ from ipvsproxy.store.events import (
     Put,
     Readable,
     Refused,
+    Unlisted,
     Unreadable,
     reference_of,
 )
 from ipvsproxy.store.neighbours import API_SERVER, Neighbours
 from ipvsproxy.store.pod_weights import PodWeights
+from ipvsproxy.store.refusals import held_addresses, is_sound
 from ipvsproxy.store.slices import Slices
 from ipvsproxy.store.verdicts import Verdicts
 
@@ -144,19 +146,8 @@ class Store:
         return self._unreadable.values()
 
     def held_addresses(self) -> frozenset[Address] | None:
-        """Addresses of nonsense Services of which no good state is known; None: any may be.
-
-        What the kernel has at them may be theirs, so it is no leftover.
-        """
-        held: set[Address] = set()
-        for refused in self.refused:
-            reference = refused.reference
-            name = ServiceName(reference.namespace, reference.name)
-            if reference.kind == "Service" and name not in self._services:
-                if refused.addresses is None:
-                    return None
-                held |= refused.addresses
-        return frozenset(held)
+        """Addresses of nonsense Services of which no good state is known; None: any may be."""
+        return held_addresses(self.refused, self._services)
 
     def inputs(self, name: ServiceName) -> Inputs | None:
         """Give what a Service's translation depends on; None for a Service that is not there."""
@@ -168,7 +159,7 @@ class Store:
             service,
             slices,
             whole=self.whole,
-            sound=self._sound(name),
+            sound=is_sound(name, self.refused, self._slices),
             verdicts=self._verdicts.of(name),
         )
 
@@ -253,6 +244,8 @@ class Store:
                 self._reconsider()
             case Listed(kind):
                 changes = self._note_listed(kind)
+            case Unlisted(kind):
+                changes = self._note_unlisted(kind)
             case Judged(target):
                 changes = self._verdicts.put(event)
                 if changes and target.service in self._services:
@@ -272,6 +265,19 @@ class Store:
             case _:
                 changes = kind in self._awaited
                 self._awaited.discard(kind)
+        return changes
+
+    def _note_unlisted(self, kind: str) -> bool:
+        """Forget what is told no more. Who needs it again by now waits for it again."""
+        match kind:
+            case "Nodes":
+                changes, self.nodes_listed = self.nodes_listed, False
+                self._note_taken(self._neighbours.forget_others())
+                concerned = (*self._concerns.by_nodes, *self._verdicts.checked)
+            case _:
+                changes, self.pod_weights = self.pod_weights.listed, PodWeights()
+                concerned = (*self._concerns.weighed_by_pod,)
+        self.mark_dirty(concerned if changes else ())
         return changes
 
     def _forget_refusals(self, reference: ObjectReference) -> bool:
@@ -397,15 +403,6 @@ class Store:
         """Have Services looked at again that have, or probe, an address whose meaning changed."""
         self.mark_dirty(self._concerns.at(addresses))
         self.mark_dirty(self._verdicts.at(addresses, self._slices.by_service))
-
-    def _sound(self, name: ServiceName) -> bool:
-        """Whether no slice of a Service is nonsense without a good state that stands for it."""
-        return not any(
-            refused.reference.kind == "EndpointSlice"
-            and refused.may_belong_to(name)
-            and self._slices.owner(refused.reference.namespace, refused.reference.name) is None
-            for refused in self.refused
-        )
 
     def _reconsider(self) -> None:
         """Have those Services translated again whose endpoints may have been missing."""

@@ -85,6 +85,11 @@ class Neighbours:
         self._taken = None
         return set(self._nodes.pop(name).addresses)
 
+    def forget_others(self) -> AbstractSet[Address]:
+        """Forget all Nodes but the own one; give the addresses that they had."""
+        names = [name for name in self._nodes if not self.is_own(name)]
+        return {one for name in names for one in self.remove(name) or ()}
+
     def put_api_servers(self, slices: Iterable[EndpointSlice]) -> AbstractSet[Address]:
         """Take in the endpoints of `API_SERVER`; give those that have come or gone."""
         found = frozenset(one.address for part in slices for one in part.endpoints)

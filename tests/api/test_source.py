@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Collection
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 import pytest
 import structlog
@@ -15,8 +16,8 @@ from ipvsproxy.sources.kubernetes.client import ApiConnection
 from ipvsproxy.sources.kubernetes.errors import Unavailable
 from ipvsproxy.sources.kubernetes.health import UNREACHABLE_SECONDS, SourceHealth
 from ipvsproxy.sources.kubernetes.reflector import ABSENT_SECONDS
-from ipvsproxy.sources.kubernetes.source import KubernetesSource
-from ipvsproxy.store import Event, Gone, Listed, Put, Refused, Store
+from ipvsproxy.sources.kubernetes.source import IDLE_SECONDS, KubernetesSource
+from ipvsproxy.store import Event, Gone, Listed, Put, Refused, Store, Unlisted
 from ipvsproxy.telemetry import Conditions, ConditionType, Metrics, Watches
 from tests.api.fake_server import FakeApiServer, Fault, Streams
 from tests.api.support import (
@@ -225,6 +226,95 @@ async def test_other_nodes_are_told_from_when_they_are_needed(
         assert await follower.take(1) == [Gone(ObjectReference("Node", "", "node-2"))]
         assert source.health.watches.by_name["Nodes"].objects == 1
     assert len(server.asked("list", "Node")) == 2
+
+
+@dataclass
+class Patience:
+    """Virtual time in which nothing is given up before it may be."""
+
+    time: VirtualTime
+    may: asyncio.Event = field(default_factory=asyncio.Event)
+    began: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def sleep(self, seconds: float) -> None:
+        if seconds == IDLE_SECONDS:
+            self.began.set()
+            await self.may.wait()
+        else:
+            await self.time.timing.sleep(seconds)
+
+
+async def test_what_is_needed_no_longer_is_watched_some_minutes_longer_and_then_no_more(
+    server: FakeApiServer, connection: ApiConnection, time: VirtualTime
+) -> None:
+    patience = Patience(time)
+    source = KubernetesSource(
+        connection,
+        "node-1",
+        timing=time.timing._replace(sleep=patience.sleep),
+        health=health_in(time),
+        watch_pods=True,
+    )
+    store = Store("node-1")
+    await fill(server)
+    await server.put(pod("web-1", "3"))
+
+    async def told(unlisted: str) -> list[Event]:
+        seen = await follower.until(lambda seen: Unlisted(unlisted) in seen)
+        for event in seen:
+            store.apply(event)
+        return seen
+
+    async with following(source.events()) as follower:
+        source.need_nodes()
+        source.need_pods()
+        everything = {*KINDS, "Nodes", "Pods"}
+        for event in await follower.until(lambda seen: all_listed(seen, everything)):
+            store.apply(event)
+        await server.until_watched(6)
+        assert (set(store.nodes), store.nodes_listed) == ({"node-1", "node-2"}, True)
+        source.need_nodes(needed=False)
+        await patience.began.wait()
+        source.need_nodes()
+        source.need_nodes(needed=False)
+        source.need_nodes(needed=False)
+        await server.put(node("node-3"))
+        assert nodes_told(await follower.take(1)) == {"node-3"}
+        patience.may.set()
+        await told("Nodes")
+        assert (set(store.nodes), store.nodes_listed) == ({"node-1"}, False)
+        assert source.health.watches.by_name.keys() == {*KINDS, "Pods"}
+        await server.put(node("node-4"))
+        await server.put(service("shop"))
+        (after,) = await follower.take(1)
+        assert isinstance(after, Put)
+        assert isinstance(after.object, Service), "nobody watches Nodes"
+        source.need_pods(needed=False)
+        await told("Pods")
+        assert (dict(store.pod_weights.written), store.pod_weights.listed) == ({}, False)
+        source.need_nodes()
+        seen = await follower.until(nodes_listed)
+        assert nodes_told(seen) == {"node-2", "node-3", "node-4"}
+
+
+async def test_where_all_nodes_are_always_watched_that_nobody_needs_them_ends_nothing(
+    server: FakeApiServer, connection: ApiConnection, time: VirtualTime
+) -> None:
+    source = KubernetesSource(
+        connection,
+        "node-1",
+        timing=time.timing,
+        health=health_in(time),
+        watch_nodes=WatchNodes.ALWAYS,
+    )
+    await fill(server)
+    source.need_nodes(needed=False)
+    async with following(source.events()) as follower:
+        await follower.until(nodes_listed)
+        source.need_nodes(needed=False)
+        await server.until_watched(5)
+        await server.put(node("node-3"))
+        assert nodes_told(await follower.until(lambda seen: bool(nodes_told(seen)))) == {"node-3"}
 
 
 async def test_the_own_node_is_told_by_its_own_watch_only(
@@ -469,7 +559,6 @@ async def test_where_only_the_beta_is_there_it_is_used(
         await server.put(service_cidr("more", "10.7.0.0/24"))
         await follower.take(1)
         await server.end_watches()
-        await server.until(lambda: server.watching == 4)
         await server.delete("ServiceCIDR", "", "more")
         assert await follower.take(1) == [Gone(ObjectReference("ServiceCIDR", "", "more"))]
 

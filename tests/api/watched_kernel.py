@@ -71,8 +71,7 @@ async def running(
     async def feed() -> None:
         async for event in source.events():
             wiring.take(event)
-            if wiring.store.needs_nodes:
-                source.need_nodes()
+            source.need_nodes(needed=wiring.store.needs_nodes)
 
     async with asyncio.TaskGroup() as group:
         tasks = [

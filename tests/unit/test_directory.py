@@ -18,7 +18,17 @@ from ipvsproxy.sources import directory
 from ipvsproxy.sources.directory import DirectorySource
 from ipvsproxy.sources.manifests import Manifest, Statement, read_manifest
 from ipvsproxy.sources.picture import Picture, Reading, advance
-from ipvsproxy.store import Event, Gone, Judged, Listed, Put, Readable, Refused, Unreadable
+from ipvsproxy.store import (
+    Event,
+    Gone,
+    Judged,
+    Listed,
+    Put,
+    Readable,
+    Refused,
+    Unlisted,
+    Unreadable,
+)
 
 LISTED = [
     Listed(kind) for kind in ("Service", "EndpointSlice", "Node", "ServiceCIDR", "Nodes", "Pods")
@@ -54,8 +64,8 @@ def summary(event: Event) -> str:  # noqa: PLR0911  (one return for each event)
             return f"readable {Path(origin).name}"
         case Listed(kind):
             return f"listed {kind}"
-        case Judged():
-            raise AssertionError("a folder judges nobody")
+        case Unlisted() | Judged():
+            raise AssertionError("a folder does not say so")
 
 
 # ------------------------------------------------------------ the picture, without files

@@ -30,7 +30,7 @@ from ipvsproxy.objects import (
     ServicePort,
     SlicePort,
 )
-from ipvsproxy.store import Gone, Listed, Put, Store, reference_of
+from ipvsproxy.store import Gone, Listed, Put, Store, Unlisted, reference_of
 from tests.unit.weighed import IP, MEMBERS, NAME, PODS, frontend_of, served, weights_of
 
 RULES, SOURCE = "ipvsproxy.io/weights", "ipvsproxy.io/weight-source"
@@ -442,4 +442,22 @@ def test_a_node_makes_those_dirty_that_weigh_by_it() -> None:
     needed.append(store.needs_nodes)
     assert needed == [True, False]
     store.apply(Gone(reference_of(service())))
+    assert store.take_dirty() == [NAME]
+
+
+def test_nodes_that_are_told_no_more_are_forgotten_and_waited_for_anew() -> None:
+    store = Store("n1")
+    put(store, service(source="cpu"), a_slice(), *NODES.values())
+    store.apply(Listed("Nodes"))
+    store.take_dirty()
+    revision = store.revision
+    store.apply(Unlisted("Nodes"))
+    assert (set(store.nodes), store.nodes_listed) == ({"n1"}, False)
+    assert store.take_dirty() == [NAME]
+    assert store.revision == revision + 1
+    store.apply(Unlisted("Nodes"))
+    assert store.revision == revision + 1
+    put(store, *NODES.values())
+    assert store.take_dirty() == []
+    store.apply(Listed("Nodes"))
     assert store.take_dirty() == [NAME]

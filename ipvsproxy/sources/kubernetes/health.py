@@ -61,7 +61,7 @@ class SourceHealth:
         self.watches.of(kind)
 
     def absent(self, kind: str) -> None:
-        """Note that the server has no such resource: there is nothing to watch, and all is well."""
+        """Note that nothing is watched, and all is well: no such resource, or no need of it."""
         self.watches.remove(kind)
         self._refused.pop(kind, None)
         self._judge()

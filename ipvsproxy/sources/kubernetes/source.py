@@ -4,15 +4,15 @@ Knows when a resource is watched and how an item of a reflector becomes an event
 outage of the API is no event: the store keeps what it has, and `health` says how the watches are
 doing.
 
-The other Nodes are watched from the moment at which they are needed, and not before: a thousand
-agents that each watch a thousand Nodes are what API servers die of. So are Pods, and those only
-where the settings allow it.
+The other Nodes are watched while they are needed, and some minutes longer: a thousand agents that
+each watch a thousand Nodes are what API servers die of, and a watch that begins costs them more
+than one that lasts. So are Pods, and those only where the settings allow it.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from functools import partial
 from typing import TypeAlias, assert_never
@@ -49,10 +49,13 @@ from ipvsproxy.sources.kubernetes.resources import (
     resources,
     weighing_pods,
 )
-from ipvsproxy.store import Event, Gone, Listed, Put, Refused
+from ipvsproxy.store import Event, Gone, Listed, Put, Refused, Unlisted
 
 _QUEUE_LENGTH = 1000
 """Events that may wait for the store before a reflector has to."""
+
+IDLE_SECONDS = 300.0
+"""What was needed is watched for so long after it was last: annotations are tried out."""
 
 _Reader: TypeAlias = Callable[[msgspec.Raw], KubernetesObject | None]
 _READERS: dict[str, _Reader] = {
@@ -89,28 +92,28 @@ class KubernetesSource:
         self._timing = timing
         self._watch_nodes = watch_nodes
         self._watch_pods = watch_pods
-        self._nodes_needed, self._pods_needed = asyncio.Event(), asyncio.Event()
-        if watch_nodes is WatchNodes.ALWAYS:
-            self._nodes_needed.set()
+        self._nodes_need = _Need(lasting=watch_nodes is WatchNodes.ALWAYS)
+        self._pods_need = _Need()
         self.health = health
         for resource in self._resources:
             health.begin(resource.watch)
 
-    def need_nodes(self) -> None:
-        """Have all Nodes told from now on; see `store.Source`."""
+    def need_nodes(self, *, needed: bool = True) -> None:
+        """Have all Nodes told from now on, or not; see `store.Source`."""
         if self._watch_nodes is not WatchNodes.NEVER:
-            self._nodes_needed.set()
+            self._nodes_need.say(needed=needed)
 
-    def need_pods(self) -> None:
-        """Have Pods told from now on; see `store.Source`."""
+    def need_pods(self, *, needed: bool = True) -> None:
+        """Have Pods told from now on, or not; see `store.Source`."""
         if self._watch_pods:
-            self._pods_needed.set()
+            self._pods_need.say(needed=needed)
 
     async def events(self) -> AsyncGenerator[Event, None]:
         """Follow all kinds for ever; the order is that of the API within a kind, and free between.
 
         `Listed` comes once for each kind, after its first complete list; of "Nodes" and "Pods",
-        once they are needed. Nothing that the API server does or fails to do ends the iteration.
+        each time they are needed, with `Unlisted` between. Nothing that the API server does or
+        fails to do ends the iteration.
         """
         queue: asyncio.Queue[Event] = asyncio.Queue(_QUEUE_LENGTH)
         feeds = [
@@ -119,9 +122,9 @@ class KubernetesSource:
         ]
         feeds += [
             asyncio.create_task(
-                self._feed_when(needed, resource, queue), name=f"watch {resource.watch}"
+                self._feed_while(need, resource, queue), name=f"watch {resource.watch}"
             )
-            for resource, needed in self._later()
+            for resource, need in self._later()
         ]
         waiting: asyncio.Task[Event] | None = None
         try:
@@ -149,15 +152,15 @@ class KubernetesSource:
             async with aclosing(self._list(resource)) as events:
                 async for event in events:
                     yield event
-        for resource, needed in self._later():
-            if needed.is_set():
+        for resource, need in self._later():
+            if need.there.is_set():
                 async with aclosing(self._list(resource)) as events:
                     async for event in events:
                         yield event
 
-    def _later(self) -> tuple[tuple[Resource, asyncio.Event], ...]:
+    def _later(self) -> tuple[tuple[Resource, _Need], ...]:
         """Give what is not watched from the beginning, and what says that it is needed."""
-        return (self._other_nodes, self._nodes_needed), (self._pods, self._pods_needed)
+        return (self._other_nodes, self._nodes_need), (self._pods, self._pods_need)
 
     async def _list(self, resource: Resource) -> AsyncGenerator[Event, None]:
         self.health.begin(resource.watch)
@@ -165,12 +168,24 @@ class KubernetesSource:
             async for item in items:
                 yield self._event(resource, item)
 
-    async def _feed_when(
-        self, needed: asyncio.Event, resource: Resource, queue: asyncio.Queue[Event]
+    async def _feed_while(
+        self, need: _Need, resource: Resource, queue: asyncio.Queue[Event]
     ) -> None:
-        await needed.wait()
-        self.health.begin(resource.watch)
-        await self._feed(resource, queue)
+        while True:
+            await need.there.wait()
+            self.health.begin(resource.watch)
+            feed = asyncio.create_task(self._feed(resource, queue))
+            idle = asyncio.create_task(need.has_gone(self._timing.sleep))
+            try:
+                await asyncio.wait({feed, idle}, return_when=asyncio.FIRST_COMPLETED)
+                if feed.done():
+                    feed.result()
+            finally:
+                for task in (feed, idle):
+                    task.cancel()
+                await asyncio.gather(feed, idle, return_exceptions=True)
+            self.health.absent(resource.watch)
+            await queue.put(Unlisted(resource.watch))
 
     async def _feed(self, resource: Resource, queue: asyncio.Queue[Event]) -> None:
         told = False
@@ -213,6 +228,40 @@ class KubernetesSource:
                 _log.error("object could not be read", object=str(reference), exc_info=error)
             return Refused(reference, origin, error.reason, error.addresses, error.service)
         return Gone(reference) if found is None else Put(found, origin)
+
+
+class _Need:
+    """Whether something is needed, by what was said last."""
+
+    def __init__(self, *, lasting: bool = False) -> None:
+        self._lasting = lasting
+        self.there, self.gone = asyncio.Event(), asyncio.Event()
+        self.say(needed=lasting)
+
+    def say(self, *, needed: bool) -> None:
+        """Note it; what is lasting stays needed."""
+        now, other = self.there, self.gone
+        if not (needed or self._lasting):
+            now, other = other, now
+        now.set()
+        other.clear()
+
+    async def has_gone(self, sleep: Callable[[float], Awaitable[None]]) -> None:
+        """Return when it has not been needed for `IDLE_SECONDS`."""
+        while True:
+            await self.gone.wait()
+            waits = [
+                asyncio.ensure_future(sleep(IDLE_SECONDS)),
+                asyncio.create_task(self.there.wait()),
+            ]
+            try:
+                await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                for one in waits:
+                    one.cancel()
+                await asyncio.gather(*waits, return_exceptions=True)
+            if self.gone.is_set():
+                return
 
 
 def _reference(kind: str, name: ObjectName) -> ObjectReference:
