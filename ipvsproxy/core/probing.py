@@ -5,8 +5,7 @@ object is. Who probes, and how, this module does not know.
 
 - Only a Service's own endpoints that serve here are probed; each once, by protocol, address and
   port, however many frontends it stands behind.
-- Never is an address probed that is no pod's: whoever can write an EndpointSlice must not gain a
-  port scanner with the node's address.
+- Never is an address probed that is no pod's (`probed_addresses`).
 - An endpoint counts as healthy until probes have said otherwise: Kubernetes has called it ready.
   The exception is a restart: what the kernel has at weight 0, or, where failing endpoints are
   removed, not at all, was unhealthy, and must rise.
@@ -23,14 +22,12 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import NamedTuple
 
-from ipvsproxy.config import WatchNodes
 from ipvsproxy.core.annotations.health_check import HEALTH_CHECK, Check, OnFailure
+from ipvsproxy.core.probed_addresses import Guard
 from ipvsproxy.core.problem import Problem, ProblemKind
 from ipvsproxy.core.surroundings import Surroundings
 from ipvsproxy.model import (
     Address,
-    Family,
-    Network,
     Protocol,
     RealServer,
     RealServerKey,
@@ -148,7 +145,9 @@ class Checks:
         self._fronts: dict[VirtualServerKey, set[Target]] = {}
         self._waits = False
         self._forbidden: dict[Address, str] = {}
-        self._why: dict[Address, str | None] = {}
+        self._guard = Guard(around)
+        had_suspects = previous is not None and bool(previous.suspects)
+        self._may_suspect = around.starting or had_suspects
         self._ignored: dict[str, str] = {}
         self._protocols: set[Protocol] = set()
 
@@ -161,7 +160,12 @@ class Checks:
         of_check = check.protocol if check is not None else Protocol.TCP  # UDP is taken out whole
         if (check is None and not self._unclear) or key.protocol is not of_check:
             return Checked(dict(wanted))
-        failing = [member for member in self._probed(key, wanted) if self._fails(key, member)]
+        verdicts, suspects = self._verdicts, self._suspects
+        failing = [
+            target.server
+            for target in self._probed(key, wanted)
+            if verdicts.get(target) is Verdict.UNHEALTHY or target in suspects
+        ]
         weighing = sum(1 for real in wanted.values() if real.weight)
         share = self._around.settings.health_check_panic_percent
         if not failing or len(failing) * 100 > share * weighing:
@@ -183,11 +187,11 @@ class Checks:
         """What is to be probed; None: nothing. Ask it when all frontends were applied."""
         if self._check is None and not self._suspects:
             return None
-        unhealthy = {
+        unhealthy = self._suspects.union(
             target
-            for target in self._targets | self._suspects
-            if target in self._suspects or self._verdicts.get(target) is Verdict.UNHEALTHY
-        }
+            for target, verdict in self._verdicts.items()
+            if verdict is Verdict.UNHEALTHY and target in self._targets
+        )
         return Probing(
             self._check,
             frozenset(self._targets),
@@ -235,36 +239,30 @@ class Checks:
 
     def _probed(
         self, key: VirtualServerKey, wanted: Mapping[RealServerKey, RealServer]
-    ) -> Iterator[RealServerKey]:
+    ) -> Iterator[Target]:
         """Give those that may be probed and that a verdict matters for, and note all targets."""
+        notes = self._around.nodes_known and not self._unclear
+        noted: set[Target] = set()
         for member, real in wanted.items():
-            reason = self._why_not(member.address)
+            reason = self._guard.why_not(member.address)
             if reason is not None:
                 self._forbidden[member.address] = reason
                 continue
             target = Target(self._service, key.protocol, member)
-            if not self._around.nodes_known:
-                self._waits = not self._unclear
-            elif not self._unclear:
-                self._note_target(key, target)
-            if self._was_unhealthy(key, target, real):
+            noted.add(target)
+            if self._may_suspect and self._was_unhealthy(key, target, real):
                 self._suspects.add(target)
             if real.weight:
-                yield member
+                yield target
+        if notes:
+            self._note_targets(key, noted)
+        elif noted and not self._unclear:
+            self._waits = True
 
-    def _note_target(self, key: VirtualServerKey, target: Target) -> None:
-        self._targets.add(target)
-        if self._check is not None and self._check.only_with_traffic:
-            self._fronts.setdefault(key, set()).add(target)
-
-    def _why_not(self, address: Address) -> str | None:
-        if address not in self._why:
-            self._why[address] = why_not_probed(address, self._around)
-        return self._why[address]
-
-    def _fails(self, key: VirtualServerKey, member: RealServerKey) -> bool:
-        target = Target(self._service, key.protocol, member)
-        return target in self._suspects or self._verdicts.get(target) is Verdict.UNHEALTHY
+    def _note_targets(self, key: VirtualServerKey, targets: set[Target]) -> None:
+        self._targets |= targets
+        if targets and self._check is not None and self._check.only_with_traffic:
+            self._fronts.setdefault(key, set()).update(targets)
 
     def _cuts(self, key: VirtualServerKey) -> bool:
         """Whether a frontend's failing real servers are removed, not given weight 0."""
@@ -300,76 +298,9 @@ def _named(addresses: Mapping[Address, str]) -> str:
     return f"{', '.join(named)}{f' and {more} more' if more else ''}"
 
 
-def why_not_probed(address: Address, around: Surroundings) -> str | None:
-    """Say why an address is not probed; None: it may be.
-
-    What is no pod's is not probed, whatever networks are set: an endpoint with hostNetwork has the
-    address of its node.
-    """
-    if (reason := _special(address)) is not None:
-        return reason
-    if address in around.own_addresses:
-        return "an address of this node"
-    if address in around.kernel.addresses:
-        return "a Service's address"
-    if (taken := around.why_taken(address)) is not None:
-        return taken
-    if any(address in network for network in pod_networks(around)):
-        return None
-    blind = around.settings.watch_nodes is WatchNodes.NEVER
-    why = "it could be a node (watchNodes: never)" if blind else "outside of the pod networks"
-    return f"{why}; healthCheckNetworks may name its network"
-
-
 def stretch(nodes: int, most: int) -> float:
     """Give by how much intervals are longer in a cluster of `nodes`, so that `most` seem to probe.
 
     1 where there are no more, and where `most` is 0.
     """
     return max(1.0, nodes / most) if most else 1.0
-
-
-def pod_networks(around: Surroundings) -> Collection[Network]:
-    """Give the networks within which endpoints may be probed.
-
-    Where Nodes are never watched nobody knows which addresses are other nodes': only this node's
-    own range has none, and what the operator names for it.
-    """
-    own = around.node.pod_cidrs if around.node is not None else ()
-    settings = around.settings
-    blind = settings.watch_nodes is WatchNodes.NEVER
-    return (*(() if blind else settings.cluster_cidrs), *own, *settings.health_check_networks)
-
-
-def _special(address: Address) -> str | None:
-    """Say what makes an address one that no pod has: by its first bytes, for this is asked often.
-
-    127.0.0.0/8, 169.254.0.0/16, 224.0.0.0/4, 0.0.0.0/8, 240.0.0.0/4; ::1, fe80::/10, ff00::/8, ::.
-    """
-    first = address[0]
-    if address.family is Family.IPV4:
-        if first == _LINK_LOCAL[0]:
-            return "a link-local address" if address[1] == _LINK_LOCAL[1] else None
-        return _SPECIAL_BY_FIRST.get(first)
-    if first == _LINK_LOCAL_IPV6[0]:
-        linked = address[1] & 0xC0 == _LINK_LOCAL_IPV6[1]
-        return "a link-local address" if linked else None
-    if first == _MULTICAST_IPV6:
-        return "a multicast address"
-    return _SPECIAL_IPV6.get(address) if not first else None
-
-
-_LINK_LOCAL = (169, 254)
-_LINK_LOCAL_IPV6 = (0xFE, 0x80)
-_MULTICAST_IPV6 = 0xFF
-_NO_HOST = "no address of a host"
-_SPECIAL_BY_FIRST = {
-    0: _NO_HOST,
-    127: "a loopback address",
-    **dict.fromkeys(range(224, 240), "a multicast address"),
-    **dict.fromkeys(range(240, 256), _NO_HOST),
-}
-_SPECIAL_IPV6 = {
-    Address.parse("::"): _NO_HOST,
-    Address.parse("::1"): "a loopback address",
-}

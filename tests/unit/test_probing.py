@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from ipvsproxy.config import Settings, WatchNodes
 from ipvsproxy.core.annotations.health_check import Check, TcpProbe
+from ipvsproxy.core.probed_addresses import Guard, why_not_probed
 from ipvsproxy.core.probing import (
     NODES_GIVEN_UP,
     NODES_MISSED,
@@ -17,7 +18,6 @@ from ipvsproxy.core.probing import (
     Target,
     Verdict,
     stretch,
-    why_not_probed,
 )
 from ipvsproxy.core.problem import ProblemKind
 from ipvsproxy.core.surroundings import Surroundings
@@ -465,3 +465,13 @@ def test_an_endpoint_at_weight_0_has_the_traffic_of_its_virtual_server() -> None
     assert found.frontends[0].real_servers[member(FOUR[0])].weight == 0
     assert found.probing is not None
     assert target(FOUR[0]) in found.probing.with_traffic({WEB})
+
+
+def test_blocks_that_networks_decide_for_are_not_larger_than_the_networks() -> None:
+    around = surrounded("203.0.113.64/26", "fd00:7::40/122")
+    guard = Guard(around)
+    texts = [f"203.0.113.{last}" for last in (1, 63, 64, 127, 128, 200)]
+    texts += [f"fd00:7::{last:x}" for last in (1, 0x3F, 0x40, 0x7F, 0x80)]
+    texts += ["10.244.3.7", "10.244.3.8", "10.245.3.8"]
+    for address in map(Address.parse, [*texts, *texts]):
+        assert guard.why_not(address) == why_not_probed(address, around), address
