@@ -215,6 +215,24 @@ async def test_but_at_its_interval_once_it_has_failed() -> None:
     assert world.told == []
 
 
+@pytest.mark.parametrize(("rises", "later"), [(True, 0.0), (False, 50.0)])
+async def test_one_that_may_have_recovered_goes_on_at_once_with_another_check(
+    rises: bool, later: float
+) -> None:
+    """But not when a probe has failed since: then it is spread as all others are."""
+    world, one = World(), target(1)
+    world.outcome = lambda _: Outcome.SUCCESS if rises else Outcome.REFUSED
+    world.update({WEB: probing([one], suspects=[one])})
+    await world.pass_time(0.5)
+    assert world.times(one) == pytest.approx([0], abs=0.1)
+    changed_at = asyncio.get_running_loop().time()
+    changed = CHECK._replace(interval=100.0)
+    world.update({WEB: probing([one], changed, suspects=[one])})
+    await world.pass_time(60)
+    assert world.times(one)[1] - changed_at == pytest.approx(later, abs=0.1)
+    assert (world.verdicts() == [Verdict.HEALTHY]) is rises
+
+
 async def test_an_endpoint_that_leaves_is_forgotten_and_its_verdict_with_it() -> None:
     world = World(chance=0.0)
     world.outcome = lambda _: Outcome.REFUSED
