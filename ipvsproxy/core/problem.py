@@ -32,3 +32,19 @@ class Problem(NamedTuple):
 
     kind: ProblemKind
     message: str
+
+
+LONGEST = 400
+"""Characters of what is said of a wrong value, so that it can be read."""
+
+
+def in_short(text: str, longest: int = LONGEST) -> str:
+    """Leave out the middle of a text that is too long.
+
+    What is wrong is said first, how to write it last; between the two may be a quarter of a
+    megabyte of what somebody has written.
+    """
+    if len(text) <= longest:
+        return text
+    half = longest // 2
+    return f"{text[:half]} ... {text[-half:]}"

@@ -15,6 +15,7 @@ from typing import NamedTuple, TypeAlias, assert_never
 
 from ipvsproxy import duration
 from ipvsproxy.core.annotations.reading import Reader
+from ipvsproxy.core.problem import in_short
 from ipvsproxy.model import Protocol
 
 HEALTH_CHECK = "ipvsproxy.io/health-check"
@@ -113,7 +114,8 @@ def read_check(reader: Reader) -> Check | None:
         options_kept = reader.restore(HEALTH_CHECK_OPTIONS)
         stays = _UNTIL_THEN
         if kept is not None:
-            stays = f"{kept.strip()!r}{f' with {options_kept!r}' if options_kept else ''} stays"
+            with_options = f" with {in_short(repr(options_kept), 100)}" if options_kept else ""
+            stays = f"{in_short(repr(kept.strip()), 100)}{with_options} stays"
         reader.refuse(HEALTH_CHECK_OPTIONS, f"{error}; {stays}")
         return combine(read_kind(kept), read_options(options_kept or "")) if kept else None
 
@@ -139,7 +141,7 @@ def read_kind(text: str) -> str:
     if not _PATH.fullmatch(path) or len(path) > _LONGEST_PATH:
         raise ValueError(
             f"{path!r} is no path; it begins with /, is of printable ASCII without spaces "
-            f"(encode others as %20), and has at most {_LONGEST_PATH} characters"
+            f"(encode others as %20), and has at most {_LONGEST_PATH} characters; {_KIND_HINT}"
         )
     return f"http:{path}"
 

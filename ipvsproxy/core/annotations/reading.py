@@ -10,9 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TypeVar
 
-from ipvsproxy.core.problem import Problem, ProblemKind
+from ipvsproxy.core.problem import Problem, ProblemKind, in_short
 
 Value = TypeVar("Value")
+
+_SHOWN = 100
+"""Characters of a good text that are shown."""
 
 
 class Reader:
@@ -81,8 +84,10 @@ class Reader:
         self, name: str, parse: Callable[[str], Value], why: str, stays: str
     ) -> Value | None:
         text = self._good_before.get(name)
-        kept = "it counts as not written" if text is None else f"{text.strip()!r} stays"
-        self.refuse(name, f"{why}; {stays or kept}")
+        kept = "it counts as not written"
+        if text is not None:
+            kept = f"{in_short(repr(text.strip()), _SHOWN)} stays"
+        self.refuse(name, f"{in_short(why)}; {stays or kept}")
         if text is None:
             self._never_right.add(name)
             return None

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
-from ipvsproxy.core.problem import Problem, ProblemKind
+from ipvsproxy.core.problem import Problem, ProblemKind, in_short
 from ipvsproxy.model import Flags, Scheduler
 
 SCHEDULER = "ipvsproxy.io/scheduler"
@@ -64,7 +64,8 @@ def choose_scheduler(
             kept,
             problem=Problem(
                 ProblemKind.INVALID_ANNOTATION,
-                f"annotation {name}: {value!r} is no scheduler; {kept} stays; write one of {known}",
+                f"annotation {name}: {in_short(repr(value), 100)} is no scheduler; {kept} stays; "
+                f"write one of {known}",
             ),
         )
     if value in unavailable:

@@ -5,6 +5,8 @@ Says what is wrong with a value; what stays in force instead is its caller's.
 
 from __future__ import annotations
 
+import json
+
 import msgspec
 
 from ipvsproxy.model import Address
@@ -25,11 +27,20 @@ def read_weights(text: str) -> dict[Address, int]:
 
     Raises ValueError with one line that says which entry is wrong and how to write it.
     """
+    if text.startswith(_RULES):
+        raise ValueError(f"rules are written on a Service; {_WEIGHTS_HINT}")
     try:
         entries = msgspec.json.decode(text, type=dict[str, object])
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
         raise ValueError(f"not a JSON object ({error}); {_WEIGHTS_HINT}") from None
-    return dict(_weight(address, weight) for address, weight in entries.items())
+    weights = dict(_weight(address, weight) for address, weight in entries.items())
+    written: int = json.loads(text, object_pairs_hook=len)
+    if len(weights) < written:
+        raise ValueError(f"an address is there twice; {_WEIGHTS_HINT}")
+    return weights
+
+
+_RULES = ("node=", "label=", "zone=")
 
 
 _WEIGHTS_HINT = 'write for example {"10.244.1.7": 3, "10.244.2.9": 1}'
