@@ -231,6 +231,19 @@ def test_after_a_restart_a_wrong_value_that_concerns_all_leaves_all_weights_of_t
     assert sum(weights_of(alone)) > 0, "a wrong value takes no Service down"
 
 
+@pytest.mark.parametrize("what", [service(rules="zone=b"), service(source="node")])
+def test_one_that_was_draining_at_the_restart_is_not_out_when_it_comes_back(what: Service) -> None:
+    nodes = of_nodes(n1="1", n2="2", n3="x")
+    ready = a_slice()
+    *others, third = ready.endpoints
+    leaving = msgspec.structs.replace(third, ready=False, serving=False)
+    drains = msgspec.structs.replace(ready, endpoints=(*others, leaving))
+    first = translated(what, drains, kernel=served(1, 2, 0), nodes=nodes)
+    assert weights_of(first) == [1, 2]
+    back = translated(what, ready, kernel=served(1, 2, 0), nodes=nodes, previous=first)
+    assert weights_of(back) == [1, 2, 1]
+
+
 def of_nodes(**weights: str) -> dict[str, Node]:
     return {name: Node(name, weight=weights.get(name)) for name in NODES}
 

@@ -37,6 +37,11 @@ class KeptWeights(NamedTuple):
     compared: bool = False
     """Whether they are worth what the weights are that are known; else they are as found."""
 
+    def without_draining(self, serving: Collection[RealServerKey]) -> KeptWeights:
+        """Leave out what is at 0 because it does not serve."""
+        weights = self.weights.items()
+        return self._replace(weights={one: at for one, at in weights if at or one in serving})
+
 
 Kept = Mapping[VirtualServerKey, KeptWeights]
 NOTHING_KEPT: Kept = MappingProxyType({})

@@ -107,9 +107,12 @@ class Weighing:
             waits = self._waits_for_pods() or waits
         elif self._source is not None:
             self._read_nodes(slices)
+        self._taken_now = False
+        """Whether what the kernel has was read for this translation."""
         if kept is None or (waits and not any(not one.compared for one in kept.values())):
             zeros = HEALTH_CHECK not in annotations  # else who is at 0 has failed, and may rise
             kept = _in_kernel(around, keys, zeros=zeros)
+            self._taken_now = True
         self._all_of_kernel = waits or reader.never_right(ZONE_PREFERENCE)
         self._kept = dict(kept) if self._all_of_kernel or self._lost else {}
 
@@ -139,6 +142,8 @@ class Weighing:
         """Weigh those that serve at one virtual server: whole numbers from 0, and their shaping."""
         shaping = self._shaping(endpoints, serving)
         kept = self._kept.get(key)
+        if kept is not None and self._taken_now:
+            kept = self._kept[key] = kept.without_draining(serving)
         if not self._all_of_kernel:
             weights = {member: self._weight(endpoints[member]) for member in serving}
             if kept is None:
