@@ -236,7 +236,7 @@ class Settlement:
         return self.climbing.steps(
             frontend.key,
             {member: real.weight for member, real in frontend.real_servers.items()}
-            if frontend.shaping.slow_start
+            if frontend.shaping.slow_start or frontend.shaping.deduced
             else {},
             state.real_servers.get(frontend.key, {}),
             shaping=frontend.shaping,

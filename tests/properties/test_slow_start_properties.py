@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from typing import NamedTuple
 
 from hypothesis import given, settings
@@ -11,6 +12,7 @@ from ipvsproxy.core.drain import settle
 from ipvsproxy.core.frontends import Kind
 from ipvsproxy.core.translate import Frontend
 from ipvsproxy.core.weights.climbing import Climbing
+from ipvsproxy.core.weights.keeping import KeptWeights, compared, whole
 from ipvsproxy.core.weights.normal import WEIGHTLESS
 from ipvsproxy.core.weights.shaping import Shaping, shaped
 from ipvsproxy.core.weights.slow_start import steps
@@ -106,3 +108,20 @@ def test_a_restart_where_nobody_climbs_finds_nobody(case: Case) -> None:
     memory = Climbing()
     restarted(case, kernel, memory)
     assert memory.next_due is None
+
+
+@given(cases(), st.sets(st.integers(0, 11), min_size=1))
+def test_a_restart_with_weights_that_nobody_remembers_writes_nothing(
+    case: Case, forgotten: set[int]
+) -> None:
+    """Without a preference: with one, what rounding has taken from a zone cannot be told."""
+    shaping = Shaping()
+    kernel = shaped(case.weights, shaping, case.scheduler, {})
+    unknown = {one for number, one in enumerate(case.weights) if number in forgotten}
+    known = {one: weight for one, weight in case.weights.items() if one not in unknown}
+    found = KeptWeights({one: Fraction(weight) for one, weight in kernel.items()})
+    kept = compared(found, known, unknown, shaping=shaping, scheduler=case.scheduler)
+    if kept.compared:
+        wanted = {**{one: Fraction(weight) for one, weight in known.items()}, **kept.weights}
+        case = case._replace(weights=whole(wanted), shaping=Shaping(deduced=True))
+        assert restarted(case, kernel, Climbing()) == kernel

@@ -218,27 +218,41 @@ async def test_a_climb_survives_the_agent() -> None:
     assert weights_of(fake) == {"10.244.1.1": 1, "10.244.1.3": 1}
 
 
-async def test_what_comes_near_stays_until_the_next_step() -> None:
-    """Of 256 buckets ten servers have 24 or 25: none of them is climbing, but one is at a tenth."""
-    ten = [RealServerKey(Address.parse(f"10.1.0.{number}"), 8080) for number in range(10)]
-    weights = dict.fromkeys(ten, 1)
-    kernel = {one: RealServer(25 if number % 2 else 24) for number, one in enumerate(ten)}
-    kernel[ten[0]] = RealServer(3)
+def test_what_comes_near_stays_until_the_next_step() -> None:
+    """Two climb at steps of their own; of 256 buckets it cannot be told which these are."""
+    six = [RealServerKey(Address.parse(f"10.1.0.{number}"), 8080) for number in range(6)]
+    weights = dict(zip(six, (40, 3, 2, 40, 1, 5), strict=True))
+    reached = {six[0]: 2, six[1]: 14}
+    told = shaped(weights, MINUTE, "sh", reached)
+    kernel = {one: RealServer(weight) for one, weight in told.items()}
     climbing = Climbing()
 
     def at(now: float, wanted: dict[RealServerKey, int]) -> Climb:
         return climbing.steps(KEY, wanted, kernel, shaping=MINUTE, scheduler="sh", now=now)
 
     found = at(100.0, weights)
-    assert found.steps == {ten[0]: 3}
-    assert found.stays == {one: real.weight for one, real in kernel.items()}
+    assert found == Climb({six[0]: 2, six[1]: 13}, told)
     assert at(101.0, weights) == found
-    assert not at(102.0, {**weights, ten[1]: 2}).stays, "something else is wanted"
+    assert not at(102.0, {**weights, six[2]: 3}).stays, "something else is wanted"
     assert not at(102.0, weights).stays
     climbing.forget(KEY)
-    at(100.0, weights)
+    assert at(100.0, weights) == found
     due = climbing.next_due or 0.0
-    assert at(due, weights) == Climb({ten[0]: 4})
+    assert at(due, weights) == Climb({six[0]: 3, six[1]: 14})
+
+
+@pytest.mark.parametrize("scheduler", ["wrr", "sh", "mh"])
+@pytest.mark.parametrize("raised", [False, True])
+def test_a_weight_that_was_changed_while_nobody_was_there_is_no_rounding(
+    scheduler: str, *, raised: bool
+) -> None:
+    before, now = {A: 3, B: 2, C: 1}, {A: 3, B: 3 if raised else 1, C: 1}
+    kernel = {one: RealServer(at) for one, at in shaped(before, MINUTE, scheduler, {}).items()}
+    climb = Climbing().steps(KEY, now, kernel, shaping=MINUTE, scheduler=scheduler, now=100.0)
+    assert not climb.stays or B in climb.steps, "it is climbed to"
+    deduced = Shaping(deduced=True)
+    climb = Climbing().steps(KEY, now, kernel, shaping=deduced, scheduler=scheduler, now=100.0)
+    assert climb == NOBODY_CLIMBS
 
 
 async def test_who_is_used_though_it_fails_has_its_whole_weight_at_once() -> None:

@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from ipvsproxy.core.weights.normal import WEIGHTLESS
-from ipvsproxy.core.weights.resuming import resumed
+from ipvsproxy.core.weights.resuming import is_near, resumed
 from ipvsproxy.core.weights.shaping import Shaping
 from ipvsproxy.core.weights.slow_start import began_at, climbs, next_step, step
 from ipvsproxy.model import RealServer, RealServerKey, VirtualServerKey
@@ -93,14 +93,16 @@ class Climbing:
         self._due.pop(key, None)
         first = key not in self._seen
         self._seen.add(key)
-        if not duration or scheduler in WEIGHTLESS:
-            self._stays.pop(key, None)
-            return NOBODY_CLIMBS
         near = False
-        if first:
+        if not duration or scheduler in WEIGHTLESS:
+            began = {}
+            if first and shaping.deduced:
+                near = is_near(weights, found, shaping=shaping, scheduler=scheduler)
+        elif first:
             reached, near = resumed(weights, found, shaping=shaping, scheduler=scheduler)
             began = {one: began_at(at, duration, now) for one, at in reached.items()}
-        began = climbs(weights, found, began, duration=duration, now=now, urgent=urgent)
+        if duration and scheduler not in WEIGHTLESS:
+            began = climbs(weights, found, began, duration=duration, now=now, urgent=urgent)
         if began:
             self._began[key] = began
             due = min(since + next_step(now - since, duration) for since in began.values())

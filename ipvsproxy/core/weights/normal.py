@@ -35,6 +35,7 @@ _MH_SMALL = 132
 """The same of mh, with 31 rounds."""
 _MH_SUMS = (341, 1023, MH_ENTRIES - 1)
 """Divisors of 4092: in 12, 4 or 1 rounds all entries are filled but one."""
+MH_LEAST_SUM = _MH_SUMS[0]
 _MH_LEAST = 10
 """The least weight should be such, to be rounded by no more than 5 per cent."""
 

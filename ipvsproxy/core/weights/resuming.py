@@ -6,9 +6,10 @@ one of its group that is taken to be at the last step, then at the one before, a
 the own zone and the others, for a preference gives each a proportion of its own. A step that is
 found so may be another one than it was, where numbers are so small that both give the same.
 
-Where the kernel's numbers are rounded it may be that no steps give just them. The nearest count
-then, and as long as they come near, what is found stays until the next step: a restart writes
-nothing. What does not come near has been changed while nobody was there.
+Where the kernel's numbers are rounded it may be that no steps give just them. Those count then that
+come near enough, of several those by which the fewest climb, and what is found stays until the next
+step: a restart writes nothing. Where none come near, something was changed while nobody was there,
+and the nearest count.
 """
 
 from __future__ import annotations
@@ -19,17 +20,19 @@ from math import inf
 from typing import NamedTuple
 
 from ipvsproxy.core.annotations import MAX_WEIGHT
-from ipvsproxy.core.weights.normal import COUNTING, TABLES
+from ipvsproxy.core.weights.normal import COUNTING, MH_LEAST_SUM, SH_BUCKETS
 from ipvsproxy.core.weights.shaping import WITHOUT_PREFERENCE, Shaping, shaped
 from ipvsproxy.core.weights.slow_start import steps
 from ipvsproxy.core.weights.zones import share
-from ipvsproxy.model import RealServer, RealServerKey
+from ipvsproxy.model import RealServer, RealServerKey, Scheduler
 
 _Steps = dict[RealServerKey, int]
 _MOST_WORK = 200_000
 """So many weights are worked out at most: less than half a second of a processor."""
-_NEAR = 2.0
-"""By so much may a weight of the kernel be off that was rounded, and those of others with it."""
+_NEAR = 3.0
+"""By so many parts may a weight be off that was rounded, and those of others with it."""
+_PARTS: Mapping[str, int] = {Scheduler.SH: SH_BUCKETS, Scheduler.MH: MH_LEAST_SUM}
+"""Into so many parts at least a scheduler's weights are divided, where they are divided."""
 _NEAR_SHARE = 0.02
 _LEAST = 1e-6
 """How far the same proportions are in other numbers, which mh is given."""
@@ -55,14 +58,27 @@ def resumed(
 ) -> Resumed:
     """Say who was climbing, of real servers of which `weights` are wanted."""
     past = _Past(weights, found, shaping, scheduler)
-    nearest, least = _Steps(), inf
+    best, rank = _Steps(), (True, 0, inf)
     for guess in past.candidates():
         distance = past.distance(guess)
         if not distance:
             return Resumed(guess)
-        if distance < least:
-            nearest, least = guess, distance
-    return Resumed(nearest, stays=least <= _NEAR and past.complete)
+        far = distance > past.tolerance
+        if (rank_now := (far, 0 if far else len(guess), distance)) < rank:
+            best, rank = guess, rank_now
+    return Resumed(best, stays=not rank[0])
+
+
+def is_near(
+    weights: Mapping[RealServerKey, int],
+    found: Mapping[RealServerKey, RealServer],
+    *,
+    shaping: Shaping,
+    scheduler: str,
+) -> bool:
+    """Whether the kernel has what these weights give without any climb, but for rounding."""
+    past = _Past(weights, found, shaping, scheduler)
+    return past.distance({}) <= past.tolerance
 
 
 class _Past:
@@ -96,7 +112,7 @@ class _Past:
     def distance(self, climbing: Mapping[RealServerKey, int]) -> float:
         """Say how far what is found is from what these steps give, at that which is farthest.
 
-        In units of the kernel's weights, of the coarser of the two; 0: they are the same.
+        As a part of all; 0: they are the same.
         """
         told = shaped(self._weights, self._shaping, self._scheduler, climbing)
         if told == self.found:
@@ -108,7 +124,21 @@ class _Past:
             abs(weight / sum_told - self.found[member] / sum_found)
             for member, weight in told.items()
         )
-        return max(farthest * min(sum_told, sum_found), _LEAST)
+        return max(farthest, _LEAST)
+
+    @property
+    def tolerance(self) -> float:
+        """By how much what is found may be off for its numbers were rounded, as a part of all.
+
+        Less than nothing where they were not, or where others are to take connections than do.
+        """
+        parts = _PARTS.get(self._scheduler, sum(self.found.values()))
+        rounded = self._scheduler in _PARTS or self._is_fitted
+        return _NEAR / parts if parts and rounded and self.complete else -1.0
+
+    @property
+    def _is_fitted(self) -> bool:
+        return max(self.found.values(), default=0) == MAX_WEIGHT
 
     def candidates(self) -> Iterator[_Steps]:
         """Give guesses, the likeliest first: that nobody climbs."""
@@ -123,8 +153,7 @@ class _Past:
         return max(2, _MOST_WORK // max(1, len(self._present)))
 
     def _of_shares(self) -> Iterator[_Steps]:
-        fitted = max(self.found.values(), default=0) == MAX_WEIGHT
-        rounded = self._scheduler in TABLES or fitted
+        rounded = self._scheduler in _PARTS or self._is_fitted
         groups = (self._count,) if not self._own else range(self._count, 0, -1)
         tries = product(range(self._count, 0, -1), groups, (True, False) if rounded else (False,))
         for others, own, tolerant in islice(tries, self._most_tries):

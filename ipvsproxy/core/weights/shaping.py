@@ -31,6 +31,8 @@ class Shaping(NamedTuple):
     of_kernel: bool = False
     """Whether the weights are those that were found in the kernel: what they came to, and nobody
     climbs to them."""
+    deduced: bool = False
+    """Whether some weight is deduced from the kernel's numbers, which may have been rounded."""
 
 
 UNSHAPED = Shaping()

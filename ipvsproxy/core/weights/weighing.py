@@ -149,12 +149,13 @@ class Weighing:
             if kept is None:
                 return weights, shaping
             unknown = {member for member in serving if self._is_unknown(endpoints[member])}
-            known = {one: weight for one, weight in weights.items() if one not in unknown}
-            kept = compared(kept, known, unknown, shaping=shaping, scheduler=scheduler)
+            others = {one: weight for one, weight in weights.items() if one not in unknown}
+            kept = compared(kept, others, unknown, shaping=shaping, scheduler=scheduler)
             self._kept[key] = kept
             if kept.compared:
                 stay = {one: kept.weights[one] for one in unknown if one in kept.weights}
-                return whole({**{m: Fraction(w) for m, w in weights.items()}, **stay}), shaping
+                known = {member: Fraction(weight) for member, weight in weights.items()}
+                return whole({**known, **stay}), shaping._replace(deduced=bool(stay))
         of_kernel = {} if kept is None else kept.weights
         weights = {
             member: 0
