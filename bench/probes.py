@@ -3,6 +3,9 @@
 Runs on any kernel, without root: `python -m bench.probes`. The endpoints are addresses in
 127.0.0.0/8 that a process of its own serves, so that its work is not counted. The prober is told of
 them directly: the core would not let a loopback address be probed.
+
+Endpoints that hang are those whose listener takes nothing more: the kernel drops a SYN that comes
+to a full queue, and nothing at all is answered.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ import resource
 import socket
 import sys
 import time
+from collections.abc import Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -72,12 +76,13 @@ def _address(number: int) -> Address:
     return Address(bytes((127, 1 + number // 65536, number // 256 % 256, number % 256)))
 
 
-def _probings(count: int, port: int, check: Check) -> dict[ServiceName, Probing]:
+def _probings(count: int, ports: Sequence[int], check: Check) -> dict[ServiceName, Probing]:
+    """Give every endpoint one of the ports in turn."""
     made: dict[ServiceName, Probing] = {}
     for start in range(0, count, _OF_ONE_SERVICE):
         name = ServiceName("bench", f"web-{start}")
         targets = frozenset(
-            Target(name, Protocol.TCP, RealServerKey(_address(number), port))
+            Target(name, Protocol.TCP, RealServerKey(_address(number), ports[number % len(ports)]))
             for number in range(start, min(start + _OF_ONE_SERVICE, count))
         )
         made[name] = Probing(check, targets)
@@ -88,9 +93,15 @@ async def _measure(options: argparse.Namespace, port: int, kill: Connection) -> 
     probe: Probe = HttpProbe("/") if options.probe == "http" else TcpProbe()
     check = Check(probe, interval=options.interval, timeout=options.timeout)
     told: list[tuple[float, Judged]] = []
-    prober = Prober(ask=ask, observe=lambda _: None, clock=time.monotonic, chance=random.random)
+    prober = Prober(
+        ask=ask,
+        observe=lambda _: None,
+        clock=time.monotonic,
+        chance=random.random,
+        room=options.concurrency,
+    )
     prober.tell = lambda judged: told.append((time.monotonic(), judged))
-    prober.update(_probings(options.endpoints, port, check), stretch=1, most=options.concurrency)
+    prober.update(_probings(options.endpoints, [port], check), stretch=1, most=options.concurrency)
     running = asyncio.create_task(prober.run())
     await asyncio.sleep(check.interval)  # until the first round is over
     prober.outcomes.clear()
@@ -109,26 +120,39 @@ async def _measure(options: argparse.Namespace, port: int, kill: Connection) -> 
         f"{share * took / probes * 1e6:.0f} us a probe; files at most {files}, under way at most "
         f"{under_way}, late at most {late:.2f} s; {dict(prober.outcomes)}, {len(told)} verdicts"
     )
-    if options.fail == "refuse":
-        kill.send("end")
-    else:
-        prober.update(
-            _probings(options.endpoints, options.hanging_port, check),
-            stretch=1,
-            most=options.concurrency,
-        )
-    await _detection(prober, told, options.endpoints, check)
+    match options.fail:
+        case "refuse":
+            kill.send("end")
+            failing = options.endpoints
+        case "hang":
+            failing = await _hang(prober, options, [options.hanging_port], check)
+        case _:
+            ports = [port, port, options.hanging_port, options.refusing_port]
+            failing = await _hang(prober, options, ports, check)
+    await _detection(prober, told, failing, check)
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
 
 
+async def _hang(
+    prober: Prober, options: argparse.Namespace, ports: Sequence[int], check: Check
+) -> int:
+    """Have endpoints at these ports instead, in turn; return how many of them are to fail."""
+    probings = _probings(options.endpoints, ports, check)
+    prober.update(probings, stretch=1, most=options.concurrency)
+    bad = {options.hanging_port, options.refusing_port}
+    targets = [target for probing in probings.values() for target in probing.targets]
+    return sum(1 for target in targets if target.server.port in bad)
+
+
 async def _detection(
-    prober: Prober, told: list[tuple[float, Judged]], endpoints: int, check: Check
+    prober: Prober, told: list[tuple[float, Judged]], failing: int, check: Check
 ) -> None:
     """Print how long it takes until all that fail now are known to."""
     began, cpu, files, late = time.monotonic(), time.process_time(), 0, 0.0
+    found = len(told)
     limit = began + check.interval * (check.fall + 2) * 2
-    while len(told) < endpoints and time.monotonic() < limit:
+    while len(told) < found + failing and time.monotonic() < limit:
         files = max(files, _open_files())
         late = max(late, prober.late)
         await asyncio.sleep(1 / _SAMPLES_PER_SECOND)
@@ -139,10 +163,12 @@ async def _detection(
         print("nothing was detected")
         return
     print(
-        f"all fail: {len(times):,} detected, the first after {times[0]:.1f} s, half after "
+        f"{len(times):,} of {failing:,} that fail detected, the first after {times[0]:.1f} s, half "
+        f"after "
         f"{times[len(times) // 2]:.1f} s, the last after {times[-1]:.1f} s (promised: "
         f"{promised:.1f} s); {share:.1%} of a processor, files at most {files}, "
-        f"late at most {late:.2f} s"
+        f"late at most {late:.2f} s, memory at most "
+        f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10} MiB"
     )
 
 
@@ -184,8 +210,8 @@ def main() -> int:
     parser.add_argument("--probe", choices=["tcp", "http"], default="tcp")
     parser.add_argument("--interval", type=float, default=5.0)
     parser.add_argument("--timeout", type=float, default=1.0)
-    parser.add_argument("--concurrency", type=int, default=1000)
-    parser.add_argument("--fail", choices=["refuse", "hang"], default="refuse")
+    parser.add_argument("--concurrency", type=int, default=10_000)
+    parser.add_argument("--fail", choices=["refuse", "hang", "mix"], default="refuse")
     parser.add_argument("--library", action="store_true", help="compare with aiohttp's client")
     options = parser.parse_args()
     _most_files()
@@ -197,7 +223,9 @@ def main() -> int:
         full.bind(("0.0.0.0", 0))  # noqa: S104
         full.listen(0)
         options.hanging_port = full.getsockname()[1]
-        with socket.socket() as first, socket.socket() as second:
+        with socket.socket() as first, socket.socket() as second, socket.socket() as nobody:
+            nobody.bind(("0.0.0.0", 0))  # noqa: S104
+            options.refusing_port = nobody.getsockname()[1]
             for one in (first, second):
                 one.setblocking(False)
                 one.connect_ex(("127.0.0.1", options.hanging_port))

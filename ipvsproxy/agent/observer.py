@@ -138,6 +138,9 @@ class Observer:
         metrics.health_check_targets.set(prober.targets)
         metrics.health_check_resting.set(prober.resting)
         metrics.health_check_late.set(prober.late)
+        metrics.health_checks_under_way.set(prober.under_way)
+        metrics.health_checks_worst.set(prober.worst)
+        metrics.health_checks_limit.set(prober.most)
         metrics.unhealthy_endpoints.clear()
         for name, probing in reconciler.desired.probings.items():
             gauge = metrics.unhealthy_endpoints.labels(name.namespace, name.name)

@@ -18,13 +18,14 @@ from ipvsproxy.agent import memory
 from ipvsproxy.agent.lock import only_agent, refuse_beside_kube_proxy
 from ipvsproxy.agent.reload import ConfigFile, Reloader
 from ipvsproxy.agent.sources import open_source
-from ipvsproxy.agent.wiring import Wiring, wire
+from ipvsproxy.agent.wiring import MANY_FILES, Wiring, wire
 from ipvsproxy.config import Settings
 from ipvsproxy.core.foundation import WATCHED_SYSCTLS
 from ipvsproxy.dataplane import Dataplane
 from ipvsproxy.http import serve
 from ipvsproxy.kernel.linux import LinuxDataplane
 from ipvsproxy.kernel.oom import adjust
+from ipvsproxy.probe import Punctuality
 from ipvsproxy.store import Source
 from ipvsproxy.telemetry import Conditions, Watches, tell_nobody
 
@@ -42,7 +43,7 @@ async def run(settings: Settings, file: ConfigFile | None = None) -> int:
     its tasks: DataplaneError when the kernel cannot be read at the start.
     """
     memory.pass_over_imports()
-    _allow_many_files()
+    files = _allow_many_files()
     _take_place(settings)
     with only_agent():
         await refuse_beside_kube_proxy(settings)
@@ -61,6 +62,7 @@ async def run(settings: Settings, file: ConfigFile | None = None) -> int:
                     tell=events.tell if events is not None else tell_nobody,
                     conditions=conditions,
                     watches=watches,
+                    open_files=files,
                 )
                 follow = [
                     _feed(wiring, source),
@@ -68,6 +70,7 @@ async def run(settings: Settings, file: ConfigFile | None = None) -> int:
                     memory.tidy_up(after=wiring.reconciler.wait_until_applied(0)),
                     wiring.prober.run(),
                     wiring.probed_traffic.run(),
+                    Punctuality(wiring.prober, conditions, wall_clock=time.time).run(),
                 ]
                 if events is not None:
                     follow.append(events.run())
@@ -80,13 +83,15 @@ async def run(settings: Settings, file: ConfigFile | None = None) -> int:
     return 0
 
 
-def _allow_many_files() -> None:
+def _allow_many_files() -> int:
     """Raise the limit of open files as far as it may be, as Go's runtime does for every program.
 
-    Each health check node port is a file, and many hosts begin with 1024 (systemd's default).
+    Each health check node port is a file, and each probe that is under way; many hosts begin with
+    1024 (systemd's default). Returns the limit.
     """
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    return MANY_FILES if most == resource.RLIM_INFINITY else most
 
 
 def _take_place(settings: Settings) -> None:

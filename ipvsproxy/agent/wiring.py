@@ -34,6 +34,9 @@ from ipvsproxy.telemetry import (
     tell_nobody,
 )
 
+MANY_FILES = 1 << 16
+"""The limit of open files where nobody says another."""
+
 
 @dataclass(frozen=True, slots=True)
 class Wiring:
@@ -143,10 +146,11 @@ def wire(
     conditions: Conditions | None = None,
     watches: Watches | None = None,
     chance: Callable[[], float] = random.random,
+    open_files: int = MANY_FILES,
 ) -> Wiring:
     """Put an agent together around a dataplane; the clocks and `tell` are as in `Reconciler`.
 
-    `conditions` and `watches` are those of the source, if it has some; `chance` spreads probes.
+    `conditions`, `watches`: the source's, if it has some; `chance` spreads probes.
     """
     store = Store(settings.node_name)
     conditions = Conditions() if conditions is None else conditions
@@ -161,8 +165,7 @@ def wire(
         wall_clock=wall_clock,
     )
     checks = _health_checks(health, conditions, store, clock, wall_clock, tell=tell)
-    prober = _prober(metrics, clock, chance)
-    probes = ProbedTraffic(dataplane=dataplane, prober=prober, clock=clock)
+    probes = _probes(dataplane, metrics, clock, chance, open_files=open_files)
     reconciler = Reconciler(
         store=store,
         dataplane=dataplane,
@@ -186,13 +189,23 @@ def wire(
     wiring = Wiring(
         store, conditions, metrics, health, checks, observer, reconciler, traffic, probes
     )
-    prober.tell = wiring.take
+    probes.prober.tell = wiring.take
     return wiring
 
 
-def _prober(metrics: Metrics, clock: Callable[[], float], chance: Callable[[], float]) -> Prober:
+def _probes(
+    dataplane: Dataplane,
+    metrics: Metrics,
+    clock: Callable[[], float],
+    chance: Callable[[], float],
+    *,
+    open_files: int,
+) -> ProbedTraffic:
+    """Make who probes: of the `open_files` that the agent may have, probes get three quarters."""
     took = metrics.health_check_duration.observe
-    return Prober(ask=ask, observe=took, clock=clock, chance=chance)
+    room = max(1, open_files * 3 // 4)
+    prober = Prober(ask=ask, observe=took, clock=clock, chance=chance, room=room)
+    return ProbedTraffic(dataplane=dataplane, prober=prober, clock=clock)
 
 
 def _health_checks(

@@ -212,7 +212,7 @@ _OPTIONS: Mapping[str, Decorator] = {
     "health_check_concurrency": _option(
         "--health-check-concurrency",
         metavar="NUMBER",
-        help="Most probes at a time (default 1000).",
+        help="Most probes at a time (default 10000).",
     ),
     "health_check_nodes": _option(
         "--health-check-nodes",

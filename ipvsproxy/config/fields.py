@@ -54,7 +54,7 @@ READERS: Mapping[str, Reader] = {
     "health_checks": values.boolean,
     "health_check_networks": values.networks,
     "health_check_panic_percent": values.whole_number(0, 99),
-    "health_check_concurrency": values.whole_number(1, 10_000),
+    "health_check_concurrency": values.whole_number(1, 100_000),
     "health_check_nodes": values.whole_number(0, 100_000),
     "set_hash_size": values.whole_number(64, 1 << 20),
     "set_capacity": values.whole_number(1024, 1 << 24),

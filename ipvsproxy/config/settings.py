@@ -186,8 +186,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     health_check_panic_percent: int = 50
     """Where more than this share of a Service's endpoints fails, 0-99, checks are passed over."""
 
-    health_check_concurrency: int = 1000
-    """Most probes at a time, 1-10,000; each needs an open file. Others wait, and are late."""
+    health_check_concurrency: int = 10_000
+    """Most probes at a time, 1-100,000, and never more than three quarters of the open files that
+    the agent may have, for each needs one. Others wait, and are late."""
 
     health_check_nodes: int = 100
     """With more Nodes than this, 1-100,000, probes are stretched: the interval grows in proportion,

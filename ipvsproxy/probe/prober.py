@@ -7,8 +7,11 @@ and one task begins those that are: ten thousand targets are ten thousand entrie
 - A new target is probed first at a random time within its interval, so that those of one Service,
   and those of all nodes, are spread; each pause is made longer or shorter by the jitter.
 - A target that was unhealthy when the agent started is probed at once, and each second until a
-  probe fails: it is out of rotation, perhaps for a reason that has gone.
-- When as many probes are under way as may be, the others wait, the longest due first.
+  probe fails: it is out of rotation, perhaps for a reason that has gone. Then it is spread as a new
+  one is, for there may be thousands.
+- When as many probes are under way as may be, the others wait, the longest due first. The bound is
+  there for this node's files, not for its pace: the set number, and no more than it has `room` for.
+  Who is late by it is told (`punctuality`).
 - A probe that could not be tried says nothing, and is tried again with the next.
 - Where only what has traffic is probed, a healthy target without rests: it is not due, and probes
   that have spoken against it are forgotten. It begins again as a new one does.
@@ -19,6 +22,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 import itertools
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping
 
@@ -75,11 +79,13 @@ class Prober:
         observe: Callable[[float], None],
         clock: Callable[[], float],
         chance: Callable[[], float],
+        room: int,
     ) -> None:
         """Wire it up.
 
         `observe` is told how many seconds a successful probe took; `clock` only runs forward;
-        `chance` gives numbers from 0 up to 1.
+        `chance` gives numbers from 0 up to 1; `room` is for how many probes at a time this node has
+        open files, 1 or more.
         """
         self.tell: Callable[[Judged], None] = _tell_nobody
         """Is told of verdicts that have changed."""
@@ -87,10 +93,12 @@ class Prober:
         self._observe = observe
         self._clock = clock
         self._chance = chance
+        self.room = room
         self._probings: Mapping[ServiceName, Probing] = {}
         self._busy: frozenset[VirtualServerKey] = frozenset()
         self._stretch = 1.0
-        self._most = 1
+        self.most = 1
+        """So many probes may be under way."""
         self._watched: dict[Target, _Watched] = {}
         self._heap: list[tuple[float, int, _Watched]] = []
         self._numbers = itertools.count()
@@ -102,6 +110,8 @@ class Prober:
         self.under_way = 0
         self.outcomes: Counter[Outcome] = Counter()
         """Of probes that have ended, until somebody takes them."""
+        self.not_tried = 0
+        """Probes for which this node had no file, port or memory, since the start."""
 
     @property
     def targets(self) -> int:
@@ -126,9 +136,24 @@ class Prober:
         due = next((due for due, _, one in self._heap[:1] if one.due == due), None)
         return max(0.0, self._clock() - due) if due is not None else 0.0
 
+    @property
+    def full(self) -> bool:
+        """Whether as many probes are under way as may be."""
+        return self.under_way >= self.most
+
+    @property
+    def worst(self) -> int:
+        """How many probes would be under way at a time if none were answered."""
+        needed = 0.0
+        for name, probing in self._probings.items():
+            if (check := probing.check) is not None:
+                asked = len(probing.targets) - self.resting_of(name)
+                needed += asked * min(1.0, check.timeout / (check.interval * self._stretch))
+        return math.ceil(needed)
+
     def update(self, probings: Mapping[ServiceName, Probing], *, stretch: float, most: int) -> None:
         """Probe these, with intervals `stretch` times as long, at most so many at a time."""
-        self._stretch, self._most = stretch, most
+        self._stretch, self.most = stretch, min(most, self.room)
         if probings is self._probings:
             return
         before, self._probings = self._probings, probings
@@ -246,7 +271,7 @@ class Prober:
                 return pause
             if begun == _AT_ONCE:
                 return 0
-            if self.under_way >= self._most:
+            if self.full:
                 self._waiting = True
                 return None
             heapq.heappop(self._heap)
@@ -256,24 +281,38 @@ class Prober:
 
     def _begin(self, one: _Watched) -> None:
         began = self._clock()
-        one.due = -1.0
+        behind, one.due = began - one.due, -1.0
 
         def answered(outcome: Outcome) -> None:
             one.cancel = None
             self.under_way -= 1
-            self._answered(one, outcome, began)
+            self._answered(one, outcome, began, behind)
 
         self.under_way += 1
         one.cancel = self._ask(one.target.server, one.check.probe, one.check.timeout, answered)
 
-    def _answered(self, one: _Watched, outcome: Outcome, began: float) -> None:
+    def _answered(self, one: _Watched, outcome: Outcome, began: float, behind: float) -> None:
+        """Take note of an outcome, and have the next probe made when it would be but for delays.
+
+        A probe that began late makes the pause shorter, by half at most: three in a row that are
+        late shall not be so by the sum.
+        """
         took = self._clock() - began
         self.outcomes[outcome] += 1
         if outcome is Outcome.SUCCESS:
             self._observe(took)
-        if outcome is not Outcome.NOT_TRIED:
+        was_eager = one.eager
+        if outcome is Outcome.NOT_TRIED:
+            self.not_tried += 1
+        else:
             self._note(one, success=outcome is Outcome.SUCCESS)
-        self._schedule(one, max(0.0, self._pause(one) - took))
+        calmed = was_eager and not one.eager and not one.standing.healthy
+        if calmed:
+            pause = self._first_pause(one.check)
+        else:
+            pause = max(0.0, self._pause(one) - took)
+            pause = max(pause / 2, pause - behind)
+        self._schedule(one, pause)
         if self._waiting:
             self._woken.set()
 

@@ -61,6 +61,8 @@ class ConditionType(StrEnum):
     """A Service has more endpoints than its scheduler's table has room for."""
     HEALTH_CHECKS_IGNORED = "HealthChecksIgnored"
     """So many endpoints fail their checks from this node that what checks say is passed over."""
+    HEALTH_CHECKS_LATE = "HealthChecksLate"
+    """This node does not make probes when they are due, so that faults are found late."""
     ENDPOINTS_NOT_PROBED = "EndpointsNotProbed"
     """Endpoints of a Service with a health check are at addresses that are not probed."""
     API_UNREACHABLE = "ApiUnreachable"

@@ -267,6 +267,17 @@ class Metrics:
             "ipvsproxy_health_check_late_seconds",
             "By how much the probe is late that has waited longest; 0: none is",
         )
+        self.health_checks_under_way = self._gauge(
+            "ipvsproxy_health_checks_under_way", "Probes that have begun and not ended"
+        )
+        self.health_checks_worst = self._gauge(
+            "ipvsproxy_health_checks_under_way_worst",
+            "Probes that would be under way at a time if no endpoint answered",
+        )
+        self.health_checks_limit = self._gauge(
+            "ipvsproxy_health_checks_under_way_limit",
+            "Probes that may be under way at a time; more wait, and are late",
+        )
         self.unhealthy_endpoints = self._gauge(
             "ipvsproxy_unhealthy_endpoints",
             "Endpoints that fail their health check from this node, of Services that have one",

@@ -210,7 +210,7 @@ class TestOwnFile:
             "iptablesBackend: nft\nhealthzBindAddress: '[::]:1'\nmetricsBindAddress: ''\n"
             "logFormat: json\nverbosity: 9\nendpointMetrics: true\n"
             "healthChecks: false\nhealthCheckNetworks: [192.0.2.0/24]\nhealthCheckNodes: 0\n"
-            "healthCheckPanicPercent: 99\nhealthCheckConcurrency: 10000\n"
+            "healthCheckPanicPercent: 99\nhealthCheckConcurrency: 100000\n"
         )
 
         assert read.master == "https://192.0.2.1:6443"

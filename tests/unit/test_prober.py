@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -10,6 +11,7 @@ from itertools import pairwise
 
 import pytest
 
+from ipvsproxy.config import Settings
 from ipvsproxy.core.annotations.health_check import Check, Probe, TcpProbe, UdpProbe
 from ipvsproxy.core.probing import Probing, Target, Verdict
 from ipvsproxy.model import Address, Protocol, RealServerKey, VirtualServerKey
@@ -40,6 +42,7 @@ class World:
 
     chance: float = 0.5
     takes: float = 0.0
+    room: int = 1 << 16
     outcome: Callable[[Target], Outcome] = field(default=lambda _: Outcome.SUCCESS)
     asked: list[tuple[float, Target]] = field(default_factory=list)
     told: list[tuple[float, Judged]] = field(default_factory=list)
@@ -56,6 +59,7 @@ class World:
             observe=lambda _: None,
             clock=loop.time,
             chance=lambda: self.chance,
+            room=self.room,
         )
         self.prober.tell = lambda judged: self.told.append((loop.time(), judged))
 
@@ -211,7 +215,7 @@ async def test_but_at_its_interval_once_it_has_failed() -> None:
     world.outcome = lambda _: Outcome.REFUSED
     world.update({WEB: probing([one], suspects=[one])})
     await world.pass_time(25)
-    assert world.times(one) == pytest.approx([0, 10, 20], abs=0.2)
+    assert world.times(one) == pytest.approx([0, 5, 15], abs=0.2), "first when a new one would be"
     assert world.told == []
 
 
@@ -402,3 +406,60 @@ async def test_targets_that_come_where_there_is_traffic_are_probed() -> None:
     world.update({WEB: grown._replace(targets=grown.targets | more, fronts={FRONT: more})})
     await world.pass_time(20)
     assert {asked for _, asked in world.asked} == more
+
+
+async def test_ten_thousand_that_hang_are_found_when_their_check_says() -> None:
+    """The bound on what is under way at a time is no part of that: 2,000 would be needed here."""
+    world = World(takes=0.001)
+    spread = iter(range(10**7))
+    world.prober._chance = lambda: next(spread) * 7919 % 10_007 / 10_007
+    world.outcome = lambda _: Outcome.TIMEOUT
+    check = Check(TcpProbe(), interval=5.0, timeout=1.0, rise=2, fall=3, jitter=0.1)
+    world.update(
+        {WEB: probing((target(number) for number in range(10_000)), check)},
+        most=Settings(node_name="n").health_check_concurrency,
+    )
+    assert world.prober.worst == 2000
+    await world.pass_time(3 * 5 * 1.1 + 1.1)
+    assert world.verdicts() == [Verdict.UNHEALTHY] * 10_000
+    assert 1900 < world.most_open < 2600
+
+
+async def test_no_more_are_under_way_than_there_is_room_for() -> None:
+    world = World(chance=0.0, takes=0.5, room=10)
+    world.update({WEB: probing(target(number) for number in range(40))}, most=30)
+    await world.pass_time(0.4)
+    assert (world.most_open, world.prober.most) == (10, 10)
+
+
+async def test_thousands_that_were_unhealthy_before_a_restart_are_not_asked_together_again() -> (
+    None
+):
+    world = World()
+    spread = iter(range(10**6))
+    world.prober._chance = lambda: next(spread) % 1000 / 1000
+    world.outcome = lambda _: Outcome.REFUSED
+    some = [target(number) for number in range(1000)]
+    world.update({WEB: probing(some, suspects=some)})
+    await world.pass_time(11)
+    asked = Counter(int(when) for when, _ in world.asked)
+    assert asked[0] > 1000
+    assert max(asked[second] for second in range(1, 10)) < 220
+
+
+async def test_a_probe_that_began_late_makes_the_next_one_no_later() -> None:
+    world = World(chance=0.0)
+    world.update({WEB: probing([target(1)])})
+    await world.pass_time(1)
+    await asyncio.sleep(12)  # busy with something else
+    await world.pass_time(30)
+    assert world.times(target(1)) == pytest.approx([0, 13, 20, 30, 40], abs=0.2)
+
+
+async def test_but_it_is_not_made_up_for_without_a_pause() -> None:
+    world = World(chance=0.0)
+    world.update({WEB: probing([target(1)])})
+    await world.pass_time(1)
+    await asyncio.sleep(100)
+    await world.pass_time(20)
+    assert world.times(target(1)) == pytest.approx([0, 101, 106, 116], abs=0.2)
