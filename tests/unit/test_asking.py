@@ -201,6 +201,20 @@ async def test_only_the_statuses_that_are_asked_for() -> None:
         assert await outcome(port, HttpProbe("/", 200, 200)) is Outcome.STATUS
 
 
+async def test_a_redirect_is_not_followed() -> None:
+    asked: list[bytes] = []
+    elsewhere: list[bytes] = []
+    async with serving(answering(b"HTTP/1.1 200 OK\r\n\r\n", asked=elsewhere)) as other:
+        place = f"http://127.0.0.1:{other}/".encode()
+        moved = b"HTTP/1.1 302 Found\r\nLocation: " + place + b"\r\nContent-Length: 0\r\n\r\n"
+        async with serving(answering(moved, asked=asked)) as port:
+            assert await outcome(port, HttpProbe("/")) is Outcome.SUCCESS
+            assert await outcome(port, HttpProbe("/", 200, 200)) is Outcome.STATUS
+        assert await outcome(other, HttpProbe("/marked")) is Outcome.SUCCESS
+    assert len(asked) == 2
+    assert [request.split()[1] for request in elsewhere] == [b"/marked"]
+
+
 async def test_the_request_says_path_and_host() -> None:
     asked: list[bytes] = []
     async with serving(answering(b"HTTP/1.0 200 OK\r\n\r\n", asked=asked)) as port:

@@ -15,7 +15,7 @@ from ipvsproxy.core.annotations.health_check import Probe
 from ipvsproxy.core.probing import NODES_GIVEN_UP, NODES_MISSED
 from ipvsproxy.dataplane import Counters, DataplaneError
 from ipvsproxy.kernel.fake import FakeDataplane
-from ipvsproxy.model import Address, Network, RealServerKey, VirtualServerKey
+from ipvsproxy.model import Address, Network, NodeNetwork, RealServerKey, VirtualServerKey
 from ipvsproxy.objects import Node, Service
 from ipvsproxy.probe import Outcome
 from ipvsproxy.store import KINDS, Gone, Listed, Put
@@ -262,6 +262,40 @@ async def test_a_node_that_takes_the_address_of_an_endpoint_is_probed_no_longer(
         world.asked.clear()
         await asyncio.sleep(30)
         assert set(world.asked) == {member(one) for one in FOUR[1:]}
+
+
+async def test_an_endpoint_whose_address_becomes_this_nodes_is_probed_no_longer() -> None:
+    world = World()
+    async with world.agent() as wiring:
+        publish(wiring, checked())
+        await asyncio.sleep(20)
+        own = frozenset({member(FOUR[0]).address})
+        world.fake.state.network = NodeNetwork({"eth1": own})
+        wiring.reconciler.network_changed()
+        await asyncio.sleep(1)
+        world.asked.clear()
+        await asyncio.sleep(30)
+        assert set(world.asked) == {member(one) for one in FOUR[1:]}
+        (told,) = wiring.conditions
+        assert "10.244.1.1 (an address of this node)" in told.message
+
+
+async def test_a_probe_under_way_to_an_endpoint_that_leaves_is_ended_and_says_nothing() -> None:
+    world = World()
+    world.outcomes[member(FOUR[0])] = Outcome.TIMEOUT
+    async with world.agent() as wiring:
+        publish(wiring, checked())
+        await world.seconds_until([0, 1, 1, 1], within=DETECTION)
+        while not wiring.prober.under_way:  # noqa: ASYNC110 - virtual time
+            await asyncio.sleep(0.05)
+        wiring.take(Put(part("web", *FOUR[1:]), "a.yaml"))
+        await asyncio.sleep(0.1)
+        assert wiring.prober.under_way == 0
+        world.asked.clear()
+        await asyncio.sleep(30)
+        assert set(world.asked) == {member(one) for one in FOUR[1:]}
+        wiring.take(Put(part("web", *FOUR), "a.yaml"))
+        await world.seconds_until([1, 1, 1, 1], within=0.5)
 
 
 async def test_without_a_watch_of_nodes_only_what_is_named_is_probed() -> None:

@@ -363,17 +363,18 @@ def test_before_all_nodes_are_known_nobody_is_probed_and_nobody_returns() -> Non
 NODE = Node(
     "node-a",
     pod_cidrs=(Network.parse("10.9.0.0/24"), Network.parse("fd00:9::/64")),
-    addresses=(Address.parse("192.168.50.11"),),
+    addresses=(Address.parse("192.168.50.11"), Address.parse("fd00:50::11")),
 )
 
 
 def surrounded(*networks: str, watch: WatchNodes = WatchNodes.AUTO) -> Surroundings:
     kernel = fresh_state()
-    kernel.network = NodeNetwork({"cni0": frozenset({Address.parse("10.244.1.254")})})
-    kernel.addresses = {Address.parse("10.96.0.10")}
+    own = map(Address.parse, ("10.244.1.254", "fd00:10:244:1::fe"))
+    kernel.network = NodeNetwork({"cni0": frozenset(own)})
+    kernel.addresses = {Address.parse("10.96.0.10"), Address.parse("fd00:10:244:6::6")}
     settings = Settings(
         node_name="node-a",
-        cluster_cidrs=(PODS,),
+        cluster_cidrs=(PODS, Network.parse("fd00:10:244::/48")),
         health_check_networks=tuple(map(Network.parse, networks)),
         watch_nodes=watch,
     )
@@ -384,8 +385,13 @@ def surrounded(*networks: str, watch: WatchNodes = WatchNodes.AUTO) -> Surroundi
         taken={
             Address.parse("192.168.50.12"): "the address of node node-b",
             Address.parse("10.244.7.7"): "the address of an API server",
+            Address.parse("fd00:50::12"): "the address of node node-b",
+            Address.parse("fd00:10:244:7::7"): "the address of an API server",
+            Address.parse("fd00:10:244:1::1"): "the address of a gateway of this node",
         },
-        service_networks=frozenset({Network.parse("10.96.0.0/16")}),
+        service_networks=frozenset(
+            {Network.parse("10.96.0.0/16"), Network.parse("fd00:10:96::/112")}
+        ),
     )
 
 
@@ -414,6 +420,17 @@ EVERYTHING = ("0.0.0.0/0", "::/0")
         ("10.244.7.7", "the address of an API server"),
         ("10.96.0.10", "a Service's address"),
         ("10.96.3.4", "where ClusterIPs are taken from"),
+        ("fd00:50::11", "an address of this node"),
+        ("fd00:10:244:1::fe", "an address of this node"),
+        ("fd00:50::12", "the address of node node-b"),
+        ("fd00:10:244:7::7", "the address of an API server"),
+        ("fd00:10:244:1::1", "the address of a gateway"),
+        ("fd00:10:244:6::6", "a Service's address"),
+        ("fd00:10:96::99", "where ClusterIPs are taken from"),
+        ("::ffff:127.0.0.1", "loopback"),
+        ("::ffff:169.254.169.254", "link-local"),
+        ("::ffff:192.168.50.12", "the address of node node-b"),
+        ("::ffff:10.244.7.7", "the address of an API server"),
     ],
 )
 def test_what_is_no_pods_is_not_probed_whatever_is_allowed(
@@ -423,11 +440,14 @@ def test_what_is_no_pods_is_not_probed_whatever_is_allowed(
 
 
 def test_pods_are_probed_and_others_where_a_setting_allows_it() -> None:
-    for one in ("10.244.3.4", "10.9.0.7", "fd00:9::7"):
+    for one in ("10.244.3.4", "10.9.0.7", "fd00:9::7", "fd00:10:244:3::4", "::ffff:10.244.3.4"):
         assert why_not_probed(Address.parse(one), surrounded()) is None
     outside = Address.parse("203.0.113.9")
     assert "healthCheckNetworks" in (why_not_probed(outside, surrounded()) or "")
     assert why_not_probed(outside, surrounded("203.0.113.0/24")) is None
+    outside = Address.parse("2001:db8::9")
+    assert "healthCheckNetworks" in (why_not_probed(outside, surrounded()) or "")
+    assert why_not_probed(outside, surrounded("2001:db8::/64")) is None
 
 
 def test_where_nodes_are_never_watched_only_the_own_pods_and_named_networks_are_probed() -> None:
