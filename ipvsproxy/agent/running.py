@@ -54,12 +54,13 @@ async def run(settings: Settings, file: ConfigFile | None = None) -> int:
                 source,
                 events,
             ):
+                tell = events.tell if events is not None else tell_nobody
                 wiring = wire(
                     settings,
                     dataplane,
                     clock=time.monotonic,
                     wall_clock=time.time,
-                    tell=events.tell if events is not None else tell_nobody,
+                    tell=tell,
                     conditions=conditions,
                     watches=watches,
                     open_files=files,
@@ -70,7 +71,7 @@ async def run(settings: Settings, file: ConfigFile | None = None) -> int:
                     memory.tidy_up(after=wiring.reconciler.wait_until_applied(0)),
                     wiring.prober.run(),
                     wiring.probed_traffic.run(),
-                    Punctuality(wiring.prober, conditions, wall_clock=time.time).run(),
+                    Punctuality(wiring.prober, conditions, wall_clock=time.time, tell=tell).run(),
                 ]
                 if events is not None:
                     follow.append(events.run())

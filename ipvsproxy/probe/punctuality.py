@@ -14,7 +14,7 @@ from enum import StrEnum
 import structlog
 
 from ipvsproxy.probe.prober import Prober
-from ipvsproxy.telemetry import Conditions, ConditionType
+from ipvsproxy.telemetry import Conditions, ConditionType, Teller, tell_nobody
 
 log = structlog.get_logger(__name__)
 
@@ -42,12 +42,18 @@ class Punctuality:
     """Keeps the condition HealthChecksLate equal to how the prober does."""
 
     def __init__(
-        self, prober: Prober, conditions: Conditions, *, wall_clock: Callable[[], float]
+        self,
+        prober: Prober,
+        conditions: Conditions,
+        *,
+        wall_clock: Callable[[], float],
+        tell: Teller = tell_nobody,
     ) -> None:
-        """Wire it up; `wall_clock` gives seconds since the epoch."""
+        """Wire it up; `wall_clock` gives seconds since the epoch, `tell` hears what is raised."""
         self._prober = prober
         self._conditions = conditions
         self._wall_clock = wall_clock
+        self._tell = tell
         self._not_tried = 0
         self._found: Cause | None = None
         self._looks = LOOKS
@@ -73,6 +79,7 @@ class Punctuality:
         now = self._wall_clock()
         self._conditions.set(_SUBJECT, type_, message=self._message(found), now=now)
         if raised := self._conditions.take_raised_of(_SUBJECT, type_):
+            self._tell(raised, "")
             problem = raised.message
             log.warning("condition", subject=_SUBJECT, type=str(type_), problem=problem)
 

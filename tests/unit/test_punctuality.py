@@ -32,6 +32,8 @@ class World:
     def __init__(self, room: int) -> None:
         self.outcome = Outcome.TIMEOUT
         self.conditions = Conditions()
+        self.heard: list[Condition] = []
+        """Conditions that were told, of which an Event is made."""
         spread = iter(range(10**6))
         self.prober = Prober(
             ask=self.ask,
@@ -54,7 +56,12 @@ class World:
     @asynccontextmanager
     async def probing(self, *, most: int) -> AsyncIterator[None]:
         self.prober.update({WEB: Probing(HANGING, TARGETS)}, stretch=1, most=most)
-        told = Punctuality(self.prober, self.conditions, wall_clock=lambda: 1000.0)
+        told = Punctuality(
+            self.prober,
+            self.conditions,
+            wall_clock=lambda: 1000.0,
+            tell=lambda condition, _: self.heard.append(condition),
+        )
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(self.prober.run()), group.create_task(told.run())]
             yield
@@ -92,6 +99,7 @@ async def test_who_is_late_by_the_bound_says_which_one_until_it_is_in_time_again
         assert found is not None
         assert cause in found.message
         assert "20 are under way" in found.message
+        assert world.heard == [found]
         world.outcome = Outcome.SUCCESS
         await asyncio.sleep(30)
         assert world.told() is None
