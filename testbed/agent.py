@@ -92,6 +92,12 @@ class Agent:
         """Run another of its commands on its node, as in `ipvsproxy status`; return the output."""
         return namespaces.run_inside(self.node.namespace, *PROGRAM, *words)
 
+    def run_anyway(self, *words: str) -> str:
+        """Return the output of another of its commands, whatever its exit status says."""
+        return namespaces.run_inside(
+            self.node.namespace, "sh", "-c", '"$@" || :', "sh", *PROGRAM, *words
+        )
+
     def metrics(self) -> dict[str, float]:
         """Return its metrics, by name with labels, as in `name{label="value"}`."""
         found = {}

@@ -1,7 +1,8 @@
 """What a pod answers: one line with its name and the source that it saw.
 
 A backend listens for TCP, UDP and SCTP on one port, IPv4 and IPv6. For every line or datagram that
-it receives it answers `NAME ADDRESS PORT`; a connection stays open until the client closes it.
+it receives it answers `NAME ADDRESS PORT`; a connection stays open until the client closes it. To a
+request of HTTP on the same port it answers as it is told to (`pages`), or else with the same line.
 """
 
 from __future__ import annotations
@@ -9,7 +10,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from typing import TYPE_CHECKING
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
 
 from testbed import namespaces
 
@@ -24,6 +27,30 @@ BACKLOG = 512
 _STREAMS = (socket.IPPROTO_TCP, socket.IPPROTO_SCTP)
 _LINE = 200
 _MAPPED = "::ffff:"
+_REQUEST = b"GET "
+MISDIRECTED = 421
+"""HTTP's status for a host that is not served here (RFC 9110)."""
+
+Source: TypeAlias = tuple[str, int, int, int]
+"""Address and port that something came from, and what else a socket says of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Web:
+    """An answer to a request of HTTP."""
+
+    status: int = 200
+    """0: the connection is closed without an answer."""
+    host: str = ""
+    """Another host is answered with 421; empty: none is."""
+    seconds: float = 0.0
+    """How long it takes."""
+
+    def text(self, request: bytes) -> bytes:
+        """Write the answer to a request."""
+        known = not self.host or f"\r\nHost: {self.host}\r\n".encode() in request
+        status = self.status if known else MISDIRECTED
+        return f"HTTP/1.1 {status} Said\r\nContent-Length: 0\r\nConnection: close\r\n\r\n".encode()
 
 
 class Backend:
@@ -36,6 +63,12 @@ class Backend:
         self._places = tuple((address, port) for address in addresses)
         self.delay = 0.0
         """Seconds that it takes over every answer: a busy pod."""
+        self.pages: tuple[Web, ...] = ()
+        """How requests of HTTP are answered, in turn to each client. Empty: it speaks none."""
+        self.unheard = b""
+        """The datagram that it does not answer; empty: it answers all."""
+        self.seen: Counter[str] = Counter()
+        """Connections and datagrams, by the address that they came from."""
         self._listeners: list[tuple[socket.socket, asyncio.Task[None]]] = []
         self._serving: set[asyncio.Task[None]] = set()
 
@@ -94,26 +127,45 @@ class Backend:
         except OSError:  # it has gone again
             return
         connection.setblocking(False)
-        task = asyncio.get_running_loop().create_task(self._serve(connection, self._line(source)))
+        self.seen[_address(source)] += 1
+        task = asyncio.get_running_loop().create_task(self._serve(connection, source))
         self._serving.add(task)
         task.add_done_callback(self._serving.discard)
         task.add_done_callback(lambda _: connection.close())
 
-    async def _serve(self, connection: socket.socket, line: bytes) -> None:
-        loop = asyncio.get_running_loop()
+    async def _serve(self, connection: socket.socket, source: Source) -> None:
+        loop, line = asyncio.get_running_loop(), self._line(source)
         with connection, contextlib.suppress(OSError):
-            while await loop.sock_recv(connection, _LINE):
+            while question := await loop.sock_recv(connection, _LINE):
+                if self.pages and question.startswith(_REQUEST):
+                    await self._answer(connection, question, self._page_for(source))
+                    return
                 if self.delay:
                     await asyncio.sleep(self.delay)
                 await loop.sock_sendall(connection, line)
 
+    def _page_for(self, source: Source) -> Web:
+        return self.pages[self.seen[_address(source)] % len(self.pages)]
+
+    async def _answer(self, connection: socket.socket, request: bytes, page: Web) -> None:
+        if page.seconds:
+            await asyncio.sleep(page.seconds)
+        if page.status:
+            await asyncio.get_running_loop().sock_sendall(connection, page.text(request))
+
     async def _receive(self, datagrams: socket.socket) -> None:
         loop = asyncio.get_running_loop()
         while True:
-            _, source = await loop.sock_recvfrom(datagrams, _LINE)
+            question, source = await loop.sock_recvfrom(datagrams, _LINE)
+            self.seen[_address(source)] += 1
+            if self.unheard and question == self.unheard:
+                continue
             with contextlib.suppress(OSError):
                 await loop.sock_sendto(datagrams, self._line(source), source)
 
-    def _line(self, source: tuple[str, int, int, int]) -> bytes:
-        address = source[0].removeprefix(_MAPPED)
-        return f"{self.pod.name} {address} {source[1]}\n".encode()
+    def _line(self, source: Source) -> bytes:
+        return f"{self.pod.name} {_address(source)} {source[1]}\n".encode()
+
+
+def _address(source: Source) -> str:
+    return source[0].removeprefix(_MAPPED)

@@ -11,6 +11,7 @@ import contextlib
 import itertools
 import os
 import socket
+import struct
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from enum import Enum
@@ -41,6 +42,8 @@ so of two connections from one port, through two Services to one pod, the older 
 takes its answers for the newer one's (kubernetes/kubernetes#90042). Left to itself, the kernel
 gives connections to different addresses the same port now and then."""
 _LINE = 200
+_RESET = struct.pack("ii", 1, 0)
+"""SO_LINGER of 0 (socket(7))."""
 _QUESTION = b"?\n"
 
 
@@ -165,6 +168,10 @@ class Connection:
             return await self.talk()
 
         return await _timed(both, seconds)
+
+    def reset(self) -> None:
+        """Have it end by a reset when it is closed."""
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
 
     def close(self) -> None:
         """Close it."""

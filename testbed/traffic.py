@@ -15,9 +15,11 @@ from testbed import client
 from testbed.backend import Backend
 
 if TYPE_CHECKING:
+    from collections import Counter
     from collections.abc import Coroutine, Iterable, Iterator, Sequence
     from types import TracebackType
 
+    from testbed.backend import Web
     from testbed.client import Load, Reply, Steady, Target
     from testbed.layout import Host, Pod
 
@@ -43,6 +45,10 @@ class Held:
     async def reply(self) -> Reply:
         """Send another line on it, for a caller on the event loop."""
         return await self._connection.reply()
+
+    def reset(self) -> None:
+        """Have it end by a reset when it is closed: nothing of it is left to wait for."""
+        self._connection.reset()
 
     def close(self) -> None:
         """Close it."""
@@ -98,6 +104,28 @@ class Traffic:
     def refuse(self, pod: str) -> None:
         """Have a pod take no new connection, and keep its open ones."""
         self.call(self._backends[pod].refuse())
+
+    @contextlib.contextmanager
+    def answering(self, pod: str, *pages: Web) -> Iterator[None]:
+        """Have a pod answer requests of HTTP so, in turn to each client, while the block runs."""
+        before, self._backends[pod].pages = self._backends[pod].pages, pages
+        try:
+            yield
+        finally:
+            self._backends[pod].pages = before
+
+    @contextlib.contextmanager
+    def deaf(self, pod: str, datagram: bytes) -> Iterator[None]:
+        """Have a pod leave a certain datagram unanswered while the block runs."""
+        self._backends[pod].unheard = datagram
+        try:
+            yield
+        finally:
+            self._backends[pod].unheard = b""
+
+    def seen(self, pod: str) -> Counter[str]:
+        """Count the connections and datagrams that a pod has had, by who sent them."""
+        return self._backends[pod].seen.copy()
 
     @contextlib.contextmanager
     def busy(self, pod: str, *, seconds: float) -> Iterator[None]:

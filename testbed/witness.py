@@ -67,6 +67,13 @@ def scheduled(namespace: str, name: str) -> dict[str, int]:
     return {words[1]: int(words[2]) for words in lines if words[0] == "->" and words[-1].isdigit()}
 
 
+def connections(namespace: str, name: str) -> int:
+    """Count the connections that a virtual server of TCP has had, as of the last two seconds."""
+    text = namespaces.run_inside(namespace, "ipvsadm", "-Ln", "--stats", "--exact", "-t", name)
+    lines = [line.split() for line in text.splitlines()]
+    return sum(int(words[2]) for words in lines if words[:2] == ["TCP", name])
+
+
 def sets(namespace: str) -> str:
     """`ipset save`, sorted: a hash has no order of its own."""
     return _sorted(namespaces.run_inside(namespace, "ipset", "save", "-sorted"))

@@ -179,6 +179,34 @@ def test_a_limit_refuses_until_it_is_raised(
         assert not failures(cluster.traffic.talk(held))
 
 
+def test_a_limit_that_was_reached_gives_way_when_connections_have_ended(
+    cluster: Cluster, applied: Make, old: tuple[Pod, ...]
+) -> None:
+    """Two and no more; again when there are fewer than one. A reset is forgotten after 10 s."""
+    service = Service("filled", 65, endpoints_of(old), "rr", protocols=("TCP",), families=(4,))
+    applied(service.annotated(connection_limit="2,1"))
+    client, where = cluster.layout.pod("c1"), target(service)
+    node = cluster.layout.node("node1")
+    with cluster.traffic.hold(client, where, 2 * len(old)) as held:
+        assert set(distribution(one.first for one in held).values()) == {2}
+        [failure] = failures(cluster.traffic.ask(client, where, 1))
+        assert failure.reason == REFUSAL
+        mine = [one for one in held if distribution([one.first])[old[0].name]]
+        assert len(mine) == 2
+        for one in mine:
+            one.reset()
+            one.close()
+
+        def refused() -> str | None:
+            [reply] = cluster.traffic.ask(client, where, 1)
+            return "refused" if failures([reply]) else None
+
+        cluster.wait_for(node, refused)
+        others = [one for one in held if one not in mine]
+        assert not failures(cluster.traffic.talk(others))
+        assert set(distribution(cluster.traffic.ask(client, where, 1))) == {old[0].name}
+
+
 def test_without_time_to_drain_only_connections_to_who_left_end(
     cluster: Cluster, applied: Make, old: tuple[Pod, ...]
 ) -> None:
