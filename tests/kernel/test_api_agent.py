@@ -17,7 +17,7 @@ from ipvsproxy.sources.kubernetes.client import connect
 from ipvsproxy.sources.kubernetes.errors import Unreachable
 from tests.api.certificates import authority, server_context
 from tests.api.fake_server import FakeApiServer, Streams
-from tests.api.support import endpoint_slice, service
+from tests.api.support import endpoint_slice, pod, service
 
 pytestmark = [
     pytest.mark.kernel,
@@ -30,7 +30,9 @@ SECONDS = 60
 
 
 @asynccontextmanager
-async def running(folder: Path, *urls: str, cluster: str, user: str) -> AsyncIterator[None]:
+async def running(
+    folder: Path, *urls: str, cluster: str, user: str, options: tuple[str, ...] = ()
+) -> AsyncIterator[None]:
     """Run the agent until the block ends, from a kubeconfig in YAML and the servers at `urls`."""
     kubeconfig = folder / "kubeconfig"
     kubeconfig.write_text(
@@ -47,6 +49,7 @@ current-context: x
         agent = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "ipvsproxy", "run", "--kubeconfig", str(kubeconfig)),
             *("--master", ",".join(urls), "--hostname-override", "node-a"),
+            *options,
             stderr=log,
         )
     try:
@@ -141,3 +144,43 @@ async def test_a_server_that_vanishes_without_a_word_is_noticed(
             lose_packets_of(server.port)
             async with asyncio.timeout(30):
                 await anext(aiter(lines))
+
+
+async def test_weights_that_pods_say_come_from_the_api_server_into_the_kernel(
+    tmp_path: Path,
+) -> None:
+    pods = ("web-1", "web-2", "web-3")
+    addresses = tuple(f"10.244.1.{number}" for number in range(1, 4))
+
+    def lines(*weights: int) -> list[str]:
+        member = "-a -t 10.96.0.10:80 -r {}:8080 -m -w {}"
+        members = map(member.format, addresses, weights)
+        return ["-A -t 10.96.0.10:80 -s wrr", *members]
+
+    asked = {"ipvsproxy.io/weight-source": "pod"}
+    metadata = {"name": "web", "namespace": "default", "annotations": asked}
+    made = service("web", address="10.96.0.10") | {"metadata": metadata}
+    part = endpoint_slice("web-1", owner="web", addresses=addresses)
+    part["endpoints"] = [
+        {
+            "addresses": [address],
+            "targetRef": {"kind": "Pod", "namespace": "default", "name": name},
+        }
+        for address, name in zip(addresses, pods, strict=True)
+    ]
+    async with FakeApiServer() as server:
+        for one in (made, part, pod("web-1", "6"), pod("web-2", "3"), pod("web-3")):
+            await server.put(one)
+        options = ("--watch-pods", "true")
+        cluster = f"{{server: '{server.url}'}}"
+        async with running(tmp_path, server.url, cluster=cluster, user="{}", options=options):
+            await until(*lines(6, 3, 1))
+            await server.put(pod("web-3", "10"))
+            await until(*lines(6, 3, 10))
+            await server.put(pod("web-1", "0"))
+            await until(*lines(0, 3, 10))
+            await server.put(pod("web-2", "plenty"))
+            await server.put(pod("web-1", "9"))
+            await until(*lines(9, 3, 10))
+            await server.delete("Pod", "default", "web-3")
+            await until(*lines(9, 3, 1))
