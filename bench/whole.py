@@ -20,7 +20,8 @@ from ipvsproxy.agent.wiring import Wiring, wire
 from ipvsproxy.config import Settings
 from ipvsproxy.core.foundation import WATCHED_SYSCTLS
 from ipvsproxy.core.operations import Operation
-from ipvsproxy.dataplane import Change, Counters, Outcome, Reading, TrafficReading
+from ipvsproxy.core.parts import Part
+from ipvsproxy.dataplane import Change, Counters, Glance, Outcome, Reading, TrafficReading
 from ipvsproxy.kernel.linux import LinuxDataplane
 from ipvsproxy.model import NodeNetwork, State, VirtualServerKey
 from ipvsproxy.objects import read_endpoint_slice, read_service
@@ -61,6 +62,22 @@ class Watched:
         self._counted["dumps"] += 1
         start = time.perf_counter()
         state = await self._inner.dump()
+        self.seconds += time.perf_counter() - start
+        return state
+
+    async def glance(self, keys: Collection[VirtualServerKey], sets: Collection[str]) -> Glance:
+        """Pass on."""
+        self._counted["glances"] += 1
+        start = time.perf_counter()
+        glance = await self._inner.glance(keys, sets)
+        self.seconds += time.perf_counter() - start
+        return glance
+
+    async def look(self, part: Part) -> State:
+        """Pass on."""
+        self._counted["looks"] += 1
+        start = time.perf_counter()
+        state = await self._inner.look(part)
         self.seconds += time.perf_counter() - start
         return state
 

@@ -12,6 +12,7 @@ from enum import Enum
 from typing import NamedTuple, Protocol, TypeAlias
 
 from ipvsproxy.core.operations import Operation
+from ipvsproxy.core.parts import Part
 from ipvsproxy.model import (
     Connections,
     NodeNetwork,
@@ -89,6 +90,25 @@ class TrafficReading(NamedTuple):
     """Empty where they were not asked for."""
 
 
+class Glance(NamedTuple):
+    """What can be seen at a glance: that things are there, and how many of the others.
+
+    The numbers count more than we look at (virtual servers by firewall mark, addresses of all
+    interfaces), so they mean something beside an earlier glance only. None: this kernel does not
+    say.
+    """
+
+    link: bool
+    virtual_servers: Mapping[VirtualServerKey, VirtualServer | None]
+    """Those that were asked for; None for one that is not there."""
+    sets: frozenset[str]
+    """Which of the sets that were asked for are there."""
+    ipv4_virtual_servers: int | None
+    """How many there are; of IPv6 the kernel counts none."""
+    ipv4_addresses: int | None
+    """How many there are on all interfaces; of IPv6 the kernel counts none."""
+
+
 class NodeNetworkChanged(NamedTuple):
     """An address, a link or a route of this node came or went."""
 
@@ -109,6 +129,22 @@ class Dataplane(Protocol):
 
     async def dump(self) -> State:
         """Read everything that we look at. Raises DataplaneError when that is not possible."""
+        ...
+
+    async def glance(self, keys: Collection[VirtualServerKey], sets: Collection[str]) -> Glance:
+        """Look whether a few virtual servers and our sets are there, and count.
+
+        Launches nothing; costs a request for each key and each set, and the same however much the
+        tables hold. Raises DataplaneError as `dump` does.
+        """
+        ...
+
+    async def look(self, part: Part) -> State:
+        """Read one part of what `dump` reads, as `core.parts.part_of` a dump would have it.
+
+        `Rules` launch a program, no other part does. What could not be read, though `dump` reads
+        it by other means, is left out. Raises DataplaneError as `dump` does.
+        """
         ...
 
     async def read(

@@ -28,7 +28,7 @@ from ipvsproxy.core.predecessors import Predecessor
 from ipvsproxy.core.question import Place, Who
 from ipvsproxy.core.take_over import lost_node_port_addresses
 from ipvsproxy.http import ask_agent
-from ipvsproxy.kernel.fake import DryRunDataplane
+from ipvsproxy.kernel.dry_run import DryRunDataplane
 from ipvsproxy.kernel.foreign import Foreign
 from ipvsproxy.kernel.linux import LinuxDataplane
 from ipvsproxy.kernel.process import Processes

@@ -28,12 +28,12 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
 from ipvsproxy.dataplane import Counters
+from ipvsproxy.kernel.configuration import PERSISTENT, virtual_server
 from ipvsproxy.kernel.message import CodecError, attribute, attributes
 from ipvsproxy.model import (
     Address,
     Connections,
     Family,
-    Flags,
     ForwardingMethod,
     Protocol,
     RealServer,
@@ -98,14 +98,11 @@ _AF_BY_LENGTH = {4: _AF_INET, 16: _AF_INET6}
 _LENGTH_BY_AF = {_AF_INET: 4, _AF_INET6: 16}
 _AF_BY_FAMILY = {Family.IPV4: _AF_INET, Family.IPV6: _AF_INET6}
 
-_F_PERSISTENT = 0x1  # IP_VS_SVC_F_PERSISTENT; F_HASHED (0x2) is the kernel's own
 _ALL_BITS = 0xFFFFFFFF
 _METHOD_MASK = 0x7  # IP_VS_CONN_F_FWD_MASK
 
 _PROTOCOLS = {int(protocol): protocol for protocol in Protocol}
 _METHODS = {int(method): method for method in ForwardingMethod}
-_KNOWN_FLAGS = int(Flags.ONE_PACKET | Flags.SCHED_1 | Flags.SCHED_2 | Flags.SCHED_3)
-_FLAG_SETS = {bits: Flags(bits) for bits in range(_KNOWN_FLAGS + 1) if not bits & ~_KNOWN_FLAGS}
 _MASKS = tuple((_ALL_BITS << 32 - length & _ALL_BITS).to_bytes(4) for length in range(33))
 
 _GENERIC = struct.Struct("=BBH")  # struct genlmsghdr: command, version, reserved
@@ -309,7 +306,7 @@ def decode_real_server_counters(payload: bytes, family: Family) -> tuple[RealSer
 
 
 def _encode_virtual_server(command: int, key: VirtualServerKey, server: VirtualServer) -> bytes:
-    flags = server.flags | _F_PERSISTENT if server.persistence else int(server.flags)
+    flags = server.flags | PERSISTENT if server.persistence else int(server.flags)
     try:
         configuration = (
             attribute(_SCHEDULER, server.scheduler.encode("ascii") + b"\0")
@@ -398,12 +395,8 @@ def _virtual_server(found: Mapping[int, bytes]) -> VirtualServer:
         prefix_length = int.from_bytes(mask).bit_count()
     else:
         prefix_length = int.from_bytes(mask, sys.byteorder)
-    return VirtualServer(
-        found[_SCHEDULER].partition(b"\0")[0].decode("ascii"),
-        _FLAG_SETS[flags & _KNOWN_FLAGS],
-        _U32.unpack(found[_TIMEOUT])[0] if flags & _F_PERSISTENT else 0,
-        prefix_length,
-    )
+    timeout: int = _U32.unpack(found[_TIMEOUT])[0]
+    return virtual_server(found[_SCHEDULER], flags, timeout, prefix_length)
 
 
 def _address(field: bytes, af: int) -> Address:

@@ -3,9 +3,8 @@
     FakeDataplane    keeps a `State` by the rules of `rules`, and simulated connections (`balance`)
     FaultyDataplane  refuses what it is told to refuse, whatever it wraps would have said
     DyingDataplane   is killed after some operations, as the agent may be
-    DryRunDataplane  reads from what it wraps, and carries out changes in memory only
 
-`FakeDataplane` stands in for the kernel in tests, and under `DryRunDataplane` in `ipvsproxy plan`.
+`FakeDataplane` stands in for the kernel in tests, and under a dry run (`dry_run`).
 It is kept honest by tests/contract, which runs on it and on a real kernel. It knows no clock, and
 no randomness of its own.
 """
@@ -13,12 +12,15 @@ no randomness of its own.
 from __future__ import annotations
 
 import asyncio
+from itertools import chain
 from typing import TYPE_CHECKING
 
+from ipvsproxy.core.parts import Rules, part_of
 from ipvsproxy.dataplane import (
     DONE,
     Change,
     Dataplane,
+    Glance,
     Outcome,
     Reading,
     RealServerReading,
@@ -30,7 +32,6 @@ from ipvsproxy.kernel.listing import ipvsadm_text
 from ipvsproxy.kernel.rules import carry_out, reported
 from ipvsproxy.model import (
     Address,
-    Connections,
     Family,
     NodeNetwork,
     Ruleset,
@@ -44,15 +45,16 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 
     from ipvsproxy.core.operations import Operation
+    from ipvsproxy.core.parts import Part
     from ipvsproxy.dataplane import Counters
 
 __all__ = [
     "ALL_SCHEDULERS",
-    "DryRunDataplane",
     "DyingDataplane",
     "FakeDataplane",
     "FaultyDataplane",
     "Killed",
+    "Wrapper",
     "copy_state",
     "fresh_state",
     "random_refusals",
@@ -60,7 +62,6 @@ __all__ = [
 
 ALL_SCHEDULERS = frozenset(str(scheduler) for scheduler in Scheduler)
 
-_NO_CONNECTIONS = Connections(0, 0, 0)
 _SYSCTLS = {
     "kernel/osrelease": "6.1.0",
     "net/ipv4/ip_forward": "0",
@@ -117,6 +118,9 @@ class FakeDataplane:
         self.writes = 0
         """Operations that were tried, acknowledged or not."""
         self.dumps = 0
+        self.glances = 0
+        self.parts: list[Part] = []
+        """The parts that were read, in their order."""
         self.reads = 0
         """Virtual servers that were read."""
         self.closed = False
@@ -128,6 +132,27 @@ class FakeDataplane:
         state = copy_state(self.state)
         state.rulesets = {family: reported(ruleset) for family, ruleset in state.rulesets.items()}
         return state
+
+    async def glance(self, keys: Collection[VirtualServerKey], sets: Collection[str]) -> Glance:
+        """Look at the state; all virtual servers and addresses of IPv4 are counted."""
+        self.glances += 1
+        state = self.state
+        bound = [*state.addresses, *chain.from_iterable(state.network.interfaces.values())]
+        return Glance(
+            link=state.link,
+            virtual_servers={key: state.virtual_servers.get(key) for key in keys},
+            sets=frozenset(sets).intersection(state.sets),
+            ipv4_virtual_servers=sum(key.family is Family.IPV4 for key in state.virtual_servers),
+            ipv4_addresses=sum(one.family is Family.IPV4 for one in bound),
+        )
+
+    async def look(self, part: Part) -> State:
+        """Return a copy of a part of the state, as far as it is reported."""
+        self.parts.append(part)
+        found = copy_state(part_of(self.state, part))
+        if isinstance(part, Rules):
+            found.rulesets = {family: reported(one) for family, one in found.rulesets.items()}
+        return found
 
     async def read(
         self, keys: Collection[VirtualServerKey]
@@ -216,7 +241,7 @@ class FakeDataplane:
         )
 
 
-class _Wrapper:
+class Wrapper:
     """Passes everything on."""
 
     def __init__(self, inner: Dataplane) -> None:
@@ -225,6 +250,14 @@ class _Wrapper:
     async def dump(self) -> State:
         """Pass on."""
         return await self._inner.dump()
+
+    async def glance(self, keys: Collection[VirtualServerKey], sets: Collection[str]) -> Glance:
+        """Pass on."""
+        return await self._inner.glance(keys, sets)
+
+    async def look(self, part: Part) -> State:
+        """Pass on."""
+        return await self._inner.look(part)
 
     async def read(
         self, keys: Collection[VirtualServerKey]
@@ -261,7 +294,7 @@ class _Wrapper:
         await self._inner.close()
 
 
-class FaultyDataplane(_Wrapper):
+class FaultyDataplane(Wrapper):
     """Refuses the operations for which `refuse` names a refusal, and passes the others on.
 
     What is refused does not reach what is wrapped. `refuse` may be replaced at any time.
@@ -311,7 +344,7 @@ class Killed(BaseException):
     """The agent died here; no `except Exception` may stand in the way, as with kill -9."""
 
 
-class DyingDataplane(_Wrapper):
+class DyingDataplane(Wrapper):
     """Carries out `operations` operations, and raises `Killed` in place of the next one."""
 
     def __init__(self, inner: Dataplane, *, operations: int) -> None:
@@ -326,59 +359,3 @@ class DyingDataplane(_Wrapper):
         if len(now) < len(operations):
             raise Killed
         return outcomes
-
-
-class DryRunDataplane(_Wrapper):
-    """Reads from what it wraps until the first change, and carries out changes on a copy of that.
-
-    It never writes. `recorded` has the operations that were acknowledged. Connections are always
-    those of what it wraps.
-    """
-
-    def __init__(self, inner: Dataplane, *, schedulers: frozenset[str] = ALL_SCHEDULERS) -> None:
-        """Accept `schedulers`: what the kernel can load cannot be known without writing."""
-        super().__init__(inner)
-        self._schedulers = schedulers
-        self._copy: FakeDataplane | None = None
-
-    @property
-    def recorded(self) -> Sequence[Operation]:
-        """What would have been done, in its order."""
-        return () if self._copy is None else tuple(self._copy.applied)
-
-    async def dump(self) -> State:
-        """Return the state with the changes so far."""
-        return await (self._inner if self._copy is None else self._copy).dump()
-
-    async def read(
-        self, keys: Collection[VirtualServerKey]
-    ) -> Mapping[VirtualServerKey, Reading | None]:
-        """Read virtual servers with the changes so far, and the connections that really exist."""
-        real = await self._inner.read(keys)
-        if self._copy is None:
-            return real
-        planned = await self._copy.read(keys)
-        return {key: _with_connections(planned[key], real[key]) for key in keys}
-
-    async def apply(self, operations: Sequence[Operation]) -> Sequence[Outcome]:
-        """Change the copy, by the kernel's rules."""
-        if self._copy is None:
-            state = await self._inner.dump()
-            self._copy = FakeDataplane(copy_state(state), schedulers=self._schedulers)
-        return await self._copy.apply(operations)
-
-
-def _with_connections(planned: Reading | None, real: Reading | None) -> Reading | None:
-    if planned is None:
-        return None
-    found = {} if real is None else real.real_servers
-    return Reading(
-        planned.server,
-        {
-            member: RealServerReading(
-                reading.server,
-                found[member].connections if member in found else _NO_CONNECTIONS,
-            )
-            for member, reading in planned.real_servers.items()
-        },
-    )

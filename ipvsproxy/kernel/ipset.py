@@ -21,9 +21,10 @@ next change.
 
 from __future__ import annotations
 
+import errno
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import TypeAlias
 
@@ -41,8 +42,9 @@ from ipvsproxy.kernel.ipset_text import (
     parse_save,
 )
 from ipvsproxy.kernel.message import CodecError
-from ipvsproxy.kernel.netlink import NetlinkSocket, Request
+from ipvsproxy.kernel.netlink import REPORTS, NetlinkSocket, Request
 from ipvsproxy.kernel.process import Completed, ProcessError, Processes
+from ipvsproxy.kernel.refusals import refused
 from ipvsproxy.model import IpPortNetMember, Member, SetSpec, SetType
 
 SetOperation: TypeAlias = LineOperation | GrowSet
@@ -119,6 +121,42 @@ class Ipsets:
         ignored.pop(TEMPORARY, None)
         self.ignored = ignored
         return specs, members
+
+    def present(self, names: Collection[str]) -> frozenset[str]:
+        """Say which of the sets are there, launching nothing. Raises DataplaneError."""
+        assert self._netlink is not None
+        asked = list(names)
+        answers = self._netlink.exchange(
+            [ipset_codec.header(name) for name in asked], batch=REPORTS
+        )
+        for name, answer in zip(asked, answers, strict=True):
+            if answer.error not in {0, errno.ENOENT}:
+                reason = refused(answer.error).reason
+                raise DataplaneError(f"set {name} cannot be looked at: {reason}")
+        return frozenset(
+            name for name, answer in zip(asked, answers, strict=True) if not answer.error
+        )
+
+    def read(self, name: str) -> tuple[SetSpec, set[Member]] | None:
+        """Read one set, launching nothing; None where there is none that is made as ours are.
+
+        Raises DataplaneError.
+        """
+        assert self._netlink is not None
+        try:
+            return ipset_codec.decode_set(self._netlink.dump(ipset_codec.listing(name)))
+        except ipset_codec.OddError:
+            return None
+        except (OSError, CodecError) as error:
+            if isinstance(error, OSError) and error.errno == errno.ENOENT:
+                return None
+            raise DataplaneError(f"set {name} cannot be read: {error}") from error
+
+    def forget_ignored(self) -> None:
+        """Take those out of `ignored` that are there no longer. Raises DataplaneError."""
+        if self.ignored:
+            there = self.present(self.ignored)
+            self.ignored = {name: how for name, how in self.ignored.items() if name in there}
 
     def apply(self, operations: Sequence[SetOperation]) -> list[Outcome]:
         """Carry out operations in their order, but growths before all else; one outcome each.

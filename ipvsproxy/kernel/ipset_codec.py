@@ -34,6 +34,7 @@ from ipvsproxy.model import (
 
 _SUBSYSTEM = 6 << 8  # NFNL_SUBSYS_IPSET
 _LIST, _ADD, _DELETE = _SUBSYSTEM | 7, _SUBSYSTEM | 9, _SUBSYSTEM | 10  # IPSET_CMD_*
+_HEADER = _SUBSYSTEM | 12
 _VERSION = 6  # IPSET_PROTOCOL_MIN, since Linux 2.6.39
 _HEADER_SIZE = 4  # struct nfgenmsg
 _NAMES_ONLY = 1 << 1  # IPSET_FLAG_LIST_SETNAME
@@ -83,6 +84,11 @@ class OddError(Exception):
 def listing(name: str) -> Request:
     """Ask for one set with its members; for a dump."""
     return Request(_LIST, _head(name))
+
+
+def header(name: str) -> Request:
+    """Ask whether a set is there, and of which type; ENOENT where there is none."""
+    return Request(_HEADER, _head(name))
 
 
 def additions(name: str, members: Iterable[Member]) -> Request:

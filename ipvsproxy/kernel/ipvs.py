@@ -14,6 +14,7 @@ table is read, it is one system call for each of IPv4 (`ipvs_sockopt`).
 from __future__ import annotations
 
 import errno
+import struct
 from typing import TYPE_CHECKING, TypeAlias, assert_never
 
 from ipvsproxy.core.operations import (
@@ -40,7 +41,7 @@ from ipvsproxy.kernel.netlink import REPORTS, Answer, NetlinkSocket, Request
 from ipvsproxy.kernel.refusals import UNANSWERED, refused
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
     from ipvsproxy.dataplane import Counters
     from ipvsproxy.model import RealServer, RealServerKey, Timeouts, VirtualServer, VirtualServerKey
@@ -59,6 +60,9 @@ IpvsOperation: TypeAlias = (
 
 _NETLINK_GENERIC = 16  # the protocol; the socket module has no name for it
 _GENERIC_CONTROL = 16  # GENL_ID_CTRL
+
+_REPORTED_FAMILY = struct.Struct("=8xHHH")  # headers, then length, type and value of the first
+_IPV6 = (6, 1, 10)  # IPVS_SVC_ATTR_AF: AF_INET6
 
 _CONTRADICTING = {
     AddVirtualServer: {errno.EEXIST: "it exists already"},
@@ -86,6 +90,13 @@ class Ipvs:
         self._netlink = NetlinkSocket(_NETLINK_GENERIC, timeout=timeout)
         self._family: int | None = None
         self._option = SocketOption()
+        self._counts: Mapping[VirtualServerKey, int] = {}
+        """How many real servers the virtual servers of IPv4 had when all were listed last."""
+
+    @property
+    def option(self) -> SocketOption:
+        """The socket for what netlink does not tell."""
+        return self._option
 
     def open(self) -> None:
         """Find IPVS in the kernel, loading it if need be.
@@ -136,17 +147,56 @@ class Ipvs:
     def real_servers(
         self, keys: Iterable[VirtualServerKey]
     ) -> dict[VirtualServerKey, dict[RealServerKey, RealServer]]:
-        """List the real servers of many virtual servers. Raises DataplaneError."""
-        counts = self._option.counts()
+        """List the real servers of all virtual servers. Raises DataplaneError."""
+        self._counts = self._option.counts()
+        return self.real_servers_of(keys)
+
+    def real_servers_of(
+        self, keys: Iterable[VirtualServerKey]
+    ) -> dict[VirtualServerKey, dict[RealServerKey, RealServer]]:
+        """List the real servers of some. Raises DataplaneError.
+
+        It is quicker where there are as many as when all virtual servers were listed last.
+        """
         found: dict[VirtualServerKey, dict[RealServerKey, RealServer]] = {}
         for key in keys:
-            count = counts.get(key)
+            count = self._counts.get(key)
             read = self._option.read(key, count) if count is not None else None
             if read is None:
                 listed = self.list_real_servers(key)
                 read = {member: reading.server for member, reading in listed.items()}
             found[key] = read
         return found
+
+    def virtual_servers(self) -> dict[VirtualServerKey, VirtualServer]:
+        """List all virtual servers, as `list_virtual_servers` does, in a fifth of the time.
+
+        Those of IPv4 are listed by one system call. Raises DataplaneError.
+        """
+        listed = self._option.virtual_servers()
+        if listed is None:
+            return self.list_virtual_servers()
+        self._counts = {key: one.real_servers for key, one in listed.items()}
+        found = {key: one.server for key, one in listed.items()}
+        payloads = self._list(codec.encode_list_virtual_servers())
+        try:
+            reported = map(codec.decode_virtual_server, filter(_is_of_ipv6, payloads))
+            found.update((one.key, one.server) for one in reported if one is not None)
+        except (CodecError, struct.error) as error:
+            raise DataplaneError(f"the IPVS table cannot be read: {error}") from error
+        return found
+
+    def configurations(
+        self, keys: Collection[VirtualServerKey]
+    ) -> dict[VirtualServerKey, VirtualServer | None]:
+        """Read a few virtual servers alone; None for one that is not there.
+
+        Raises DataplaneError.
+        """
+        return {
+            key: self._configuration(key, answer)
+            for key, answer in zip(keys, self._ask(keys), strict=True)
+        }
 
     def virtual_server_counters(self) -> dict[VirtualServerKey, Counters]:
         """Read what was counted of all virtual servers. Raises DataplaneError."""
@@ -159,13 +209,8 @@ class Ipvs:
 
     def counters_of(self, keys: Collection[VirtualServerKey]) -> dict[VirtualServerKey, Counters]:
         """Read what was counted of a few virtual servers that exist. Raises DataplaneError."""
-        family = self._number()
-        answers = self._netlink.exchange(
-            [Request(family, codec.encode_read_virtual_server(key)) for key in keys],
-            batch=REPORTS,
-        )
         found: dict[VirtualServerKey, Counters] = {}
-        for key, answer in zip(keys, answers, strict=True):
+        for key, answer in zip(keys, self._ask(keys), strict=True):
             if answer.error == errno.ESRCH:
                 continue
             try:
@@ -188,12 +233,10 @@ class Ipvs:
 
     def read(self, keys: Collection[VirtualServerKey]) -> dict[VirtualServerKey, Reading | None]:
         """Read a few virtual servers; None for one that does not exist. Raises DataplaneError."""
-        family = self._number()
-        answers = self._netlink.exchange(
-            [Request(family, codec.encode_read_virtual_server(key)) for key in keys],
-            batch=REPORTS,
-        )
-        return {key: self._reading(key, answer) for key, answer in zip(keys, answers, strict=True)}
+        return {
+            key: None if server is None else Reading(server, self.list_real_servers(key))
+            for key, server in self.configurations(keys).items()
+        }
 
     def apply(self, operations: Sequence[IpvsOperation]) -> list[Outcome]:
         """Carry out operations in their order; one outcome for each."""
@@ -216,7 +259,14 @@ class Ipvs:
                 outcomes[index] = outcome(operations[index], answer.error)
         return outcomes
 
-    def _reading(self, key: VirtualServerKey, answer: Answer) -> Reading | None:
+    def _ask(self, keys: Collection[VirtualServerKey]) -> list[Answer]:
+        family = self._number() if keys else 0
+        return self._netlink.exchange(
+            [Request(family, codec.encode_read_virtual_server(key)) for key in keys],
+            batch=REPORTS,
+        )
+
+    def _configuration(self, key: VirtualServerKey, answer: Answer) -> VirtualServer | None:
         if answer.error == errno.ESRCH:
             return None
         try:
@@ -224,9 +274,7 @@ class Ipvs:
         except (CodecError, IndexError) as error:
             reason = _said(answer.error) if answer.error else str(error)
             raise DataplaneError(f"virtual server {key} cannot be read: {reason}") from error
-        if reported is None:
-            return None
-        return Reading(reported.server, self.list_real_servers(key))
+        return None if reported is None else reported.server
 
     def _list(self, payload: bytes) -> list[bytes]:
         try:
@@ -296,3 +344,8 @@ def _said(number: int) -> str:
     if number == errno.EPERM:
         return "the right CAP_NET_ADMIN is missing: run as root, or privileged in a container"
     return refused(number).reason
+
+
+def _is_of_ipv6(payload: bytes) -> bool:
+    """Whether the report of a virtual server is of IPv6: the kernel says the family first."""
+    return _REPORTED_FAMILY.unpack_from(payload) == _IPV6

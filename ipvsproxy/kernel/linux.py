@@ -39,8 +39,25 @@ from ipvsproxy.core.operations import (
     SetVirtualServer,
     UnbindAddress,
 )
-from ipvsproxy.dataplane import DataplaneError, TrafficReading
-from ipvsproxy.kernel import conntrack, notices, rtnetlink, surroundings, sysctl
+from ipvsproxy.core.parts import (
+    Addresses,
+    KernelSettings,
+    Members,
+    Part,
+    RealServers,
+    Rules,
+    VirtualServers,
+)
+from ipvsproxy.dataplane import DataplaneError, Glance, TrafficReading
+from ipvsproxy.kernel import (
+    conntrack,
+    glance,
+    ipset_codec,
+    notices,
+    rtnetlink,
+    surroundings,
+    sysctl,
+)
 from ipvsproxy.kernel.ipset import Ipsets
 from ipvsproxy.kernel.iptables import Iptables
 from ipvsproxy.kernel.ipvs import Ipvs
@@ -96,6 +113,14 @@ class LinuxDataplane:
     async def dump(self) -> State:
         """Read everything that we look at. Raises DataplaneError when that is not possible."""
         return await self._in_worker(self._dump)
+
+    async def glance(self, keys: Collection[VirtualServerKey], sets: Collection[str]) -> Glance:
+        """Look whether a few virtual servers and our sets are there, and count."""
+        return await self._in_worker(lambda: self._glance(keys, sets))
+
+    async def look(self, part: Part) -> State:
+        """Read one part of what `dump` reads."""
+        return await self._in_worker(lambda: self._look(part))
 
     async def read(
         self, keys: Collection[VirtualServerKey]
@@ -189,6 +214,52 @@ class LinuxDataplane:
             processors=os.cpu_count() or 1,
             lacks=self._lacks(),
         )
+
+    def _glance(self, keys: Collection[VirtualServerKey], sets: Collection[str]) -> Glance:
+        option = self._ipvs.option
+        try:
+            control = option.opened()
+            link, addresses = glance.has_dummy(control), glance.address_count(control)
+        except OSError as error:
+            raise DataplaneError(f"the interfaces cannot be looked at: {error}") from error
+        return Glance(
+            link=link,
+            virtual_servers=self._ipvs.configurations(keys),
+            sets=self._ipsets.present(sets),
+            ipv4_virtual_servers=option.number(),
+            ipv4_addresses=addresses,
+        )
+
+    def _look(self, part: Part) -> State:
+        match part:
+            case KernelSettings():
+                self._ipsets.forget_ignored()
+                return State(
+                    families=families(),
+                    sysctls=sysctl.read(self._sysctls),
+                    timeouts=self._ipvs.timeouts(),
+                    lacks=self._lacks(),
+                )
+            case Rules(family):
+                found = self._iptables.dump(family)
+                return State(rulesets={} if found is None else {family: found})
+            case Addresses():
+                dummy, network = surroundings.read(self._route)
+                return State(link=dummy is not None, addresses=dummy or set(), network=network)
+            case VirtualServers():
+                return State(virtual_servers=self._ipvs.virtual_servers())
+            case RealServers(keys):
+                behind = self._ipvs.real_servers_of(keys)
+                return State(real_servers={key: found for key, found in behind.items() if found})
+            case Members(name):
+                read = self._ipsets.read(name)
+                return (
+                    State()
+                    if read is None
+                    else State(sets={name: read[0]}, members={name: read[1]})
+                )
+            case _:
+                assert_never(part)
 
     def _lacks(self) -> dict[str, str]:
         """Say what the last dump could not read."""

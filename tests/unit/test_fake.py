@@ -21,8 +21,8 @@ from ipvsproxy.core.operations import (
 )
 from ipvsproxy.dataplane import Dataplane, NodeNetworkChanged, Refusal
 from ipvsproxy.kernel.balance import Connection
+from ipvsproxy.kernel.dry_run import DryRunDataplane
 from ipvsproxy.kernel.fake import (
-    DryRunDataplane,
     DyingDataplane,
     FakeDataplane,
     FaultyDataplane,
