@@ -105,6 +105,9 @@ class Observer:
             metrics.source_events.labels(kind.__name__).inc(count)
         self._events.clear()
         self._changes.gauges()
+        metrics.audits.inc(reconciler.looks["rounds"])
+        metrics.glances.inc(reconciler.looks["glances"])
+        reconciler.looks.clear()
         gauges = {
             "services": metrics.services,
             "virtual_servers": metrics.virtual_servers,

@@ -1,8 +1,11 @@
-"""When something is done, and in which order: the cycle, its pace, the audit, the polls.
+"""When something is done, and in which order: the cycle, its pace, the polls.
 
     cycle   [audit] -> dirty Services -> fragments -> connections of draining servers
             -> target -> batch -> writer, in portions -> conditions -> report
     audit   the whole kernel is read, drift is counted, everything is compared
+
+Where nothing is due but to look whether others have changed something (`audits`), a cycle is only
+that, in small steps; a change that comes meanwhile ends it.
 
 Knows the store and the core's decisions; the writer knows the kernel. Errors of one Service end
 at that Service: what cannot be translated keeps its last fragment and becomes a condition. A cycle
@@ -13,7 +16,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 
 import structlog
 
@@ -23,17 +29,20 @@ from ipvsproxy.core.foundation import foundation, shortcomings
 from ipvsproxy.core.ledger import adopt
 from ipvsproxy.core.plan import Batch, Target, plan
 from ipvsproxy.core.probing import stretch
-from ipvsproxy.core.settlement import Holds, Settlement
+from ipvsproxy.core.settlement import Settlement
 from ipvsproxy.core.surroundings import Surroundings, needs_own_node
 from ipvsproxy.dataplane import Dataplane, DataplaneError
 from ipvsproxy.model import RealServerKey, State, VirtualServerKey
 from ipvsproxy.objects import ServiceName
+from ipvsproxy.reconciler.audits import Audits
 from ipvsproxy.reconciler.conditions import ConditionWriter
-from ipvsproxy.reconciler.network import NetworkFollower
+from ipvsproxy.reconciler.network import PAUSE, NetworkFollower
 from ipvsproxy.reconciler.observers import CycleObserver, HealthCheckPorts, Probes
 from ipvsproxy.reconciler.planning import Planning
 from ipvsproxy.reconciler.polls import Polls
+from ipvsproxy.reconciler.progress import Progress
 from ipvsproxy.reconciler.report import CycleReport
+from ipvsproxy.reconciler.sweeps import Sweeps
 from ipvsproxy.reconciler.translation import Translation
 from ipvsproxy.reconciler.writer import Writer, Written
 from ipvsproxy.store import Store
@@ -93,17 +102,13 @@ class Reconciler:
             clock=clock,
         )
         self._polls = Polls()
-        self._audit_due = clock()
+        self._audits = Audits(self._writer, self._network, settings, clock)
         self._schedulers_due = clock() + _RECONSIDER_SCHEDULERS
-        self._sweep_due = False
-        self._held = Holds(everything=True)
-        """What of the kernel could not be told from leftovers in the last cycle."""
+        self._sweeps = Sweeps(self._desired, self._settlement)
         self._woken = asyncio.Event()
         self._reconfigured = asyncio.Event()
         """Other settings have come: a pause that was too long may be what they mend."""
-        self._applied = asyncio.Condition()
-        self.applied_revision = -1
-        """The store's revision up to which everything has been carried out or refused."""
+        self._progress = Progress()
 
     @property
     def settings(self) -> Settings:
@@ -119,6 +124,16 @@ class Reconciler:
     def state(self) -> State | None:
         """What the kernel is known to hold; None before the first dump."""
         return self._writer.state if self._writer.known else None
+
+    @property
+    def applied_revision(self) -> int:
+        """The store's revision up to which everything has been carried out or refused."""
+        return self._progress.revision
+
+    @property
+    def looks(self) -> Counter[str]:
+        """Glances at the kernel and rounds of the rolling audit, since somebody has cleared it."""
+        return self._audits.counts
 
     @property
     def draining(self) -> Mapping[VirtualServerKey, frozenset[RealServerKey]]:
@@ -154,18 +169,18 @@ class Reconciler:
 
     def audit_soon(self) -> None:
         """Have the kernel's tables read and compared in the next cycle."""
-        self._audit_due = self._clock()
+        self._audits.soon()
         self._woken.set()
 
     def network_changed(self) -> None:
-        """Have the node's own addresses read and followed soon."""
+        """Have the node's own addresses read and followed soon, and see to the dummy interface."""
         self._network.changed()
+        self._audits.glance_soon(PAUSE)
         self._woken.set()
 
     async def wait_until_applied(self, revision: int) -> None:
         """Wait until everything up to a revision of the store has been carried out or refused."""
-        async with self._applied:
-            await self._applied.wait_for(lambda: self.applied_revision >= revision)
+        await self._progress.wait(revision)
 
     async def run(self) -> None:
         """Run cycles until cancelled.
@@ -174,7 +189,8 @@ class Reconciler:
         """
         while True:
             await self._rest()
-            await self.cycle()
+            if (await self.cycle()).only_looked:
+                continue
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self.settings.min_sync_period):
                     await self._reconfigured.wait()
@@ -186,18 +202,19 @@ class Reconciler:
         Nothing is read or written before every kind's initial list is complete; only what may keep
         them from it is told.
         """
+        report = CycleReport(started=self._clock())
+        if await self._only_looks():
+            report.only_looked = True
+            return report
         self._woken.clear()
         self._take_settings()
-        report = CycleReport(started=self._clock())
         if not self._store.listed:
             self._conditions.update((), (), ())
             return report
         if self._observer is not None:
             self._observer.cycle_started()
         revision = self._store.revision
-        await self._audit_if_due(report)
-        await self._network.look_if_due()
-        self._translation.look_again()
+        await self._look_around(report)
         names = self._translation.take_names(self._writer.state)
         complete = not self._store.dirty
         report.covers = revision if complete else -1
@@ -205,7 +222,14 @@ class Reconciler:
             await self._network.look()
         around = self._translation.around(self._writer.state)
         touched = await self._translate(names, around, complete=complete)
-        touched.add(self._sweep_if_due(complete=complete))
+        touched.add(
+            self._sweeps.touched(
+                self._writer.state,
+                self._translation.holds(self._writer.state),
+                translated=complete,
+                now=self._clock(),
+            )
+        )
         touched.add(self._writer.unfinished)
         touched.keys |= self._settlement.climbing.due(self._clock())
         connections = await self._poll()
@@ -218,18 +242,12 @@ class Reconciler:
         self._polls.schedule(
             {*self._planning.settled, *connections}, self._settlement.draining, self._clock()
         )
-        self._conditions.kernel(self._writer.trouble)
-        self._conditions.own_node(
-            self._settings.node_name, needed_for=needs_own_node(self._settings)
-        )
-        self._conditions.update(
-            names, self._planning.settled, self._writer.refusals, postponed=postponed
-        )
+        self._tell(names, self._planning.settled, postponed)
         report.translated = len(names)
         report.add(written)
         self._finish(report)
         if complete:
-            await self._announce(revision)
+            await self._progress.reach(revision)
         return report
 
     async def _translate(
@@ -244,6 +262,19 @@ class Reconciler:
         if complete:
             self._translation.all_translated()
         return touched
+
+    def _tell(
+        self,
+        names: Iterable[ServiceName],
+        keys: Iterable[VirtualServerKey],
+        postponed: AbstractSet[ServiceName],
+    ) -> None:
+        """Have told what is wrong."""
+        self._conditions.kernel(self._writer.trouble)
+        self._conditions.own_node(
+            self._settings.node_name, needed_for=needs_own_node(self._settings)
+        )
+        self._conditions.update(names, keys, self._writer.refusals, postponed=postponed)
 
     def _probe(self) -> None:
         """Have probed what is to be probed now."""
@@ -263,8 +294,8 @@ class Reconciler:
         self._settings = settings
         for part in (self._network, self._settlement, self._translation, self._planning):
             part.settings = settings
-        self._audit_due = min(self._audit_due, self._clock() + settings.sync_period)
-        self._sweep_due = True
+        self._audits.configure(settings)
+        self._sweeps.due = True
         self._store.mark_dirty(self._store.names)
 
     async def _rest(self) -> None:
@@ -280,20 +311,20 @@ class Reconciler:
             pass
 
     def _next_due(self) -> float:
-        others = (
+        return min(self._audits.due, self._change_due())
+
+    def _change_due(self) -> float:
+        """Say when something else is due than to look at the kernel."""
+        dues = (
             self._polls.next_due,
             self._network.due,
             self._planning.due,
+            self._schedulers_due,
             self._translation.due,
             self._settlement.climbing.next_due,
             self._writer.next_due(),
         )
-        return min((self._audit_due, *(due for due in others if due is not None)))
-
-    async def _announce(self, revision: int) -> None:
-        async with self._applied:
-            self.applied_revision = revision
-            self._applied.notify_all()
+        return min((due for due in dues if due is not None), default=math.inf)
 
     def _finish(self, report: CycleReport) -> None:
         report.duration = self._clock() - report.started
@@ -302,34 +333,44 @@ class Reconciler:
         if sentence := report.sentence():
             log.info("cycle", summary=sentence)
 
-    def _sweep_if_due(self, *, complete: bool) -> Touched:
-        """Touch everything after an audit, and when more of the picture is known.
+    async def _only_looks(self) -> bool:
+        """Look at what is due of the kernel, as long as nothing else is; say whether that was all.
 
-        Not before every Service has been translated (`complete`): what is not claimed yet is no
-        leftover.
+        It was not when a change has come, or what was seen wants everything to be read.
         """
-        state = self._writer.state
-        before, self._held = self._held, self._translation.holds(state)
-        if before.everything > self._held.everything or before.addresses - self._held.addresses:
-            self._sweep_due = True
-        if not (self._sweep_due and complete):
-            return Touched()
-        self._sweep_due = False
-        touched = Touched()
-        for key in self._desired.foreign - state.virtual_servers.keys():
-            touched.add(self._desired.clear_foreign(key))
-        touched.add(self._settlement.sweep(state, self._held, self._clock()))
-        return touched
+        if not self._writer.known or self._audits.due > self._clock():
+            return False
+        while not self._is_change_due():
+            if self._audits.is_full_due:
+                return False
+            if not await self._audits.step():
+                return True
+        return False
 
-    async def _audit_if_due(self, report: CycleReport) -> None:
-        if self._clock() >= self._audit_due:
-            self._audit_due = self._clock() + self._settings.sync_period
-            self._sweep_due = True
+    def _is_change_due(self) -> bool:
+        return (
+            self._woken.is_set()
+            or self._store.revision != self.applied_revision
+            or self._change_due() <= self._clock()
+        )
+
+    async def _look_around(self, report: CycleReport) -> None:
+        """Look at what is due: the kernel, the node's network, schedulers that were lacking."""
+        if self._audits.is_full_due:
+            self._sweeps.due = True
             await self._audit(report)
+        elif self._audits.overdue:  # there is always something else to do
+            await self._audits.step()
+        if self._clock() >= self._schedulers_due:
+            self._schedulers_due = self._clock() + _RECONSIDER_SCHEDULERS
+            self._translation.reconsider()
+        await self._network.look_if_due()
+        self._translation.look_again()
 
     async def _audit(self, report: CycleReport) -> None:
         first = not self._writer.known
         before = None if first else self._writer.state
+        self._audits.begin_full()
         try:
             report.drift.update(await self._writer.dump())
             report.audited = True
@@ -337,6 +378,7 @@ class Reconciler:
             if first:
                 raise
             return
+        await self._audits.finish_full()
         if first:
             await self._adopt(report)
         elif before is not None:
@@ -346,9 +388,6 @@ class Reconciler:
         self._conditions.node(
             self._writer.state.families, shortcomings(self._settings, self._writer.state)
         )
-        if self._clock() >= self._schedulers_due:
-            self._schedulers_due = self._clock() + _RECONSIDER_SCHEDULERS
-            self._translation.reconsider()
 
     async def _adopt(self, report: CycleReport) -> None:
         """Fill the ledger from what a predecessor left, before anything else is written.

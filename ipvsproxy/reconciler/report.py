@@ -32,6 +32,8 @@ class CycleReport:
     drift: Counter[str] = field(default_factory=Counter)
     """What others had changed, where an audit was made, by kind."""
     audited: bool = False
+    only_looked: bool = False
+    """Whether nothing was due but to look at a few things, which were as they should be."""
 
     @property
     def result(self) -> str:

@@ -30,9 +30,10 @@ from ipvsproxy.core.operations import (
     advance,
     describe,
 )
+from ipvsproxy.core.parts import Addresses, Part, part_of
 from ipvsproxy.core.plan import Batch, Step
 from ipvsproxy.core.retry import Retries, scope
-from ipvsproxy.dataplane import Dataplane, DataplaneError, Outcome, Reading, Refusal
+from ipvsproxy.dataplane import Dataplane, DataplaneError, Glance, Outcome, Reading, Refusal
 from ipvsproxy.model import NodeNetwork, RealServerKey, State, VirtualServerKey
 
 _DOUBTS = frozenset({Refusal.CONTRADICTED, Refusal.BUSY})
@@ -82,6 +83,8 @@ class Writer:
         self._owed: frozenset[ForgetFlows] = frozenset()
         """Refused ones: nothing in the tables would ask for them again."""
         self._troubles: dict[str, str] = {}
+        self.revision = 0
+        """Another one when the shadow has changed."""
         self.unfinished = Touched()
         """What must be planned again, for something of it was not carried out."""
 
@@ -131,7 +134,38 @@ class Writer:
                     found.rulesets[family] = self._state.rulesets[family]
             drifted = drift(self._state, found)
         self._state = found
+        self.revision += 1
         return drifted
+
+    async def glance(
+        self, keys: Collection[VirtualServerKey], sets: Collection[str]
+    ) -> Glance | None:
+        """Look whether these are there, and count; None where that failed, and `trouble` says why.
+
+        The shadow stays as it is.
+        """
+        try:
+            glance = await self._dataplane.glance(keys, sets)
+        except DataplaneError as error:
+            self._troubles["look"] = str(error)
+            return None
+        self._troubles.pop("look", None)
+        return glance
+
+    async def look(self, part: Part) -> bool:
+        """Read one part of the kernel; say whether it is as the shadow says, which stays as it is.
+
+        But for the node's own network, which is not ours: that is taken over. Where the part cannot
+        be read, it is not as the shadow says, and `trouble` says why.
+        """
+        try:
+            found = await self._dataplane.look(part)
+        except DataplaneError as error:
+            self._troubles["look"] = str(error)
+            return False
+        if isinstance(part, Addresses):
+            self.state.network = found.network
+        return found == part_of(self.state, part)
 
     async def look_around(self) -> NodeNetwork:
         """Read the node's own network into the shadow; give it as it was before.
@@ -175,6 +209,7 @@ class Writer:
             self._troubles["read"] = str(error)
             return {}
         self._troubles.pop("read", None)
+        self.revision += 1
         for key, reading in readings.items():
             _note(self.state, key, reading)
         return readings
@@ -216,6 +251,7 @@ class Writer:
     def _note(self, operation: Operation, outcome: Outcome, written: Written) -> None:
         if outcome.refusal is None:
             advance(self.state, operation)
+            self.revision += 1
             self._retries.acknowledged(operation)
             written.done[type(operation).__name__] += 1
             return

@@ -127,6 +127,7 @@ class Metrics:
         )
         self._kube_proxy_metrics()
         self._change_metrics()
+        self._metrics_of_audits()
         self._own_metrics()
         self._probe_metrics()
         self._traffic_metrics()
@@ -187,6 +188,21 @@ class Metrics:
         )
         self.service_changes = self._counter(f"{name}_service_changes_total", "Changes of Services")
 
+    def _metrics_of_audits(self) -> None:
+        self.audits = self._counter(
+            "ipvsproxy_audits_total",
+            "Times that all of the kernel's tables were read, at once or in portions",
+        )
+        self.glances = self._counter(
+            "ipvsproxy_glances_total",
+            "Times that was looked whether the kernel's tables are there, and large as they should",
+        )
+        self.drift = self._counter(
+            "ipvsproxy_drift_total",
+            "Differences that an audit found and nobody here had made, by kind of table",
+            "kind",
+        )
+
     def _own_metrics(self) -> None:
         self.cycles = self._counter(
             "ipvsproxy_cycles_total",
@@ -198,14 +214,6 @@ class Metrics:
             "Operations on the kernel's tables by kind and outcome (done, or why refused)",
             "kind",
             "outcome",
-        )
-        self.audits = self._counter(
-            "ipvsproxy_audits_total", "Times that all of the kernel's tables were read"
-        )
-        self.drift = self._counter(
-            "ipvsproxy_drift_total",
-            "Differences that an audit found and nobody here had made, by kind of table",
-            "kind",
         )
         self.services = self._gauge("ipvsproxy_services", "Services that are known")
         self.virtual_servers = self._gauge("ipvsproxy_virtual_servers", "Virtual servers of ours")

@@ -31,10 +31,20 @@ from ipvsproxy.core.operations import (
     SetVirtualServer,
     UnbindAddress,
 )
+from ipvsproxy.core.parts import (
+    Addresses,
+    KernelSettings,
+    Members,
+    Part,
+    RealServers,
+    Rules,
+    VirtualServers,
+)
 from ipvsproxy.dataplane import Outcome
 from ipvsproxy.kernel.fake import FakeDataplane
-from ipvsproxy.model import Address, RealServer
+from ipvsproxy.model import Address, Family, NodeNetwork, RealServer, State
 from ipvsproxy.objects import Endpoint, EndpointSlice
+from ipvsproxy.reconciler import rounds
 from ipvsproxy.store import Gone
 from tests.unit.builders import Agent, frontend, member, part, service, service_reference
 
@@ -53,6 +63,11 @@ class CountedDataplane(FakeDataplane):
     def __init__(self) -> None:
         super().__init__()
         self.calls: list[Sequence[Operation]] = []
+        self.networks = 0
+
+    async def network(self) -> NodeNetwork:
+        self.networks += 1
+        return await super().network()
 
     async def apply(self, operations: Sequence[Operation]) -> Sequence[Outcome]:
         self.calls.append(operations)
@@ -132,6 +147,106 @@ async def test_an_audit_that_finds_nothing_reads_once_and_writes_nothing() -> No
     agent = await settled(fake)
     agent.reconciler.audit_soon()
     assert +(await spent(agent, fake)) == {"dumps": 1}
+
+
+@pytest.mark.parametrize(("services", "per_period"), [(20, 40), (400, 40)])
+async def test_an_idle_minute_costs_the_same_in_a_cluster_of_any_size(
+    monkeypatch: pytest.MonkeyPatch, services: int, per_period: int
+) -> None:
+    """Where there is more than is read in a minute; here that is less than it really is."""
+    monkeypatch.setattr(rounds, "PER_PERIOD", per_period)
+    fake = CountedDataplane()
+    agent = await settled(fake, services)
+    await idle(agent, 60)
+    fake.applied.clear()
+    fake.calls.clear()
+    fake.parts.clear()
+    before = (fake.dumps, fake.reads, fake.glances, fake.networks)
+    await idle(agent, 60)
+    after = (fake.dumps, fake.reads, fake.glances, fake.networks)
+    assert [new - old for new, old in zip(after, before, strict=True)] == [0, 0, 12, 0]
+    assert not fake.calls
+    rules = [part for part in fake.parts if isinstance(part, Rules)]
+    assert rules == [Rules(Family.IPV4), Rules(Family.IPV6)], "the only programs"
+    assert fake.parts.count(KernelSettings()) == 1
+    # All parts that weigh, with one that may go beyond: never more than that many real servers,
+    # or four times as many of what is light.
+    assert _read(fake) <= 4 * (per_period + 50)
+
+
+async def test_an_idle_minute_covers_ten_thousand_real_servers() -> None:
+    fake = CountedDataplane()
+    agent = await settled(fake, 400)
+    await idle(agent, 60)
+    fake.parts.clear()
+    await idle(agent, 60)
+    keys = [key for one in fake.parts if isinstance(one, RealServers) for key in one.keys]
+    assert Counter(keys) == dict.fromkeys(fake.state.virtual_servers, 1)
+    sets = [one.name for one in fake.parts if isinstance(one, Members)]
+    assert Counter(sets) == dict.fromkeys(fake.state.sets, 1)
+    assert fake.parts.count(Addresses()) == fake.parts.count(VirtualServers()) == 1
+
+
+async def test_no_step_of_an_audit_reads_much() -> None:
+    """For a change has to wait for it."""
+    fake = CountedDataplane()
+    agent = await settled(fake, 400)
+    await idle(agent, 60)
+    portions = [one.keys for one in fake.parts if isinstance(one, RealServers)]
+    assert max(map(len, portions)) == 50
+
+
+async def test_a_change_goes_before_what_is_left_of_an_audit(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fake = CountedDataplane()
+    agent = await settled(fake, 400)
+    agent.clock.now += 5.0
+    original = fake.look
+
+    async def look(one: Part) -> State:
+        """Have a change come while a part is read."""
+        if isinstance(one, RealServers) and not fake.calls:
+            agent.put(part("s7", "10.244.7.1", "10.244.7.2", "10.244.7.3"))
+            agent.reconciler.wake()
+        return await original(one)
+
+    monkeypatch.setattr(fake, "look", look)
+    agent.clock.now += 55.0  # a whole round has to be caught up with
+    fake.calls.clear()
+    fake.parts.clear()
+    await agent.reconciler.cycle()
+    assert fake.applied[-1] == AddRealServer(WEB, member("10.244.7.3"), RealServer(1))
+    assert [type(one) for one in fake.parts].count(RealServers) == 1
+    await agent.settle()
+    assert [type(one) for one in fake.parts].count(RealServers) == 8, "the rest comes afterwards"
+
+
+def _read(fake: CountedDataplane) -> int:
+    """Count what was read in parts."""
+    state = fake.state
+    total = 0
+    for one in fake.parts:
+        match one:
+            case RealServers(keys):
+                total += sum(len(state.real_servers[key]) for key in keys)
+            case Members(name):
+                total += len(state.members[name])
+            case Addresses():
+                total += len(state.addresses)
+            case VirtualServers():
+                total += len(state.virtual_servers)
+            case _:
+                pass
+    return total
+
+
+async def idle(agent: Agent, seconds: int) -> None:
+    """Let time pass, second by second."""
+    for _ in range(seconds):
+        agent.clock.now += 1.0
+        while agent.reconciler.busy:
+            await agent.reconciler.cycle()
 
 
 async def test_an_endpoint_that_comes_is_one_message() -> None:

@@ -9,9 +9,10 @@ import pytest
 
 from ipvsproxy.config import NodePortAddresses, Settings, WatchNodes
 from ipvsproxy.core.health_check import HealthCheck
+from ipvsproxy.core.parts import Addresses, Part
 from ipvsproxy.dataplane import DataplaneError
 from ipvsproxy.kernel.fake import FakeDataplane
-from ipvsproxy.model import Address, IpMember, Network, NodeNetwork
+from ipvsproxy.model import Address, IpMember, Network, NodeNetwork, State
 from ipvsproxy.objects import Service, ServicePort
 from ipvsproxy.reconciler import Reconciler
 from tests.unit.builders import Agent, frontend, named, part, service
@@ -37,6 +38,16 @@ class Watched(FakeDataplane):
         if self.fails:
             raise DataplaneError("interrupted")
         return await super().network()
+
+    async def look(self, part: Part) -> State:
+        if self.fails and isinstance(part, Addresses):
+            raise DataplaneError("interrupted")
+        return await super().look(part)
+
+    async def dump(self) -> State:
+        if self.fails:
+            raise DataplaneError("interrupted")
+        return await super().dump()
 
 
 class Ports:
@@ -133,7 +144,9 @@ async def test_a_look_that_fails_keeps_the_addresses_and_is_told() -> None:
     fake.set_addresses(SECOND)
     await news(agent)
     assert "192.0.2.11" in served(fake)
-    assert agent.said() == []
+    agent.clock.now += agent.reconciler.settings.sync_period
+    await agent.settle()
+    assert agent.said() == [], "all has been read again"
 
 
 @pytest.mark.parametrize("field", ["external_ips", "ingress_ips"])

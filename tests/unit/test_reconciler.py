@@ -22,7 +22,7 @@ from ipvsproxy.core.plan import Batch, Target, plan
 from ipvsproxy.core.sets import frontend_member
 from ipvsproxy.core.surroundings import Surroundings
 from ipvsproxy.core.translate import Fragment, Inputs, translate
-from ipvsproxy.dataplane import DataplaneError, Outcome, Reading, Refusal
+from ipvsproxy.dataplane import DataplaneError, Glance, Outcome, Reading, Refusal
 from ipvsproxy.kernel.fake import (
     ALL_SCHEDULERS,
     FakeDataplane,
@@ -115,13 +115,13 @@ class TestBeginning:
         fake.unreadable = False
         agent = await settled(fake, "10.244.1.5")
         fake.unreadable = True
-        agent.clock.now += 31
+        agent.clock.now += 61
         agent.put(part("web", "10.244.1.6"))
         await agent.settle()
         assert fake.state.real_servers[WEB].keys() == {member("10.244.1.6")}
         assert agent.said() == ["Node KernelUnreadable"]
         fake.unreadable = False
-        agent.clock.now += 31
+        agent.clock.now += 61
         await agent.settle()
         assert agent.said() == []
 
@@ -138,7 +138,7 @@ class TestBeginning:
         assert "net/ipv4/vs/conntrack" in condition.message
         fake.state.lacks.clear()
         fake.state.sysctls["net/ipv4/vs/conntrack"] = conntrack
-        agent.clock.now += 31
+        agent.clock.now += 61
         await agent.settle()
         assert agent.said() == []
 
@@ -156,7 +156,7 @@ class TestBeginning:
         both = fresh_state()
         fake.state.families = both.families
         fake.state.rulesets[Family.IPV6] = both.rulesets[Family.IPV6]
-        agent.clock.now += 31
+        agent.clock.now += 61
         await agent.settle()
         assert len(fake.state.virtual_servers) == 2
         assert agent.said() == []
@@ -164,6 +164,11 @@ class TestBeginning:
 
 class Unread(FakeDataplane):
     unreadable = True
+
+    async def glance(self, keys: Collection[VirtualServerKey], sets: Collection[str]) -> Glance:
+        if self.unreadable:
+            raise DataplaneError("no netlink")
+        return await super().glance(keys, sets)
 
     async def dump(self) -> State:
         if self.unreadable:
@@ -462,9 +467,9 @@ class TestAudit:
         fake.state.members["KUBE-CLUSTER-IP"].clear()
         fake.state.sysctls["net/ipv4/vs/conntrack"] = "0"
 
-        agent.clock.now += 29
+        agent.clock.now += 4.9
         assert not agent.reconciler.busy
-        agent.clock.now += 1
+        agent.clock.now += 0.1
         report = await agent.reconciler.cycle()
         assert report.audited
         assert report.drift == {

@@ -1,0 +1,124 @@
+"""The rolling audit: all of the kernel's tables in small portions, at a pace that never changes.
+
+Knows the parts, what each weighs, and how much may be read by when; who reads them and what comes
+of it, it does not know. What a part weighs is about what it costs, a real server being 1. A round
+begins with the dummy interface and the list of virtual servers, goes on with the sets, and ends
+with the real servers of each virtual server.
+
+How it works: with time comes credit, `PER_PERIOD` in a sync period and never more than a round
+weighs, so a round takes a sync period at least and the work does not grow with the tables. A part
+is given out while there is credit; one that weighs more than is left is paid off before the next.
+What has come since a round began is read at its end, so nothing waits for two rounds.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Container, Iterable, Iterator, Mapping
+from itertools import cycle
+
+from ipvsproxy.core.parts import Addresses, Members, Part, RealServers, VirtualServers
+from ipvsproxy.model import Family, State, VirtualServerKey
+from ipvsproxy.reconciler.doubts import watched_sets
+
+PER_PERIOD = 10_000
+"""Real servers that are read in a sync period, at the most."""
+_LIGHT = 0.25
+"""An address, a member of a set or a listed virtual server, beside a real server."""
+_SET = 4.0
+"""What a set weighs without its members, for its listing is three system calls."""
+_MOST_KEYS = 50
+_MOST_REAL_SERVERS = 250.0
+"""Virtual servers and real servers of one portion: some milliseconds, for which a change waits."""
+
+
+class Rounds:
+    """Gives out what is to be read next, round after round."""
+
+    def __init__(self, now: float) -> None:
+        self.finished = 0
+        """Rounds that came to their end."""
+        self._parts: deque[tuple[float, Part]] = deque()
+        self._covered: set[VirtualServerKey] = set()
+        self._weight = 0.0
+        self._credit = 0.0
+        self._credited = now
+        self._begun = False
+        self._keys: Mapping[Family, Iterator[VirtualServerKey]] = {}
+
+    def restart(self, now: float) -> None:
+        """Forget the round: everything was read just now. The next begins when it is asked for."""
+        self._parts.clear()
+        self._begun = False
+        self._credit, self._credited = 0.0, now
+
+    def earn(self, state: State, now: float, period: float) -> None:
+        """Add the credit of the time since the last call; `period` is the sync period (s)."""
+        if not self._begun:
+            self._begin(state)
+        most = min(self._weight, PER_PERIOD)
+        elapsed = now - self._credited
+        self._credited = now
+        self._credit = min(self._credit + most * elapsed / period, most)
+
+    def take(self, state: State) -> Part | None:
+        """Give the next part; None when there is no credit. After the last a round begins."""
+        if not self._parts:
+            self._add(_of_real_servers(state, self._covered))  # what has come meanwhile
+        if not self._parts:
+            self.finished += 1
+            self._begin(state)
+        if self._credit <= 0:
+            return None
+        weight, part = self._parts.popleft()
+        self._credit -= weight
+        return part
+
+    def samples(self) -> list[VirtualServerKey]:
+        """Give a virtual server of each family, others each time."""
+        found = (next(keys, None) for keys in self._keys.values())
+        return [key for key in found if key is not None]
+
+    def _begin(self, state: State) -> None:
+        self._begun = True
+        self._weight = self._credit = 0.0
+        self._covered.clear()
+        self._add(_before_real_servers(state))
+        self._add(_of_real_servers(state, self._covered))
+        self._keys = {
+            family: cycle([key for key in state.virtual_servers if key.family is family])
+            for family in Family
+        }
+
+    def _add(self, parts: Iterable[tuple[float, Part]]) -> None:
+        for weight, part in parts:
+            self._parts.append((weight, part))
+            self._weight += weight
+            if isinstance(part, RealServers):
+                self._covered.update(part.keys)
+
+
+def _before_real_servers(state: State) -> Iterator[tuple[float, Part]]:
+    """Give what a round begins with, each with its weight."""
+    yield 1 + _LIGHT * len(state.addresses), Addresses()
+    yield 1 + _LIGHT * len(state.virtual_servers), VirtualServers()
+    for name in watched_sets(state):
+        yield _SET + _LIGHT * len(state.members[name]), Members(name)
+
+
+def _of_real_servers(
+    state: State, covered: Container[VirtualServerKey]
+) -> Iterator[tuple[float, Part]]:
+    """Give the rest in portions, but what is covered already."""
+    portion: list[VirtualServerKey] = []
+    weight = 0.0
+    for key, members in state.real_servers.items():
+        if key in covered:
+            continue
+        portion.append(key)
+        weight += max(1, len(members))
+        if len(portion) == _MOST_KEYS or weight >= _MOST_REAL_SERVERS:
+            yield weight, RealServers(tuple(portion))
+            portion, weight = [], 0.0
+    if portion:
+        yield weight, RealServers(tuple(portion))

@@ -1,0 +1,226 @@
+"""When the kernel is looked at, and when all of it is read.
+
+What is found by that, and in which time: tests/properties/test_audits.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import pytest
+
+from ipvsproxy.config import Settings
+from ipvsproxy.core.parts import KernelSettings, Part, RealServers
+from ipvsproxy.dataplane import DataplaneError, Glance
+from ipvsproxy.kernel.fake import FakeDataplane, copy_state
+from ipvsproxy.model import (
+    Address,
+    NodeNetwork,
+    RealServer,
+    State,
+    VirtualServerKey,
+)
+from ipvsproxy.reconciler.doubts import Doubt, Numbers, doubts, numbers, unseen
+from ipvsproxy.reconciler.rounds import Rounds
+from tests.unit.builders import Agent, frontend, member, part, service
+
+WEB = frontend()
+PERIOD = Settings(node_name="a").sync_period
+GLANCE = PERIOD / 12
+
+
+class Kernel(FakeDataplane):
+    """A kernel that counts more than is looked at, or cannot be looked at."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.marked: int | None = 0
+        self.fails = False
+
+    async def glance(self, keys: Collection[VirtualServerKey], sets: Collection[str]) -> Glance:
+        if self.fails:
+            raise DataplaneError("not just now")
+        glance = await super().glance(keys, sets)
+        assert glance.ipv4_virtual_servers is not None
+        counted = None if self.marked is None else glance.ipv4_virtual_servers + self.marked
+        return glance._replace(ipv4_virtual_servers=counted)
+
+    async def look(self, one: Part) -> State:
+        if self.fails:
+            raise DataplaneError("not just now")
+        return await super().look(one)
+
+
+async def settled(fake: FakeDataplane, period: float = PERIOD) -> Agent:
+    agent = Agent(fake, settings=Settings(node_name="node-a", sync_period=period))
+    agent.list_all([service(), part("web", "10.244.1.5", "10.244.2.5")])
+    await agent.settle()
+    return agent
+
+
+async def later(agent: Agent, seconds: float) -> None:
+    agent.clock.now += seconds
+    while agent.reconciler.busy:
+        await agent.reconciler.cycle()
+
+
+async def test_others_that_the_kernel_counts_are_no_reason_to_read_everything() -> None:
+    fake = Kernel()
+    fake.marked = 3
+    agent = await settled(fake)
+    for _ in range(13):
+        await later(agent, GLANCE)
+    assert (fake.dumps, agent.reconciler.looks["glances"]) == (1, 14)
+
+
+async def test_one_more_of_others_is_looked_into_once() -> None:
+    fake = Kernel()
+    agent = await settled(fake)
+    fake.marked = 1
+    for _ in range(13):
+        await later(agent, GLANCE)
+    assert fake.dumps == 2
+
+
+async def test_a_kernel_that_does_not_count_is_believed_otherwise() -> None:
+    fake = Kernel()
+    fake.marked = None
+    agent = await settled(fake)
+    del fake.state.virtual_servers[WEB], fake.state.real_servers[WEB]
+    await later(agent, GLANCE)
+    assert fake.dumps == 2, "one of a few is asked for each time"
+    assert fake.state.real_servers[WEB]
+
+
+async def test_addresses_of_the_node_come_and_go_without_everything_being_read() -> None:
+    fake = FakeDataplane()
+    agent = await settled(fake)
+    writes = fake.writes
+    for addresses in ({"192.0.2.1"}, {"192.0.2.1", "192.0.2.2"}, set[str]()):
+        fake.state.network = NodeNetwork({"eth0": frozenset(map(Address.parse, addresses))})
+        await later(agent, GLANCE)
+        assert agent.reconciler.state is not None
+        assert agent.reconciler.state.network == fake.state.network
+    assert (fake.dumps, fake.writes) == (1, writes)
+
+
+async def test_a_link_that_goes_is_found_when_the_kernel_tells() -> None:
+    fake = FakeDataplane()
+    agent = await settled(fake)
+    right = copy_state(fake.state)
+    fake.state.link = False
+    fake.state.addresses.clear()
+    agent.reconciler.network_changed()
+    await later(agent, 0.2)
+    assert fake.state == right
+
+
+async def test_a_fight_costs_two_readings_in_a_period() -> None:
+    fake = FakeDataplane()
+    agent = await settled(fake)
+    await later(agent, PERIOD)
+    before = fake.dumps
+    for _ in range(24):
+        fake.state.addresses.discard(WEB.address)
+        await later(agent, GLANCE)
+    assert fake.dumps - before == 4
+    await later(agent, PERIOD)
+    assert WEB.address in fake.state.addresses
+
+
+async def test_what_cannot_be_looked_at_is_told_and_read_again_as_a_whole() -> None:
+    fake = Kernel()
+    agent = await settled(fake)
+    fake.fails = True
+    await later(agent, GLANCE)
+    assert fake.dumps == 2
+    for _ in range(12):
+        await later(agent, GLANCE)
+    assert fake.dumps <= 4
+    fake.fails = False
+    await later(agent, PERIOD)
+    assert agent.said() == []
+
+
+async def test_changes_without_a_pause_do_not_starve_the_audit() -> None:
+    fake = FakeDataplane()
+    agent = await settled(fake)
+    del fake.state.virtual_servers[WEB], fake.state.real_servers[WEB]
+    for number in range(40):
+        agent.clock.now += 0.5
+        agent.put(service("other", f"10.96.1.{number}"))
+        await agent.reconciler.cycle()
+    assert WEB in fake.state.virtual_servers
+
+
+async def test_a_shorter_period_counts_at_once() -> None:
+    fake = FakeDataplane()
+    agent = await settled(fake, 3600)
+    agent.reconciler.configure(Settings(node_name="node-a", sync_period=12))
+    await agent.settle()
+    fake.state.sysctls["net/ipv4/vs/conntrack"] = "0"
+    for _ in range(12):
+        await later(agent, 1)
+    assert fake.state.sysctls["net/ipv4/vs/conntrack"] == "1"
+
+
+async def test_glances_are_a_second_apart_at_least() -> None:
+    fake = FakeDataplane()
+    agent = await settled(fake, 1)
+    before = fake.glances
+    for _ in range(40):
+        await later(agent, 0.25)
+    assert fake.glances - before == 10
+
+
+async def test_settings_and_rules_are_read_once_in_a_period() -> None:
+    fake = FakeDataplane()
+    agent = await settled(fake)
+    for _ in range(24):
+        await later(agent, GLANCE)
+    assert fake.parts.count(KernelSettings()) == 2
+
+
+def state_of(*servers: str) -> State:
+    keys = [frontend(address) for address in servers]
+    return State(
+        addresses={key.address for key in keys},
+        virtual_servers=dict.fromkeys(keys),  # type: ignore[arg-type]
+        real_servers={key: {member("10.244.1.5"): RealServer(1)} for key in keys},
+    )
+
+
+def test_a_round_reads_what_has_come_since_it_began() -> None:
+    state = state_of("10.96.0.1", "10.96.0.2")
+    rounds = Rounds(0)
+    rounds.earn(state, 60, 60)
+    state.real_servers[WEB] = {}
+    keys: list[VirtualServerKey] = []
+    for _ in range(9):
+        rounds.earn(state, 60, 60)
+        found = rounds.take(state)
+        keys += found.keys if isinstance(found, RealServers) else ()
+    rounds.earn(state, 120, 60)
+    while (found := rounds.take(state)) is not None and not rounds.finished:
+        keys += found.keys if isinstance(found, RealServers) else ()
+    assert keys == [*state.virtual_servers, WEB]
+
+
+@pytest.mark.parametrize(
+    ("glance", "doubt"),
+    [
+        (Glance(False, {}, frozenset({"KUBE-A"}), 2, 3), None),
+        (Glance(True, {}, frozenset({"KUBE-A"}), 2, 3), Doubt.TABLES),
+        (Glance(False, {WEB: None}, frozenset({"KUBE-A"}), 2, 3), None),
+        (Glance(False, {}, frozenset(), 2, 3), Doubt.TABLES),
+        (Glance(False, {}, frozenset({"KUBE-A"}), 3, 3), Doubt.TABLES),
+        (Glance(False, {}, frozenset({"KUBE-A"}), None, 3), Doubt.TABLES),
+        (Glance(False, {}, frozenset({"KUBE-A"}), 2, 2), Doubt.ADDRESSES),
+    ],
+)
+def test_what_a_glance_gives_reason_to_doubt(glance: Glance, doubt: Doubt | None) -> None:
+    state = state_of("10.96.0.1", "10.96.0.2")
+    known = numbers(state)
+    assert known == Numbers(2, 2)
+    before = Numbers(0, 1)
+    assert doubts(state, glance, sets=["KUBE-A"], before=before, now=unseen(glance, known)) is doubt
