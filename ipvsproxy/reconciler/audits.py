@@ -58,6 +58,8 @@ class Audits:
         self._rounds = Rounds(now)
         self._rolling = False
         """Whether the round goes on now, as far as there is credit."""
+        self._behind = False
+        """Whether the glance was so late that what goes with it may not wait any longer either."""
         self._unseen: Numbers | None = None
         self._known: tuple[int, Numbers] | None = None
         """What the shadow has, and of which revision of it."""
@@ -75,8 +77,8 @@ class Audits:
 
     @property
     def overdue(self) -> bool:
-        """Whether a glance has waited for as long as there are between two."""
-        return self._clock() >= self._glance_due + self._pause
+        """Whether a glance has waited for as long as there are between two, or its portion has."""
+        return self._behind or self._clock() >= self._glance_due + self._pause
 
     @property
     def is_full_due(self) -> bool:
@@ -104,7 +106,7 @@ class Audits:
         self.full_due = now + self.settings.sync_period
         self._glance_due = now + self._pause
         self._rules_due = now + self.settings.sync_period
-        self._rolling = False
+        self._rolling = self._behind = False
         self._queue.clear()
 
     async def finish_full(self) -> None:
@@ -118,6 +120,7 @@ class Audits:
         """Look at one thing that is due; say whether there was one."""
         now = self._clock()
         if now >= self._glance_due:
+            self._behind = now >= self._glance_due + self._pause
             self._glance_due = now + self._pause
             self._rounds.earn(self._writer.state, now, self.settings.sync_period)
             self._rolling = True
@@ -144,7 +147,7 @@ class Audits:
         part = self._rounds.take(self._writer.state)
         self.counts["rounds"] += self._rounds.finished - finished
         if part is None:
-            self._rolling = False
+            self._rolling = self._behind = False
         else:
             await self._look(part)
 

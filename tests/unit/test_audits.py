@@ -151,6 +151,12 @@ async def test_changes_without_a_pause_do_not_starve_the_audit() -> None:
         agent.put(service("other", f"10.96.1.{number}"))
         await agent.reconciler.cycle()
     assert WEB in fake.state.virtual_servers
+    fake.state.real_servers[WEB].clear()
+    for number in range(260):
+        agent.clock.now += 0.5
+        agent.put(service("other", f"10.96.1.{number % 250}"))
+        await agent.reconciler.cycle()
+    assert len(fake.state.real_servers[WEB]) == 2, "portions go on too"
 
 
 async def test_a_shorter_period_counts_at_once() -> None:
