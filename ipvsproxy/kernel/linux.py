@@ -52,7 +52,6 @@ from ipvsproxy.dataplane import DataplaneError, Glance, TrafficReading
 from ipvsproxy.kernel import (
     conntrack,
     glance,
-    ipset_codec,
     notices,
     rtnetlink,
     surroundings,

@@ -25,9 +25,9 @@ import structlog
 
 from ipvsproxy.config import Settings
 from ipvsproxy.core.desired import Desired, Touched
-from ipvsproxy.core.foundation import foundation, shortcomings
-from ipvsproxy.core.ledger import adopt
-from ipvsproxy.core.plan import Batch, Target, plan
+from ipvsproxy.core.foundation import shortcomings
+from ipvsproxy.core.operations import AddMember
+from ipvsproxy.core.plan import Batch
 from ipvsproxy.core.probing import stretch
 from ipvsproxy.core.settlement import Settlement
 from ipvsproxy.core.surroundings import Surroundings, needs_own_node
@@ -38,7 +38,7 @@ from ipvsproxy.reconciler.audits import Audits
 from ipvsproxy.reconciler.conditions import ConditionWriter
 from ipvsproxy.reconciler.network import PAUSE, NetworkFollower
 from ipvsproxy.reconciler.observers import CycleObserver, HealthCheckPorts, Probes
-from ipvsproxy.reconciler.planning import Planning
+from ipvsproxy.reconciler.planning import Planning, adoption
 from ipvsproxy.reconciler.polls import Polls
 from ipvsproxy.reconciler.progress import Progress
 from ipvsproxy.reconciler.report import CycleReport
@@ -390,18 +390,12 @@ class Reconciler:
         )
 
     async def _adopt(self, report: CycleReport) -> None:
-        """Fill the ledger from what a predecessor left, before anything else is written.
-
-        The predecessor's chains stay until ours are known: they depend on the Services too.
-        """
-        members = dict.fromkeys(sorted(adopt(self._writer.state)), True)
-        if members:
-            log.info("adopting a predecessor's virtual servers", count=len(members))
-            needed = foundation(self._settings, self._writer.state)
-            ledger = {name: needed.sets[name] for name, _ in members}
-            only_that = needed._replace(sets=ledger, rulesets={}, sysctls={})
-            target = Target(only_that, members=members)
-            report.add(await self._carry_out([plan(target, self._writer.state)]))
+        """Fill the ledger from what a predecessor left, before anything else is written."""
+        batch = adoption(self._settings, self._writer.state)
+        if batch.steps:
+            count = sum(isinstance(step.operation, AddMember) for step in batch.steps)
+            log.info("adopting a predecessor's virtual servers", count=count)
+            report.add(await self._carry_out([batch]))
 
     async def _carry_out(self, batches: Iterable[Batch]) -> Written:
         written = await self._writer.carry_out(batches)

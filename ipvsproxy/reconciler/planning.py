@@ -16,12 +16,14 @@ from typing import TypeAlias
 
 from ipvsproxy.config import Settings
 from ipvsproxy.core.desired import Desired, Touched
+from ipvsproxy.core.foundation import foundation
+from ipvsproxy.core.ledger import adopt
 from ipvsproxy.core.plan import GROUND, Batch, Target, plan
 from ipvsproxy.core.portions import Sort, portions
 from ipvsproxy.core.retry import FIRST_PAUSE, LONGEST_PAUSE
 from ipvsproxy.core.settlement import Settlement, is_about
 from ipvsproxy.core.surroundings import Surroundings
-from ipvsproxy.model import RealServerKey, VirtualServerKey
+from ipvsproxy.model import RealServerKey, State, VirtualServerKey
 from ipvsproxy.reconciler.conditions import ConditionWriter, Stage
 
 AllConnections: TypeAlias = Mapping[VirtualServerKey, Mapping[RealServerKey, int]]
@@ -144,3 +146,17 @@ class Planning:
             touched, around, connections=connections, now=now, without=without, whole=whole
         )
         return target, plan(target, around.kernel, self.settings.node_name.encode())
+
+
+def adoption(settings: Settings, state: State) -> Batch:
+    """Give the way to fill the ledger from what a predecessor left; empty where there is nothing.
+
+    The predecessor's chains stay until ours are known: they depend on the Services too.
+    """
+    members = dict.fromkeys(sorted(adopt(state)), True)
+    if not members:
+        return Batch()
+    needed = foundation(settings, state)
+    ledger = {name: needed.sets[name] for name, _ in members}
+    only_that = needed._replace(sets=ledger, rulesets={}, sysctls={})
+    return plan(Target(only_that, members=members), state)
