@@ -6,9 +6,9 @@
 
 Knows the writer, which reads and compares; knows neither the kernel nor what comes of a difference.
 Whatever is not as the shadow says makes an audit of everything due: the loop has it made at once,
-counts what had changed, and mends it. Somebody who undoes that over and over gets no more than two
-such audits in a sync period. One step is some milliseconds, and between two the loop may do
-something else, as nothing here is in a hurry.
+counts what had changed, and mends it. Somebody who undoes that over and over is answered at once a
+few times, and then twice in a sync period. One step is some milliseconds, and between two the loop
+may do something else, as nothing here is in a hurry.
 """
 
 from __future__ import annotations
@@ -29,8 +29,10 @@ GLANCES = 12
 """Glances in a sync period."""
 _LEAST_PAUSE = 1.0
 """Seconds between two glances, at the least."""
+_AT_ONCE = 3
+"""Audits of everything, for what others change, that may follow each other."""
 _DOUBTED_AUDITS = 2
-"""Audits of everything in a sync period, at the most, for what others change."""
+"""Such audits in a sync period, when those are used up."""
 
 
 class Audits:
@@ -63,7 +65,9 @@ class Audits:
         self._unseen: Numbers | None = None
         self._known: tuple[int, Numbers] | None = None
         """What the shadow has, and of which revision of it."""
-        self._last_doubted: float | None = None
+        self._allowance = float(_AT_ONCE)
+        """Audits of everything that may be made at once, at the moment behind it."""
+        self._allowed_at = now
         self.counts: Counter[str] = Counter()
         """Glances, and rounds that came to their end, since somebody has cleared it."""
 
@@ -112,9 +116,9 @@ class Audits:
     async def finish_full(self) -> None:
         """Begin anew: the shadow is true. What the kernel counts beside it is learned."""
         self.full_due = None
-        self._unseen = None
         self._rounds.restart(self._clock())
-        await self._glance()
+        glance = await self._writer.glance((), ())
+        self._unseen = None if glance is None else unseen(glance, self._numbers())
 
     async def step(self) -> bool:
         """Look at one thing that is due; say whether there was one."""
@@ -183,13 +187,14 @@ class Audits:
         return same
 
     def _doubt(self) -> None:
-        """Have everything read, at once unless that was done for the same reason just before."""
-        now = due = self._clock()
-        if self._last_doubted is not None:
-            due = max(now, self._last_doubted + self.settings.sync_period / _DOUBTED_AUDITS)
+        """Have everything read, at once unless that was done for this reason too often of late."""
+        now = self._clock()
+        pause = self.settings.sync_period / _DOUBTED_AUDITS
+        allowance = min(self._allowance + (now - self._allowed_at) / pause, _AT_ONCE)
+        due = now + max(0.0, 1 - allowance) * pause
         if self.full_due is None or due < self.full_due:
             self.full_due = due
-            self._last_doubted = due
+            self._allowance, self._allowed_at = allowance - 1, now
 
     def _numbers(self) -> Numbers:
         """Count the shadow, unless it is as it was; that takes longer the larger it is."""

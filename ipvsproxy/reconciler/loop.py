@@ -105,6 +105,8 @@ class Reconciler:
         self._audits = Audits(self._writer, self._network, settings, clock)
         self._schedulers_due = clock() + _RECONSIDER_SCHEDULERS
         self._sweeps = Sweeps(self._desired, self._settlement)
+        self._told = ""
+        """What was said of a kernel that cannot be read."""
         self._woken = asyncio.Event()
         self._reconfigured = asyncio.Event()
         """Other settings have come: a pause that was too long may be what they mend."""
@@ -270,7 +272,8 @@ class Reconciler:
         postponed: AbstractSet[ServiceName],
     ) -> None:
         """Have told what is wrong."""
-        self._conditions.kernel(self._writer.trouble)
+        self._told = self._writer.trouble
+        self._conditions.kernel(self._told)
         self._conditions.own_node(
             self._settings.node_name, needed_for=needs_own_node(self._settings)
         )
@@ -336,7 +339,8 @@ class Reconciler:
     async def _only_looks(self) -> bool:
         """Look at what is due of the kernel, as long as nothing else is; say whether that was all.
 
-        It was not when a change has come, or what was seen wants everything to be read.
+        It was not when a change has come, or what was seen wants to be told, or everything to be
+        read.
         """
         if not self._writer.known or self._audits.due > self._clock():
             return False
@@ -344,7 +348,7 @@ class Reconciler:
             if self._audits.is_full_due:
                 return False
             if not await self._audits.step():
-                return True
+                return self._writer.trouble == self._told
         return False
 
     def _is_change_due(self) -> bool:

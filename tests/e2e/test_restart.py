@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,6 +25,7 @@ MANY = 300
 """Services: enough that an agent can be caught in the middle."""
 FIRST_NUMBER = 1000
 POLLS = 50_000
+MENDED_SECONDS = 15
 LEAST_REPLIES = 20
 """Fewer under a load say nothing: it ran beside too little of what happened."""
 
@@ -108,6 +110,34 @@ def test_a_restart_with_nothing_changed_writes_nothing(
     cluster.wait_applied(service)
     assert operations(agent) == 0
     assert witness.everything(agent.node.namespace) == before
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("ipvsadm", "-C"),
+        ("ip", "link", "delete", "kube-ipvs0"),
+        ("ip", "address", "flush", "dev", "kube-ipvs0"),
+    ],
+    ids=" ".join,
+)
+def test_what_another_program_takes_away_is_there_again_within_seconds(
+    cluster: Cluster, agent: Agent, command: tuple[str, ...]
+) -> None:
+    """docs/operations.md, "What others change": 5 s; the guest's programs take some more."""
+    namespace = agent.node.namespace
+    before = witness.everything(namespace)
+    drifted = agent.metrics()
+    namespaces.run_inside(namespace, *command)
+    begun = time.monotonic()
+    assert witness.everything(namespace) != before
+    cluster.wait_for(
+        agent.node,
+        lambda: None if witness.everything(namespace) == before else "it is not all there again",
+    )
+    assert time.monotonic() - begun < MENDED_SECONDS
+    after = agent.metrics()
+    assert sum(after[one] - drifted.get(one, 0) for one in after if "drift_total" in one) > 0
 
 
 def test_traffic_goes_on_without_an_agent(cluster: Cluster, service: Service, agent: Agent) -> None:
