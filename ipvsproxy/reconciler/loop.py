@@ -18,19 +18,19 @@ import asyncio
 import contextlib
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from collections.abc import Set as AbstractSet
 
 import structlog
 
 from ipvsproxy.config import Settings
-from ipvsproxy.core.desired import Desired, Touched
+from ipvsproxy.core.desired import Desired
 from ipvsproxy.core.foundation import shortcomings
 from ipvsproxy.core.operations import AddMember
 from ipvsproxy.core.plan import Batch
 from ipvsproxy.core.probing import stretch
 from ipvsproxy.core.settlement import Settlement
-from ipvsproxy.core.surroundings import Surroundings, needs_own_node
+from ipvsproxy.core.surroundings import needs_own_node
 from ipvsproxy.dataplane import Dataplane, DataplaneError
 from ipvsproxy.model import RealServerKey, State, VirtualServerKey
 from ipvsproxy.objects import ServiceName
@@ -50,9 +50,6 @@ from ipvsproxy.telemetry import Conditions, Teller, tell_nobody
 
 log = structlog.get_logger(__name__)
 
-_AT_A_TIME = 20
-"""Services that are translated at a time: some thousandths of a second, in which nobody else has
-his turn; who asks for metrics or health may be one."""
 _RECONSIDER_SCHEDULERS = 300.0
 """Seconds after which a scheduler that this kernel lacked is tried again."""
 
@@ -223,7 +220,7 @@ class Reconciler:
         if self._translation.needs_listeners(names, self._writer.state):
             await self._network.look()
         around = self._translation.around(self._writer.state)
-        touched = await self._translate(names, around, complete=complete)
+        touched = await self._translation.in_turns(names, around, last=complete)
         touched.add(
             self._sweeps.touched(
                 self._writer.state,
@@ -251,19 +248,6 @@ class Reconciler:
         if complete:
             await self._progress.reach(revision)
         return report
-
-    async def _translate(
-        self, names: Sequence[ServiceName], around: Surroundings, *, complete: bool
-    ) -> Touched:
-        """Translate a few Services at a time, and let others have their turn in between."""
-        touched = Touched()
-        for start in range(0, len(names), _AT_A_TIME):
-            if start:
-                await asyncio.sleep(0)
-            touched.add(self._translation.translate(names[start : start + _AT_A_TIME], around))
-        if complete:
-            self._translation.all_translated()
-        return touched
 
     def _tell(
         self,

@@ -7,7 +7,8 @@ keeps what the kernel may have of it, by `holds`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+import asyncio
+from collections.abc import Callable, Collection, Iterable, Sequence
 from collections.abc import Set as AbstractSet
 
 from ipvsproxy.config import Settings, WatchNodes
@@ -28,6 +29,11 @@ FIRST_SERVICES = (
     ServiceName("kube-system", "coredns"),
 )
 """What everything else on a node waits for: the API server and the cluster's DNS."""
+
+
+_AT_A_TIME = 20
+"""Services that are translated at a time: some thousandths of a second, in which nobody else has
+his turn; who asks for metrics or health may be one."""
 
 
 class Translation:
@@ -135,10 +141,21 @@ class Translation:
             touched.add(self._translate_one(name, around))
         return touched
 
-    def all_translated(self) -> None:
-        """Take note that no Service is left that was not translated: the start is over."""
-        if self._starting:
+    async def in_turns(
+        self, names: Sequence[ServiceName], around: Surroundings, *, last: bool
+    ) -> Touched:
+        """Translate a few Services at a time, and let others have their turn in between.
+
+        `last`: no other Service waits to be translated, and so a start is over.
+        """
+        touched = Touched()
+        for start in range(0, len(names), _AT_A_TIME):
+            if start:
+                await asyncio.sleep(0)
+            touched.add(self.translate(names[start : start + _AT_A_TIME], around))
+        if last and self._starting:
             self._starting, self._started = False, self._clock()
+        return touched
 
     def lacking(self, schedulers: AbstractSet[str]) -> frozenset[ServiceName]:
         """Take note of schedulers that the kernel has refused.
