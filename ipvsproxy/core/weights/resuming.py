@@ -27,8 +27,9 @@ from ipvsproxy.core.weights.zones import share
 from ipvsproxy.model import RealServer, RealServerKey, Scheduler
 
 _Steps = dict[RealServerKey, int]
-_MOST_WORK = 200_000
-"""So many weights are worked out at most: less than half a second of a processor."""
+_MOST_WORK = 60_000
+"""So many weights are worked out at most, or some few guesses: a quarter of a second at worst."""
+_FEW = 20
 _NEAR = 3.0
 """By so many parts may a weight be off that was rounded, and those of others with it."""
 _PARTS: Mapping[str, int] = {Scheduler.SH: SH_BUCKETS, Scheduler.MH: MH_LEAST_SUM}
@@ -150,13 +151,18 @@ class _Past:
 
     @property
     def _most_tries(self) -> int:
-        return max(2, _MOST_WORK // max(1, len(self._present)))
+        """How many guesses are worth it: few, where something was changed for certain."""
+        if not self.complete:
+            return _FEW
+        return max(_FEW, _MOST_WORK // max(1, len(self._present)))
 
     def _of_shares(self) -> Iterator[_Steps]:
         rounded = self._scheduler in _PARTS or self._is_fitted
-        groups = (self._count,) if not self._own else range(self._count, 0, -1)
-        tries = product(range(self._count, 0, -1), groups, (True, False) if rounded else (False,))
-        for others, own, tolerant in islice(tries, self._most_tries):
+        every = range(self._count, 0, -1)
+        tops = product(every, every if self._own else (self._count,))
+        likely = sorted(tops, key=lambda top: self._count not in top) if self._own else tops
+        tries = product(likely, (True, False) if rounded else (False,))
+        for (others, own), tolerant in islice(tries, self._most_tries):
             guess = self._guess({True: own, False: others}, tolerant=tolerant)
             if not self._own or self._is_share(guess):
                 yield from self._beside(guess) if rounded else (self._climbing(guess),)
