@@ -139,7 +139,10 @@ def test_what_another_program_takes_away_is_there_again_within_seconds(
         agent.node, lambda: None if drift(agent) > found else "that something is gone is not seen"
     )
     assert time.monotonic() - begun < MENDED_SECONDS
-    assert witness.everything(namespace) == before
+    cluster.wait_for(
+        agent.node,
+        lambda: None if witness.everything(namespace) == before else "it is not all there again",
+    )
 
 
 def test_traffic_goes_on_without_an_agent(cluster: Cluster, service: Service, agent: Agent) -> None:
