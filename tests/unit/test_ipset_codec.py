@@ -68,6 +68,32 @@ def test_what_is_added_is_what_is_listed(kind: SetType, member: Member) -> None:
     assert (removed.payload, removed.kind) == (request.payload, request.kind + 1)
 
 
+addresses = st.one_of(
+    st.binary(min_size=4, max_size=4).map(Address), st.binary(min_size=16, max_size=16).map(Address)
+)
+frontends = st.builds(
+    IpPortMember, addresses, st.sampled_from(list(Protocol)), st.integers(0, 65535)
+)
+
+
+@given(
+    st.one_of(
+        st.tuples(st.just(SetType.HASH_IP), st.lists(st.builds(IpMember, addresses))),
+        st.tuples(st.just(SetType.HASH_IP_PORT), st.lists(frontends)),
+    )
+)
+def test_many_are_read_like_each_alone(case: tuple[SetType, list[Member]]) -> None:
+    """Whether they are laid out alike, or of two families, which no set of the kernel's is."""
+    kind, members = case
+    payload = ipset_codec.additions("KUBE-A", members).payload
+    alone = {
+        one
+        for member in members
+        for one in decode_set(listed(kind, ipset_codec.additions("KUBE-A", [member]).payload))[1]
+    }
+    assert decode_set(listed(kind, payload))[1] == alone == set(members)
+
+
 def test_members_of_other_protocols_are_left_out() -> None:
     member = IpPortMember(V4, Protocol.TCP, 80)
     payload = ipset_codec.additions("KUBE-A", [member]).payload
