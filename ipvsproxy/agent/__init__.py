@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         status,
     )
     from ipvsproxy.agent.lock import AnotherAgentError
+    from ipvsproxy.agent.loop import MeasuredLoop
     from ipvsproxy.agent.reload import ConfigFile
     from ipvsproxy.agent.running import run
     from ipvsproxy.agent.switching import readiness
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AnotherAgentError",
     "ConfigFile",
+    "MeasuredLoop",
     "clean_up_after",
     "cleanup",
     "explain",
@@ -43,6 +45,7 @@ __all__ = [
 _ELSEWHERE = {
     "AnotherAgentError": "lock",
     "ConfigFile": "reload",
+    "MeasuredLoop": "loop",
     "readiness": "switching",
     "run": "running",
 }

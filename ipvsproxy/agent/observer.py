@@ -108,6 +108,7 @@ class Observer:
         metrics.audits.inc(reconciler.looks["rounds"])
         metrics.glances.inc(reconciler.looks["glances"])
         reconciler.looks.clear()
+        metrics.loop_lag_max.set(metrics.loop_lag.longest(self._clock()))
         gauges = {
             "services": metrics.services,
             "virtual_servers": metrics.virtual_servers,

@@ -16,6 +16,7 @@ import structlog
 
 from ipvsproxy.agent import memory
 from ipvsproxy.agent.lock import only_agent, refuse_beside_kube_proxy
+from ipvsproxy.agent.loop import lag_of_running_loop
 from ipvsproxy.agent.reload import ConfigFile, Reloader
 from ipvsproxy.agent.sources import open_source
 from ipvsproxy.agent.wiring import MANY_FILES, Wiring, wire
@@ -64,6 +65,7 @@ async def run(settings: Settings, file: ConfigFile | None = None) -> int:
                     conditions=conditions,
                     watches=watches,
                     open_files=files,
+                    loop_lag=lag_of_running_loop(),
                 )
                 follow = [
                     _feed(wiring, source),

@@ -27,6 +27,7 @@ from ipvsproxy.telemetry import (
     Conditions,
     FrontendStatus,
     Health,
+    LoopLag,
     Metrics,
     ServiceStatus,
     Teller,
@@ -145,16 +146,17 @@ def wire(
     tell: Teller = tell_nobody,
     conditions: Conditions | None = None,
     watches: Watches | None = None,
+    loop_lag: LoopLag | None = None,
     chance: Callable[[], float] = random.random,
     open_files: int = MANY_FILES,
 ) -> Wiring:
     """Put an agent together around a dataplane; the clocks and `tell` are as in `Reconciler`.
 
-    `conditions`, `watches`: the source's, if it has some; `chance` spreads probes.
+    `conditions`, `watches` and `loop_lag` are the source's and the loop's; `chance` spreads probes.
     """
     store = Store(settings.node_name)
     conditions = Conditions() if conditions is None else conditions
-    metrics = Metrics(conditions, version=__version__, watches=watches)
+    metrics = Metrics(conditions, version=__version__, watches=watches, loop_lag=loop_lag)
     health = Health(sync_period=settings.sync_period, now=clock())
     observer = Observer(
         store=store,
@@ -186,9 +188,8 @@ def wire(
         clock=clock,
         wall_clock=wall_clock,
     )
-    wiring = Wiring(
-        store, conditions, metrics, health, checks, observer, reconciler, traffic, probes
-    )
+    parts = (store, conditions, metrics, health, checks, observer, reconciler, traffic, probes)
+    wiring = Wiring(*parts)
     probes.prober.tell = wiring.take
     return wiring
 

@@ -358,13 +358,14 @@ def read_settings(flags: Mapping[str, object]) -> Resolved:
 
 def follow(work: Coroutine[object, object, T]) -> T:
     """Run a command's work to its end; what an operator can meet becomes one line and status 1."""
-    from ipvsproxy.agent import AnotherAgentError  # noqa: PLC0415 - as above
+    from ipvsproxy.agent import AnotherAgentError, MeasuredLoop  # noqa: PLC0415 - as above
     from ipvsproxy.dataplane import DataplaneError  # noqa: PLC0415
     from ipvsproxy.sources.kubernetes.errors import AccessError, ApiError  # noqa: PLC0415
 
     known = (AccessError, AnotherAgentError, ApiError, ConfigurationError, DataplaneError)
     try:
-        return asyncio.run(work)
+        with asyncio.Runner(loop_factory=MeasuredLoop) as runner:
+            return runner.run(work)
     except known as error:
         raise click.ClickException(str(error)) from None
     except BaseExceptionGroup as group:

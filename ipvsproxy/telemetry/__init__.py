@@ -2,8 +2,8 @@
 
 Plain objects: they are told what happened and answer when asked; nothing here logs, waits, reads a
 clock or knows how it is shown. `conditions` holds what is wrong now, `metrics` the numbers,
-`health` whether the agent does its work, `watches` how the source's watches do, `reports` and
-`explanations` the values that commands print.
+`health` whether the agent does its work, `loop_lag` how long its event loop keeps things waiting,
+`watches` how the source's watches do, `reports` and `explanations` the values that commands print.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from ipvsproxy.telemetry.explanations import (
     explain_report,
 )
 from ipvsproxy.telemetry.health import Health
+from ipvsproxy.telemetry.loop_lag import LoopLag
 from ipvsproxy.telemetry.metrics import Metrics
 from ipvsproxy.telemetry.reports import (
     CLUSTER_IP,
@@ -55,6 +56,7 @@ __all__ = [
     "Explanation",
     "FrontendStatus",
     "Health",
+    "LoopLag",
     "Metrics",
     "PlanReport",
     "RealServerRow",

@@ -9,6 +9,7 @@ disagree with `status`.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from math import inf
 
 from prometheus_client import (
     CollectorRegistry,
@@ -18,13 +19,19 @@ from prometheus_client import (
     Info,
     disable_created_metrics,
 )
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
 from prometheus_client.gc_collector import GCCollector
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
 from ipvsproxy.telemetry.conditions import Conditions, ConditionType
+from ipvsproxy.telemetry.loop_lag import LoopLag
 from ipvsproxy.telemetry.traffic import Traffic
 from ipvsproxy.telemetry.watches import Watches
 
@@ -104,6 +111,25 @@ class _WatchesCollector(Collector):
         yield from (connected, objects, heard, lists, errors, requests)
 
 
+class _LoopLagCollector(Collector):
+    """Says how long the event loop kept things waiting, at the moment of the scrape."""
+
+    def __init__(self, lag: LoopLag) -> None:
+        self._lag = lag
+
+    def collect(self) -> Iterator[HistogramMetricFamily]:
+        buckets = [
+            ("+Inf" if bound == inf else str(bound), count)
+            for bound, count in self._lag.cumulative()
+        ]
+        yield HistogramMetricFamily(
+            "ipvsproxy_event_loop_lag_seconds",
+            "Seconds that what came to the event loop had to wait at most, for each of its turns",
+            buckets=buckets,
+            sum_value=self._lag.total,
+        )
+
+
 def _of_watches(name: str, meaning: str) -> GaugeMetricFamily:
     return GaugeMetricFamily(f"ipvsproxy_watch_{name}", meaning, labels=["watch"])
 
@@ -115,9 +141,17 @@ class Metrics:
     """
 
     def __init__(
-        self, conditions: Conditions, *, version: str, watches: Watches | None = None
+        self,
+        conditions: Conditions,
+        *,
+        version: str,
+        watches: Watches | None = None,
+        loop_lag: LoopLag | None = None,
     ) -> None:
-        """Count these conditions and watches; None: there are none, as from a folder."""
+        """Count these conditions and watches; None: there are none, as from a folder.
+
+        `loop_lag` is that of the event loop; None: it is not measured.
+        """
         self.registry = CollectorRegistry(auto_describe=False)
         _register_process(self.registry)
         self.registry.register(_ConditionsCollector(conditions))
@@ -130,6 +164,7 @@ class Metrics:
         self._metrics_of_audits()
         self._own_metrics()
         self._probe_metrics()
+        self._loop_metrics(LoopLag() if loop_lag is None else loop_lag)
         self._traffic_metrics()
 
     def _kube_proxy_metrics(self) -> None:
@@ -291,6 +326,15 @@ class Metrics:
             "Endpoints that fail their health check from this node, of Services that have one",
             "namespace",
             "service",
+        )
+
+    def _loop_metrics(self, lag: LoopLag) -> None:
+        """Say how long the event loop keeps things waiting."""
+        self.loop_lag = lag
+        self.registry.register(_LoopLagCollector(lag))
+        self.loop_lag_max = self._gauge(
+            "ipvsproxy_event_loop_lag_max_seconds",
+            "The longest such wait in this minute and the one before",
         )
 
     def _traffic_metrics(self) -> None:

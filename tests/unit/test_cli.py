@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import logging
@@ -54,6 +55,7 @@ class StandInAgent(types.ModuleType):
 
     AnotherAgentError = AnotherAgentError
     ConfigFile = StandInFile
+    MeasuredLoop = asyncio.SelectorEventLoop
 
     def __init__(self) -> None:
         super().__init__("ipvsproxy.agent")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import sys
@@ -264,6 +265,8 @@ class TestText:
 
 class StandInAgent(types.ModuleType):
     """In the place of the package `ipvsproxy.agent`."""
+
+    MeasuredLoop = asyncio.SelectorEventLoop
 
     class AnotherAgentError(Exception):
         pass
