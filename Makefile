@@ -14,7 +14,7 @@ COMPILED := $(VENV)/.compiled
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo shell test test-full lint type test-unit test-kernel test-api test-e2e test-nft bench image setup check lock \
+.PHONY: help demo shell test test-full lint type test-unit test-kernel test-api test-e2e test-nft bench bench-full image setup check lock \
 	format clean system nftables
 
 help: ## this list
@@ -55,8 +55,11 @@ test-e2e: setup ## nodes and pods in network namespaces, real packets
 test-nft: setup nftables ## one node on a kernel with nftables, an emulated one where need be
 	@$(TESTS) nft -- $(ARGS)
 
-bench: setup ## how long things take; only the ratios of one run mean anything in a guest
+bench: setup ## how long things take, in some minutes; only the ratios of one run mean anything in a guest
 	@$(RIG) run --timeout 1800 -- $(CURDIR)/$(BIN)/python -m bench $(ARGS)
+
+bench-full: setup ## the same up to 20,000 Services, with a minute of each storm of changes: most of an hour
+	@$(RIG) run --memory 3G --timeout 7200 -- $(CURDIR)/$(BIN)/python -m bench --full $(ARGS)
 
 image: ## the container image, with docker or podman
 	@engine=$$(command -v docker || command -v podman) || { echo "make image needs docker or podman" >&2; exit 1; }; \

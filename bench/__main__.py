@@ -7,15 +7,18 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
 from pathlib import Path
 
 import msgspec
 
 from bench.figures import Figure, json_lines, table, with_ratios
 from bench.stage import STAGES
+from bench.workload import Size
 
 _FEWEST_SERVICES = 100
+_QUICK = (Size(1000, 5), Size(5000, 5))
+_FULL = (Size(1000, 5), Size(5000, 5), Size(10000, 5), Size(20000, 5), Size(5000, 50))
 
 
 def main() -> int:
@@ -25,22 +28,28 @@ def main() -> int:
         sys.stderr.write("bench: needs root and a kernel with IPVS; `make bench` sees to both\n")
         return 1
     figures: list[Figure] = []
-    for services in options.services:
-        for stage in STAGES:
-            print(f"bench: {stage}, {services:,} Services", file=sys.stderr, flush=True)
-            try:
-                figures += _measured(stage, services, options.endpoints)
-            except subprocess.CalledProcessError as error:
-                sys.stderr.write(f"bench: {stage} has failed, exit status {error.returncode}\n")
-                return 1
+    failed = False
+    for size in options.sizes or (_FULL if options.full else _QUICK):
+        for stage in options.stages:
+            started = time.monotonic()
+            _tell(f"{stage}, {size.services:,} Services x {size.endpoints}")
+            found, status = _measured(stage, size, "full" if options.full else "quick")
+            figures += found
+            failed |= status != 0
+            took = f"took {time.monotonic() - started:.0f} s"
+            _tell(f"{stage} {took}" if not status else f"{stage} has failed, status {status}")
     figures = with_ratios(figures)
     if options.output == "json":
         for line in json_lines(figures):
             print(line)
-        return 0
-    print(_conditions(options.endpoints))
-    print(table(figures))
-    return 0
+    else:
+        print(_conditions())
+        print(table(figures))
+    return int(failed)
+
+
+def _tell(text: str) -> None:
+    print(f"bench: {text}", file=sys.stderr, flush=True)
 
 
 def _options() -> argparse.Namespace:
@@ -48,49 +57,42 @@ def _options() -> argparse.Namespace:
         prog="bench", description="Measures ipvsproxy, beside the floors of this machine."
     )
     parser.add_argument(
-        "--services",
-        type=_services,
+        "--sizes",
+        type=_size,
         nargs="+",
-        default=[1000, 5000],
-        metavar="N",
-        help=f"sizes of the cluster, each at least {_FEWEST_SERVICES} (default: 1000 5000)",
+        metavar="NxE",
+        help=f"Services and endpoints of each, as in 5000x5; {_FEWEST_SERVICES} Services at least",
     )
     parser.add_argument(
-        "--endpoints", type=_endpoints, default=5, metavar="E", help="of each Service (default 5)"
+        "--stages", nargs="+", choices=tuple(STAGES), default=tuple(STAGES), help="some of them"
     )
+    parser.add_argument("--full", action="store_true", help="more sizes, and long churns")
     parser.add_argument("--output", choices=("table", "json"), default="table")
     return parser.parse_args()
 
 
-def _services(text: str) -> int:
-    number = int(text)
-    if number < _FEWEST_SERVICES:
-        raise argparse.ArgumentTypeError(f"{number} is less than {_FEWEST_SERVICES}")
-    return number
+def _size(text: str) -> Size:
+    services, _, endpoints = text.partition("x")
+    size = Size(int(services), int(endpoints or 5))
+    if size.services < _FEWEST_SERVICES or size.endpoints < 1:
+        raise argparse.ArgumentTypeError(f"{text} is less than {_FEWEST_SERVICES}x1")
+    return size
 
 
-def _endpoints(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{number} is less than 1")
-    return number
+def _measured(stage: str, size: Size, extent: str) -> tuple[list[Figure], int]:
+    """Run a stage in a new process and a new network namespace; give its exit status as well."""
+    argv = ["unshare", "--net", sys.executable, "-m", "bench.stage", stage]
+    argv += [str(size.services), str(size.endpoints), extent]
+    done = subprocess.run(argv, stdout=subprocess.PIPE, check=False)
+    lines = done.stdout.splitlines()
+    return [msgspec.json.decode(line, type=Figure) for line in lines], done.returncode
 
 
-def _measured(stage: str, services: int, endpoints: int) -> Iterator[Figure]:
-    """Run a stage in a new process and a new network namespace."""
-    argv = ["unshare", "--net", sys.executable, "-m", "bench.stage"]
-    done = subprocess.run(
-        [*argv, stage, str(services), str(endpoints)], stdout=subprocess.PIPE, check=True
-    )
-    for line in done.stdout.splitlines():
-        yield msgspec.json.decode(line, type=Figure)
-
-
-def _conditions(endpoints: int) -> str:
+def _conditions() -> str:
     rig = os.environ.get("IPVSPROXY_RIG_GUEST", "the machine's own kernel")
     return (
-        f"{endpoints} endpoints a Service; kernel {platform.release()} ({rig}), "
-        f"{os.cpu_count()} CPU, Python {platform.python_version()}\n"
+        f"kernel {platform.release()} ({rig}), {os.cpu_count()} CPU, "
+        f"Python {platform.python_version()}\n"
     )
 
 

@@ -25,6 +25,8 @@ class Figure(msgspec.Struct, frozen=True, kw_only=True):
 
     stage: str
     services: int
+    endpoints: int
+    """Of each Service."""
     name: str
     value: float
     unit: Unit = Unit.SECONDS
@@ -34,7 +36,9 @@ class Figure(msgspec.Struct, frozen=True, kw_only=True):
     """The value divided by that sum; None without floors, or when one was not measured."""
 
 
-_COLUMN = 12
+_Size = tuple[int, int]
+"""Endpoints of a Service, and Services: columns stand in this order."""
+_COLUMN = 13
 _RATIO = 10
 _MILLISECOND = 1e-3
 _BIG = 100
@@ -43,17 +47,17 @@ _BIG = 100
 def with_ratios(figures: Iterable[Figure]) -> list[Figure]:
     """Compare each figure with its floors, those of the same number of Services."""
     figures = list(figures)
-    values = {(one.services, one.name): one.value for one in figures}
+    values = {(one.services, one.endpoints, one.name): one.value for one in figures}
     return [msgspec.structs.replace(one, ratio=_ratio(one, values)) for one in figures]
 
 
 def table(figures: Sequence[Figure]) -> str:
     """Lay figures out: counts first, then times by stage; one column for each size."""
-    sizes = sorted({one.services for one in figures})
-    sections: dict[str, dict[str, dict[int, Figure]]] = defaultdict(lambda: defaultdict(dict))
+    sizes = sorted({(one.endpoints, one.services) for one in figures})
+    sections: dict[str, dict[str, dict[_Size, Figure]]] = defaultdict(lambda: defaultdict(dict))
     for one in sorted(figures, key=lambda one: one.unit is not Unit.COUNT):
         section = "counts" if one.unit is Unit.COUNT else one.stage
-        sections[section][one.name][one.services] = one
+        sections[section][one.name][one.endpoints, one.services] = one
     width = max((len(one.name) for one in figures), default=0) + 2
     lines: list[str] = []
     for title, rows in sections.items():
@@ -68,22 +72,24 @@ def json_lines(figures: Iterable[Figure]) -> Iterator[str]:
         yield msgspec.json.encode(one).decode()
 
 
-def _ratio(figure: Figure, values: Mapping[tuple[int, str], float]) -> float | None:
-    parts = [values.get((figure.services, name)) for name in figure.floors]
+def _ratio(figure: Figure, values: Mapping[tuple[int, int, str], float]) -> float | None:
+    size = figure.services, figure.endpoints
+    parts = [values.get((*size, name)) for name in figure.floors]
     known = [part for part in parts if part is not None]
     if not parts or len(known) < len(parts) or not sum(known):
         return None
     return figure.value / sum(known)
 
 
-def _heading(title: str, width: int, sizes: Sequence[int]) -> str:
-    columns = "".join(f"{f'{size:,}':>{_COLUMN}}{'x floor':>{_RATIO}}" for size in sizes)
+def _heading(title: str, width: int, sizes: Sequence[_Size]) -> str:
+    named = [f"{services:,} x {endpoints}" for endpoints, services in sizes]
+    columns = "".join(f"{name:>{_COLUMN}}{'x floor':>{_RATIO}}" for name in named)
     if title == "counts":
-        columns = "".join(f"{f'{size:,}':>{_COLUMN}}" for size in sizes)
+        columns = "".join(f"{name:>{_COLUMN}}" for name in named)
     return f"{title:<{width}}{columns}"
 
 
-def _row(name: str, row: Mapping[int, Figure], width: int, sizes: Sequence[int]) -> str:
+def _row(name: str, row: Mapping[_Size, Figure], width: int, sizes: Sequence[_Size]) -> str:
     cells = []
     for size in sizes:
         figure = row.get(size)

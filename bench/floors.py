@@ -20,6 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 
 from bench.figures import Figure
 from bench.inner import everything_new
@@ -43,6 +44,8 @@ from ipvsproxy.model import DUMMY_INTERFACE, Address
 SEND_TABLE = "floor: IPVS table, packed messages"
 SEND_ADDRESSES = "floor: addresses, packed messages"
 RESTORE_SETS = "floor: members, one ipset restore"
+RESTORE_TABLE = "floor: IPVS table, one ipvsadm-restore"
+RESTORE_RULES = "floor: chains of one family, one iptables-restore"
 SAVE_SETS = "floor: members, one ipset save"
 ONE_MESSAGE = "floor: one acknowledged message"
 LIST_TABLE = "floor: IPVS table listed, not decoded"
@@ -65,7 +68,12 @@ def measure(size: Size) -> Iterator[Figure]:
     for name, seconds in _measured(size):
         against = (PYTHON_ASYNCIO,) if name == AGENT_START else ()
         yield Figure(
-            stage="floors", services=size.services, name=name, value=seconds, floors=against
+            stage="floors",
+            services=size.services,
+            endpoints=size.endpoints,
+            name=name,
+            value=seconds,
+            floors=against,
         )
 
 
@@ -78,6 +86,8 @@ def _measured(size: Size) -> Iterator[tuple[str, float]]:
     asyncio.run(_prepare(operations))
     yield RESTORE_SETS, _restore_sets(operations)
     yield SAVE_SETS, _timed(lambda: _run(["ipset", "save"]))
+    yield RESTORE_RULES, _restore_rules()
+    yield RESTORE_TABLE, _restore_table(operations)
     yield SEND_ADDRESSES, _send_addresses(operations)
     netlink = NetlinkSocket(_GENERIC)
     (answer,) = netlink.exchange([Request(_GENERIC_CONTROL, codec.encode_family_request())])
@@ -111,6 +121,33 @@ def _restore_sets(operations: Iterable[Operation]) -> float:
     ]
     # The agent's own start, timed before, has made the same sets.
     return _timed(lambda: _run(["ipset", "restore", "-exist"], "".join(lines)))
+
+
+def _restore_rules() -> float:
+    """Write the chains once more that the agent's own start has written."""
+    for backend in ("iptables-legacy", "iptables-nft"):
+        done = subprocess.run([f"{backend}-save"], capture_output=True, text=True, check=False)
+        if "KUBE-" in done.stdout:
+            return _timed(partial(_run, [f"{backend}-restore"], done.stdout))
+    raise RuntimeError("the agent's start has left no chains")
+
+
+def _restore_table(operations: Iterable[Operation]) -> float:
+    """Load the table in a namespace of its own, since this one is to have it once as well."""
+    lines: list[str] = []
+    for operation in operations:
+        match operation:
+            case AddVirtualServer(key, server):
+                lines.append(f"-A -t {key.address}:{key.port} -s {server.scheduler}\n")
+            case AddRealServer(key, member, real):
+                to = f"-r {member.address}:{member.port} -m -w {real.weight}\n"
+                lines.append(f"-a -t {key.address}:{key.port} {to}")
+            case _:
+                pass
+    shell = ("unshare", "--net", "sh", "-c")
+    up = "ip link set lo up"
+    alone = _timed(lambda: _run([*shell, up]))
+    return _timed(lambda: _run([*shell, f"{up} && exec ipvsadm-restore"], "".join(lines))) - alone
 
 
 def _send_addresses(operations: Iterable[Operation]) -> float:

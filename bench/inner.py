@@ -41,7 +41,13 @@ def measure(size: Size) -> Iterator[Figure]:
     """Give the inner figures for one size of the cluster, in seconds for each item."""
     described = objects(size)
     for name, seconds in _measured(size, described):
-        yield Figure(stage="inner", services=size.services, name=name, value=seconds)
+        yield Figure(
+            stage="inner",
+            services=size.services,
+            endpoints=size.endpoints,
+            name=name,
+            value=seconds,
+        )
 
 
 def _measured(size: Size, described: Objects) -> Iterator[tuple[str, float]]:

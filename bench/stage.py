@@ -1,6 +1,7 @@
-"""One stage for one size, in this process and namespace: `python -m bench.stage whole 1000 5`.
+"""One stage for one size, here: `python -m bench.stage whole 1000 5 quick`, or `full`.
 
-Prints its figures as JSON lines. A process for each, so that none inherits the heap of another.
+Prints its figures as JSON lines; the namespace has to be empty. A process for each, so that none
+inherits the heap of another.
 """
 
 from __future__ import annotations
@@ -8,26 +9,33 @@ from __future__ import annotations
 import logging
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 
 import structlog
 
-from bench import floors, inner, whole
-from bench.figures import json_lines
+from bench import agent, floors, inner, whole
+from bench.figures import Figure, json_lines
 from bench.workload import Size
 
-STAGES = {"inner": inner.measure, "floors": floors.measure, "whole": whole.measure}
+STAGES: dict[str, Callable[[Size, bool], Iterator[Figure]]] = {
+    "inner": lambda size, _: inner.measure(size),
+    "floors": lambda size, _: floors.measure(size),
+    "whole": lambda size, _: whole.measure(size),
+    "start": lambda size, _: agent.measure_start(size),
+    "agent": lambda size, full: agent.measure(size, full=full),
+}
 
 
 def main() -> None:
     """Measure what the arguments name."""
-    stage, services, endpoints = sys.argv[1:]
+    stage, services, endpoints, extent = sys.argv[1:]
     structlog.configure(
         wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
     )
     # Where `lo` was never up, IPVS takes no real server.
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
-    for line in json_lines(STAGES[stage](Size(int(services), int(endpoints)))):
+    for line in json_lines(STAGES[stage](Size(int(services), int(endpoints)), extent == "full")):
         print(line, flush=True)
 
 

@@ -236,6 +236,7 @@ class _Run:
         return Figure(
             stage="whole",
             services=self._size.services,
+            endpoints=self._size.endpoints,
             name=name,
             value=value,
             unit=unit,

@@ -16,7 +16,13 @@ def figure(
     name: str, value: float, *floors: str, services: int = 100, unit: Unit = Unit.SECONDS
 ) -> Figure:
     return Figure(
-        stage="whole", services=services, name=name, value=value, unit=unit, floors=floors
+        stage="whole",
+        services=services,
+        endpoints=5,
+        name=name,
+        value=value,
+        unit=unit,
+        floors=floors,
     )
 
 
@@ -46,12 +52,12 @@ class TestTable:
             ]
         )
         assert table(figures).splitlines() == [
-            "counts                           100       5,000",
-            "cold start: operations         1,025",
+            "counts                        100 x 5    5,000 x 5",
+            "cold start: operations          1,025",
             "",
-            "whole                            100   x floor       5,000   x floor",
-            "floor                         500 µs",
-            "cold start                    1.25 s      2500       6.5 s",
+            "whole                         100 x 5   x floor    5,000 x 5   x floor",
+            "floor                          500 µs",
+            "cold start                     1.25 s      2500        6.5 s",
         ]
 
     @pytest.mark.parametrize(
