@@ -7,7 +7,10 @@ of one set; those on sets themselves, on chains and conntrack launch programs
 
 from __future__ import annotations
 
+import gc
+import socket
 import sys
+import tracemalloc
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -23,6 +26,7 @@ from ipvsproxy.core.operations import (
     AddVirtualServer,
     BindAddress,
     CreateSet,
+    ForgetFlows,
     Operation,
     RemoveMember,
     RemoveRealServer,
@@ -41,9 +45,11 @@ from ipvsproxy.core.parts import (
     VirtualServers,
 )
 from ipvsproxy.dataplane import Outcome
+from ipvsproxy.kernel import message
 from ipvsproxy.kernel.fake import FakeDataplane
-from ipvsproxy.model import Address, Family, NodeNetwork, RealServer, State
-from ipvsproxy.objects import Endpoint, EndpointSlice
+from ipvsproxy.kernel.netlink import NetlinkSocket, Request
+from ipvsproxy.model import Address, Family, NodeNetwork, Protocol, RealServer, State
+from ipvsproxy.objects import Endpoint, EndpointSlice, ServicePort, SlicePort
 from ipvsproxy.reconciler import rounds
 from ipvsproxy.store import Gone
 from tests.unit.builders import Agent, frontend, member, part, service, service_reference
@@ -339,6 +345,100 @@ async def _calls(count: int, changed: EndpointSlice) -> int:
         sys.setprofile(None)
     assert fake.writes
     return calls
+
+
+@pytest.mark.parametrize("stage", ["added", "replaced"])
+async def test_a_change_allocates_the_same_in_a_cluster_of_any_size(stage: str) -> None:
+    """At its highest point: nothing that is as large as the cluster is made for one change."""
+    changed = {
+        "added": part("s7", "10.244.7.1", "10.244.7.2", "10.244.7.3"),
+        "replaced": part("s7", "10.244.7.1", "10.244.7.3"),
+    }[stage]
+    small, large = [await _allocated(count, changed) for count in (20, 400)]
+    assert large <= small * 1.25
+
+
+async def _allocated(count: int, changed: EndpointSlice) -> int:
+    """Give the bytes that a change had allocated at the most, in a cluster of `count` Services."""
+    fake = CountedDataplane()
+    agent = await settled(fake, count)
+    await spent(agent, fake, changed)  # tables grow in jumps: this one may, the next does not
+    await spent(agent, fake, endpoints(7))
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        tracemalloc.reset_peak()
+        await spent(agent, fake, changed)
+        return tracemalloc.get_traced_memory()[1] - before
+    finally:
+        tracemalloc.stop()
+
+
+async def test_changes_that_go_to_and_fro_leave_nothing_behind() -> None:
+    """Memory is flat under churn: as many objects after hundreds of changes as after a few."""
+    fake = CountedDataplane()
+    agent = await settled(fake)
+    objects: list[int] = []
+    for _ in range(3):
+        for number in range(40):
+            other = part("s7", "10.244.7.1", f"10.244.200.{number + 1}")
+            await spent(agent, fake, other)
+            await spent(agent, fake, endpoints(7))
+        gc.collect()
+        objects.append(len(gc.get_objects()))
+    assert objects[2] <= objects[1] + 5
+
+
+async def test_udp_endpoints_that_leave_have_their_flows_forgotten_by_one_program_each() -> None:
+    """And TCP ones by none; where there are many, conntrack lists its table first."""
+    fake = CountedDataplane()
+    agent = await settled(fake)
+    dns = service("dns", "10.96.9.9")
+    agent.put(msgspec.structs.replace(dns, ports=(ServicePort("", Protocol.UDP, 53),)))
+    await spent(agent, fake, _udp("10.244.9.1", "10.244.9.2"))
+    await spent(agent, fake, _udp("10.244.9.1"))
+    assert sum(isinstance(one, ForgetFlows) for one in fake.applied) == 1
+    await spent(agent, fake, part("s7", "10.244.7.1"))
+    assert not any(isinstance(one, ForgetFlows) for one in fake.applied)
+
+
+def _udp(*addresses: str) -> EndpointSlice:
+    ports = (SlicePort("", Protocol.UDP, 53),)
+    return msgspec.structs.replace(part("dns", *addresses), ports=ports)
+
+
+@pytest.mark.parametrize(("requests", "calls"), [(1, 2), (4, 2), (100, 2), (250, 6)])
+def test_a_batch_of_netlink_requests_is_two_system_calls(
+    monkeypatch: pytest.MonkeyPatch, requests: int, calls: int
+) -> None:
+    kernel = CountedSocket()
+    monkeypatch.setattr(socket, "socket", lambda *_: kernel)
+    answers = NetlinkSocket(16).exchange([Request(16, b"four")] * requests)
+    assert [one.error for one in answers] == [0] * requests
+    assert kernel.calls == calls
+
+
+class CountedSocket:
+    """A netlink socket whose kernel carries everything out, with a count of the calls."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+        self._last = 0
+
+    def setsockopt(self, *_: object) -> None:
+        pass
+
+    def bind(self, _: object) -> None:
+        pass
+
+    def send(self, data: bytes) -> int:
+        self.calls += 1
+        self._last = max(one.sequence for one in message.messages(data))
+        return len(data)
+
+    def recvfrom(self, _: int) -> tuple[bytes, tuple[int, int]]:
+        self.calls += 1
+        return message.frame(2, bytes(4), flags=0, sequence=self._last), (0, 0)
 
 
 def test_what_steps_wait_for_grows_with_the_cluster_and_no_faster() -> None:
