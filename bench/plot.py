@@ -1,8 +1,9 @@
 """Charts of figures over the number of Services: `python -m bench.plot FOLDER FIGURES.json ...`.
 
 Reads what `python -m bench --output json` has printed, one or several runs of the same machine, and
-writes `performance-cold-start.svg` and `performance-change.svg` into a folder. Knows lines, axes
-and text, and no library: a chart of five points is forty lines of SVG.
+writes `performance-cold-start.svg` and `performance-change.svg` into a folder; prints the table of
+all of them. Knows lines, axes and text, and no library: a chart of a few points is forty lines of
+SVG.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import NamedTuple
 import msgspec
 
 from bench import floors
-from bench.figures import Figure
+from bench.figures import Figure, table, with_ratios
 
 _ENDPOINTS = 5
 """Charts are of clusters with so many endpoints of each Service."""
@@ -73,7 +74,7 @@ _CHANGE = (
 
 
 def main() -> int:
-    """Draw both charts."""
+    """Draw both charts, and print the table."""
     folder, *paths = map(Path, sys.argv[1:])
     figures = [
         msgspec.json.decode(line, type=Figure)
@@ -86,6 +87,7 @@ def main() -> int:
     ):
         text = chart(f"{title} ({unit}) over the number of Services", lines_of(figures, wanted))
         (folder / f"performance-{name}.svg").write_text(text, encoding="utf-8")
+    print(table(with_ratios(figures)))
     return 0
 
 
