@@ -8,10 +8,12 @@ import platform
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
 
+from bench.agent import Extent, extent
 from bench.figures import Figure, json_lines, table, with_ratios
 from bench.stage import STAGES
 from bench.workload import Size
@@ -30,10 +32,10 @@ def main() -> int:
     figures: list[Figure] = []
     failed = False
     for size in options.sizes or (_FULL if options.full else _QUICK):
-        for stage in options.stages:
+        for stage in options.stages or _stages(size, options):
             started = time.monotonic()
             _tell(f"{stage}, {size.services:,} Services x {size.endpoints}")
-            found, status = _measured(stage, size, "full" if options.full else "quick")
+            found, status = _measured(stage, size, _extent(size, options))
             figures += found
             failed |= status != 0
             took = f"took {time.monotonic() - started:.0f} s"
@@ -63,9 +65,12 @@ def _options() -> argparse.Namespace:
         metavar="NxE",
         help=f"Services and endpoints of each, as in 5000x5; {_FEWEST_SERVICES} Services at least",
     )
+    parser.add_argument("--stages", nargs="+", choices=tuple(STAGES), help="some of them")
     parser.add_argument(
-        "--stages", nargs="+", choices=tuple(STAGES), default=tuple(STAGES), help="some of them"
+        "--rates", type=int, nargs="*", metavar="N", help="storms of so many changes a second"
     )
+    parser.add_argument("--churn-seconds", type=float, metavar="S", help="length of a storm")
+    parser.add_argument("--idle-seconds", type=float, metavar="S", help="0: idle is not measured")
     parser.add_argument("--full", action="store_true", help="more sizes, and long churns")
     parser.add_argument("--output", choices=("table", "json"), default="table")
     return parser.parse_args()
@@ -79,10 +84,27 @@ def _size(text: str) -> Size:
     return size
 
 
-def _measured(stage: str, size: Size, extent: str) -> tuple[list[Figure], int]:
+def _stages(size: Size, options: argparse.Namespace) -> Sequence[str]:
+    """Name the stages of a size where none are asked for."""
+    thorough = options.full or options.sizes or size == _QUICK[0]
+    return tuple(STAGES) if thorough else ("floors", "agent")
+
+
+def _extent(size: Size, options: argparse.Namespace) -> Extent:
+    asked = {
+        "churns": options.rates if options.rates is None else tuple(options.rates),
+        "churn_seconds": options.churn_seconds,
+        "idle_seconds": options.idle_seconds,
+    }
+    usual = extent(size, full=options.full)
+    return msgspec.structs.replace(usual, **{k: v for k, v in asked.items() if v is not None})
+
+
+def _measured(stage: str, size: Size, how_much: Extent) -> tuple[list[Figure], int]:
     """Run a stage in a new process and a new network namespace; give its exit status as well."""
     argv = ["unshare", "--net", sys.executable, "-m", "bench.stage", stage]
-    argv += [str(size.services), str(size.endpoints), extent]
+    argv += [str(size.services), str(size.endpoints)]
+    argv.append(msgspec.json.encode(how_much).decode())
     done = subprocess.run(argv, stdout=subprocess.PIPE, check=False)
     lines = done.stdout.splitlines()
     return [msgspec.json.decode(line, type=Figure) for line in lines], done.returncode

@@ -11,7 +11,8 @@ import resource
 import subprocess
 import time
 from collections.abc import Iterator
-from typing import NamedTuple
+
+import msgspec
 
 from bench import changing, floors
 from bench.cluster import Frontend
@@ -29,42 +30,41 @@ _COLD = (
 _SHARE = 0.05
 """Of the time of a start, what looking at the whole table may take."""
 _WARM = (floors.PYTHON_ASYNCIO, floors.LIST_TABLE, floors.SAVE_SETS)
-_QUICK_SERVICES = 5000
-"""The larger one of the sizes of `make bench`."""
+_QUICK_SERVICES = 1000
+"""The most of which a quick run measures everything."""
 _LAG = 0.02
 """Seconds that nothing should keep the event loop busy for."""
 
 
-class Extent(NamedTuple):
+class Extent(msgspec.Struct, frozen=True):
     """How much is measured."""
 
-    churns: tuple[int, ...]
+    churns: tuple[int, ...] = ()
     """Changes a second."""
-    churn_seconds: float
-    idle_seconds: float
+    churn_seconds: float = 5.0
+    idle_seconds: float = 0.0
     """0: not at all."""
-    giant: bool
+    giant: bool = False
     """Whether a Service with thousands of endpoints is tried."""
 
 
 def extent(size: Size, *, full: bool) -> Extent:
     """Say how much is measured for one size: the most where most has been compared."""
-    if not full and size.services > _QUICK_SERVICES:
-        return Extent((), 0.0, 0.0, giant=False)
-    if not full:
-        small = size.services < _QUICK_SERVICES
-        return Extent((10, 100, 1000) if small else (10,), 5.0, 30.0, giant=small)
-    if size == Size(5000, 5):
+    if full and size == Size(5000, 5):
         return Extent((1, 10, 100, 200, 1000), 60.0, 120.0, giant=True)
-    return Extent((10, 200), 20.0, 60.0, giant=False)
+    if full:
+        return Extent((10, 200), 20.0, 60.0)
+    if size.services <= _QUICK_SERVICES:
+        return Extent((10, 100, 1000), 5.0, 30.0, giant=True)
+    return Extent()
 
 
-def measure(size: Size, *, full: bool) -> Iterator[Figure]:
+def measure(size: Size, how_much: Extent) -> Iterator[Figure]:
     """Give the figures for one size of the cluster; the namespace must be empty, `lo` up."""
     scene = Scene(size)
     failure: RuntimeError | None = None
     try:
-        _all(scene, extent(size, full=full))
+        _all(scene, how_much)
     except RuntimeError as error:
         failure = error
     finally:

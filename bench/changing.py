@@ -19,7 +19,7 @@ from bench.scene import LONGEST, Scene
 from bench.workload import TARGET_PORT
 
 _CHANGES = 24
-_GAP = 0.7
+_GAP = 0.5
 """Seconds between single changes: each comes after quiet."""
 _GIANT_CHANGES = 10
 _POLL = 0.002
