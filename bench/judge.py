@@ -51,6 +51,10 @@ class Table:
         self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self._system = ctypes.CDLL(None, use_errno=True)
 
+    def close(self) -> None:
+        """Close its socket."""
+        self._socket.close()
+
     def count(self) -> int:
         """Count the virtual servers."""
         number: int = _INFO.unpack(self._socket.getsockopt(socket.SOL_IP, _GET_INFO, _INFO.size))[2]

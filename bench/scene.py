@@ -61,6 +61,7 @@ class Scene:
         """End all that was started."""
         self.stop_agent()
         self.source.stop()
+        self.table.close()
 
     def until(
         self, condition: Callable[[], bool], *, pause: float = 0.002, share: float = 0.1

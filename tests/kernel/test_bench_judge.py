@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+from contextlib import closing
 
 import pytest
 
@@ -24,21 +25,21 @@ def readings() -> tuple[bool, int, int]:
 
 
 def test_virtual_servers_with_the_real_servers_that_take_connections() -> None:
-    table = judge.Table()
-    assert (table.count(), table.serving(WEB, 2)) == (0, None)
-    pending = judge.Pending(table, {WEB: frozenset({("10.244.0.1", 8080)}), DNS: frozenset()})
-    run("ipvsadm -A -t 10.96.0.10:80 -s rr", "ipvsadm -A -u 10.96.0.3:53 -s wlc")
-    first = pending.look()
-    run(
-        "ipvsadm -a -t 10.96.0.10:80 -r 10.244.0.1:8080 -m -w 1",
-        "ipvsadm -a -t 10.96.0.10:80 -r 10.244.0.2:8081 -m -w 0",
-    )
-    assert table.count() == 2
-    assert table.serving(WEB, 2) == frozenset({("10.244.0.1", 8080)})
-    assert table.serving(DNS, 2) == frozenset()
-    assert (first, pending.look()) == (False, True)
-    run("ipvsadm -e -t 10.96.0.10:80 -r 10.244.0.2:8081 -m -w 5")
-    assert table.serving(WEB, 2) == frozenset({("10.244.0.1", 8080), ("10.244.0.2", 8081)})
+    with closing(judge.Table()) as table:
+        assert (table.count(), table.serving(WEB, 2)) == (0, None)
+        pending = judge.Pending(table, {WEB: frozenset({("10.244.0.1", 8080)}), DNS: frozenset()})
+        run("ipvsadm -A -t 10.96.0.10:80 -s rr", "ipvsadm -A -u 10.96.0.3:53 -s wlc")
+        first = pending.look()
+        run(
+            "ipvsadm -a -t 10.96.0.10:80 -r 10.244.0.1:8080 -m -w 1",
+            "ipvsadm -a -t 10.96.0.10:80 -r 10.244.0.2:8081 -m -w 0",
+        )
+        assert table.count() == 2
+        assert table.serving(WEB, 2) == frozenset({("10.244.0.1", 8080)})
+        assert table.serving(DNS, 2) == frozenset()
+        assert (first, pending.look()) == (False, True)
+        run("ipvsadm -e -t 10.96.0.10:80 -r 10.244.0.2:8081 -m -w 5")
+        assert table.serving(WEB, 2) == frozenset({("10.244.0.1", 8080), ("10.244.0.2", 8081)})
 
 
 def test_addresses_and_sets() -> None:
