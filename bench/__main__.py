@@ -40,15 +40,13 @@ def main() -> int:
             started = time.monotonic()
             _tell(f"{stage}, {size.services:,} Services x {size.endpoints}")
             found, status = _measured(stage, size, _extent(size, options))
-            figures += found
+            figures = with_ratios([*figures, *found])
             failed |= status != 0
+            if options.output == "json":  # at once: what a run that is stopped has measured counts
+                print(*json_lines(figures[-len(found) :] if found else ()), sep="\n", flush=True)
             took = f"took {time.monotonic() - started:.0f} s"
             _tell(f"{stage} {took}" if not status else f"{stage} has failed, status {status}")
-    figures = with_ratios(figures)
-    if options.output == "json":
-        for line in json_lines(figures):
-            print(line)
-    else:
+    if options.output == "table":
         print(_conditions())
         print(table(figures))
     return int(failed)
