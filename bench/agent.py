@@ -27,8 +27,6 @@ _COLD = (
     *(floors.SEND_TABLE, floors.SEND_ADDRESSES, floors.RESTORE_SETS),
     *[floors.RESTORE_RULES] * 2,
 )
-_SHARE = 0.05
-"""Of the time of a start, what looking at the whole table may take."""
 _WARM = (floors.PYTHON_ASYNCIO, floors.LIST_TABLE, floors.SAVE_SETS)
 _QUICK_SERVICES = 1000
 """The most of which a quick run measures everything."""
@@ -127,7 +125,7 @@ def _cold_start(scene: Scene) -> None:
     at = scene.until(lambda: first.look() and is_local(addresses))
     took("until default/kubernetes and DNS have servers and addresses", at)
     rest = _Rest(scene)
-    at = scene.until(rest.look, share=_SHARE)
+    at = scene.until(rest.look)
     took("until all servers and addresses", at, *_COLD[:3])
     cpu, launched = agent.cpu(), forks() - agent.forks_before
     members = cluster.cluster_members()

@@ -55,7 +55,7 @@ def giant(scene: Scene) -> None:
     index, written = cluster.add(GIANT_ENDPOINTS)
     sent = scene.source.write(written)
     pending = Pending(scene.table, cluster.expected_of(index))
-    scene.seconds(f"{title}: all there", scene.until(pending.look, pause=0.02) - sent)
+    scene.seconds(f"{title}: all there", scene.until(pending.look) - sent)
     scene.agent.until_quiet(LONGEST)
     latencies: list[float] = []
     usual: list[float] = []
@@ -70,7 +70,7 @@ def giant(scene: Scene) -> None:
     scene.seconds(f"{title}: one replaced, CPU for each", cpu / _GIANT_CHANGES)
     sent = scene.source.write(cluster.delete(index))
     servers = len(cluster.expected())
-    scene.until(lambda: scene.table.count() == servers, pause=0.02)
+    scene.until(lambda: scene.table.count() == servers)
     scene.agent.until_quiet(LONGEST)
 
 

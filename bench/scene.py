@@ -64,7 +64,7 @@ class Scene:
         self.table.close()
 
     def until(
-        self, condition: Callable[[], bool], *, pause: float = 0.002, share: float = 0.1
+        self, condition: Callable[[], bool], *, pause: float = 0.05, share: float = 0.05
     ) -> float:
         """Wait until a condition holds; give the time at which it was last asked and held.
 
