@@ -65,9 +65,7 @@ _COLD_START = (
 )
 _CHANGE = (
     _Wanted("one endpoint replaced, p50", ("one endpoint replaced: p50",), 1e3),
-    _Wanted("one endpoint replaced, p99", ("one endpoint replaced: p99",), 1e3),
     _Wanted("at 10 changes a second, p50", ("churn 10/s: p50",), 1e3),
-    _Wanted("CPU for each change", ("one endpoint replaced: CPU for each",), 1e3),
     _Wanted("floor: a program launched", (floors.LAUNCH,), 1e3, dashed=True),
     _Wanted("floor: one acknowledged message", (floors.ONE_MESSAGE,), 1e3, dashed=True),
 )
