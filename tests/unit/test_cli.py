@@ -56,6 +56,7 @@ class StandInAgent(types.ModuleType):
     AnotherAgentError = AnotherAgentError
     ConfigFile = StandInFile
     MeasuredLoop = asyncio.SelectorEventLoop
+    memory = types.SimpleNamespace(begin=lambda: None)
 
     def __init__(self) -> None:
         super().__init__("ipvsproxy.agent")
