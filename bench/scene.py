@@ -22,6 +22,8 @@ from bench.workload import NODE_ADDRESS, Size
 
 LONGEST = 180.0
 """Seconds that anything is waited for."""
+_LONG_PAUSE = 0.2
+"""Seconds between two questions at the most: how exact the time of a start is."""
 
 
 class Scene:
@@ -69,14 +71,15 @@ class Scene:
         """Wait until a condition holds; give the time at which it was last asked and held.
 
         Asking takes this share of the time at most, so that it does not slow down what it waits
-        for: a pause is at least `pause` seconds. Raises RuntimeError when the time is up.
+        for, but is never put off for long: a pause is at least `pause` seconds.
+        Raises RuntimeError when the time is up.
         """
         deadline = time.monotonic() + LONGEST
         while (asked := time.monotonic()) < deadline:
             if condition():
                 return asked
             self.agent.check()
-            time.sleep(max(pause, (time.monotonic() - asked) * (1 / share - 1)))
+            time.sleep(max(pause, min((time.monotonic() - asked) * (1 / share - 1), _LONG_PAUSE)))
         raise RuntimeError(f"waited {LONGEST:.0f} s in vain")
 
     def seconds(self, name: str, value: float, *floors: str) -> None:
