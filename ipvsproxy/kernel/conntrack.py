@@ -7,7 +7,7 @@ for as long as it sends. TCP needs none of this: its connections end by themselv
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from typing import TypeAlias
 
 from ipvsproxy.core.operations import ForgetFlows
@@ -33,16 +33,19 @@ Flow: TypeAlias = tuple[str, str, str, str]
 
 LIST_ABOVE = 4
 """Operations of one family above which the table is listed first: each deletion reads it whole."""
+_FROM_STDIN = ("conntrack", "-R", "-")
+"""Carries out command lines, one after the other; since conntrack-tools 1.4.7."""
 
 
 def forget(operations: Sequence[ForgetFlows], processes: Processes) -> list[Outcome]:
     """Delete the entries of each operation's frontend: those that its real server answers, or all.
 
-    One process for each operation; where there are many, one that lists the table and one for each
-    operation that has entries. None found is success. What cannot be run to its end is not started
-    again: the rest has the same outcome. Where the program is missing, a flow ends
-    with its own timeout (net.netfilter.nf_conntrack_udp_timeout_stream, 120 s by default, after the
-    client's last packet).
+    One process for the operations of a family; where there are many, one more that lists the table
+    before. A program that takes one deletion at a time, or one that was refused, makes it a process
+    for each. None found is success. What cannot be run to its end is not started again: the rest
+    has the same outcome. Where the program is missing, a flow ends with its own timeout
+    (net.netfilter.nf_conntrack_udp_timeout_stream, 120 s by default, after the client's last
+    packet).
     """
     outcomes: dict[int, Outcome] = {}
     rest = DONE
@@ -84,21 +87,28 @@ def parse_flows(text: str) -> set[Flow]:
 def _forget_family(
     family: Family, operations: Mapping[int, ForgetFlows], processes: Processes
 ) -> Iterator[tuple[int, Outcome]]:
-    """Carry out one after the other. Raises ProcessError."""
-    if len(operations) <= LIST_ABOVE:
-        for index, one in operations.items():
-            yield index, _forget(one, processes)
+    """Forget what has entries; few operations are not looked for before. Raises ProcessError."""
+    there = operations
+    if len(operations) > LIST_ABOVE:
+        done = processes.run(("conntrack", "-L", "-f", _FAMILIES[family], "-p", "udp"))
+        if done.returncode:
+            yield from dict.fromkeys(operations, _refused(done)).items()
+            return
+        flows = parse_flows(done.stdout)
+        asked = {flow[:2] for flow in flows}
+        there = {i: one for i, one in operations.items() if _has_entries(one, flows, asked)}
+        yield from dict.fromkeys(operations.keys() - there.keys(), DONE).items()
+    if len(there) > 1 and _forget_at_once(there.values(), processes):
+        yield from dict.fromkeys(there, DONE).items()
         return
-    done = processes.run(("conntrack", "-L", "-f", _FAMILIES[family], "-p", "udp"))
-    refusal = _refused(done) if done.returncode else None
-    flows = parse_flows(done.stdout)
-    asked = {flow[:2] for flow in flows}
-    for index, one in operations.items():
-        if refusal is not None:
-            yield index, refusal
-        else:
-            found = _has_entries(one, flows, asked)
-            yield index, _forget(one, processes) if found else DONE
+    for index, one in there.items():
+        yield index, _forget(one, processes)
+
+
+def _forget_at_once(operations: Iterable[ForgetFlows], processes: Processes) -> bool:
+    """Delete the entries of several; say whether all went well. Raises ProcessError."""
+    lines = (" ".join(arguments(one)[1:]) for one in operations)
+    return processes.run(_FROM_STDIN, "".join(f"{line}\n" for line in lines)).returncode == 0
 
 
 def _has_entries(

@@ -68,9 +68,9 @@ BOOKMARK_SILENCE_SECONDS = 180.0
 (apiserver's cacher, bookmarkFrequency). Before, nothing says that this server sends any."""
 ABSENT_SECONDS = 600.0
 """After how long it is asked again whether a server has a resource that it lacked."""
-_YIELD_EVERY = 100
-"""Objects after which other tasks get their turn; a page from the server's cache has all objects,
-whatever its limit."""
+_YIELD_EVERY = 25
+"""Objects after which other tasks get their turn, some milliseconds; a page from the server's cache
+has all objects, whatever its limit."""
 _SHORTEST_WATCH_SECONDS, _SPREAD_SECONDS = 300, 300
 _GRACE_SECONDS = 15.0
 """How much longer than the watch's time limit the connection may be silent."""

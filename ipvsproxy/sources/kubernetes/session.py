@@ -134,7 +134,7 @@ async def load(access: Access) -> Session:
 
     Raises AccessError, whose message says what is missing and where.
     """
-    found = library()
+    found = await asyncio.to_thread(library)  # imports hold up nobody else
     # At DEBUG it logs whole answers.
     logging.getLogger("kubernetes_asyncio").setLevel(logging.INFO)
     configuration = found.configuration()
