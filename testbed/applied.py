@@ -39,7 +39,7 @@ def missing(node: Node, services: tuple[Service, ...]) -> str | None:
         if text is not None:
             return f"Service {service.name}: {text}"
     lines = witness.addresses(node.namespace).splitlines()
-    bound = {line.split()[3].partition("/")[0] for line in lines}
+    bound = {line.split()[2].partition("/")[0] for line in lines}
     unbound = {address for service in services for address in _bound_by(service)} - bound
     if unbound:
         return f"not bound: {', '.join(sorted(unbound))}"

@@ -105,12 +105,15 @@ def iptables(namespace: str) -> str:
 
 
 def addresses(namespace: str) -> str:
-    """`ip addr show kube-ipvs0`, one line each, sorted; empty where the interface is missing."""
+    """`ip addr show kube-ipvs0`, one line each, sorted; empty where the interface is missing.
+
+    Without the interface's number, which is another one when it has been made again.
+    """
     try:
         text = namespaces.run_inside(namespace, "ip", "-o", "addr", "show", "dev", "kube-ipvs0")
     except namespaces.CommandError:
         return ""
-    return _sorted(text)
+    return _sorted(re.sub(r"^\d+: ", "", text, flags=re.MULTILINE))
 
 
 def everything(namespace: str) -> dict[str, str]:
