@@ -176,7 +176,7 @@ _OPTIONS: Mapping[str, Decorator] = {
         "--ipvs-sync-period",
         "sync_period",
         metavar="DURATION",
-        help="Time in which the kernel's tables are audited in portions (default 60s).",
+        help="Time in which the kernel's tables are audited, part by part (default 60s).",
     ),
     "min_sync_period": _option(
         "--min-sync-period",

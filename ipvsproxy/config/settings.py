@@ -161,8 +161,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     sync_period: float = 60.0
     """Seconds within which what others changed in the kernel's tables is looked for and mended, at
-    least 1: twelve glances, the chains once, and 10,000 real servers at the most, a portion with
-    each glance. The health endpoints fail when changes have waited for twice as long."""
+    least 1: twelve glances, the chains once, and 10,000 real servers at the most, some with each
+    glance. The health endpoints fail when changes have waited for twice as long."""
 
     min_sync_period: float = 0.0
     """Least seconds between the ends and starts of two cycles; at most `sync_period`. 0: a change

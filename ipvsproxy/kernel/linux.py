@@ -76,7 +76,7 @@ if TYPE_CHECKING:
 
 __all__ = ["LinuxDataplane"]
 
-_PORTION = 50
+_AT_ONCE = 50
 """Virtual servers that are read in one go for their counters, or their real servers': some
 milliseconds."""
 
@@ -132,26 +132,26 @@ class LinuxDataplane:
     ) -> Mapping[VirtualServerKey, TrafficReading]:
         """Read what was counted of all virtual servers, and of the real servers of some.
 
-        In portions, so that a write waits for one of them and not for all.
+        A few at a time, so that a write waits for these and not for all.
         """
         counted = await self._count(self._ipvs.virtual_server_counters)
         members: dict[VirtualServerKey, Mapping[RealServerKey, Counters]] = {}
         keys = [key for key in real_servers_of if key in counted]
-        for start in range(0, len(keys), _PORTION):
+        for start in range(0, len(keys), _AT_ONCE):
             members |= await self._count(
-                partial(self._real_server_counters, keys[start : start + _PORTION])
+                partial(self._real_server_counters, keys[start : start + _AT_ONCE])
             )
         return {key: TrafficReading(one, members.get(key, {})) for key, one in counted.items()}
 
     async def counters_of(
         self, keys: Collection[VirtualServerKey]
     ) -> Mapping[VirtualServerKey, Counters]:
-        """Read what was counted of a few virtual servers, in portions as `counters` does."""
+        """Read what was counted of a few virtual servers, a few at a time as `counters` does."""
         asked = list(keys)
         found: dict[VirtualServerKey, Counters] = {}
-        for start in range(0, len(asked), _PORTION):
-            portion = asked[start : start + _PORTION]
-            found |= await self._count(partial(self._ipvs.counters_of, portion))
+        for start in range(0, len(asked), _AT_ONCE):
+            some = asked[start : start + _AT_ONCE]
+            found |= await self._count(partial(self._ipvs.counters_of, some))
         return found
 
     async def network(self) -> NodeNetwork:

@@ -2,7 +2,7 @@
 
     glance   sync period / 12   a virtual server of each family, the link, the sets, two counts
     rules    sync period        sysctls and timeouts, the chains of each family: the two programs
-    round    with each glance   a portion of all the rest (`rounds`)
+    round    with each glance   some parts of all the rest (`rounds`)
 
 Knows the writer, which reads and compares; knows neither the kernel nor what comes of a difference.
 Whatever is not as the shadow says makes an audit of everything due: the loop has it made at once,
@@ -81,7 +81,7 @@ class Audits:
 
     @property
     def overdue(self) -> bool:
-        """Whether a glance has waited for as long as there are between two, or its portion has."""
+        """Whether a glance, or what goes with it, has waited for as long as the pause is."""
         return self._behind or self._clock() >= self._glance_due + self._pause
 
     @property

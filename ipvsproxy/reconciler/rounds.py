@@ -1,13 +1,13 @@
-"""The rolling audit: all of the kernel's tables in small portions, at a pace that never changes.
+"""The rolling audit: all of the kernel's tables in small parts, at a pace that never changes.
 
-Knows the parts, what each weighs, and how much may be read by when; who reads them and what comes
-of it, it does not know. What a part weighs is about what it costs, a real server being 1. A round
+Knows the parts, what each costs, and how much may be read by when; who reads them and what comes
+of it, it does not know. The cost is about that of the time it takes, a real server being 1. A round
 begins with the dummy interface and the list of virtual servers, goes on with the sets, and ends
 with the real servers of each virtual server.
 
 How it works: with time comes credit, `PER_PERIOD` in a sync period and never more than a round
-weighs, so a round takes a sync period at least and the work does not grow with the tables. A part
-is given out while there is credit; one that weighs more than is left is paid off before the next.
+costs, so a round takes a sync period at least and the work does not grow with the tables. A part
+is given out while there is credit; one that costs more than is left is paid off before the next.
 What has come since a round began is read at its end, so nothing waits for two rounds.
 """
 
@@ -26,10 +26,10 @@ PER_PERIOD = 10_000
 _LIGHT = 0.25
 """An address, a member of a set or a listed virtual server, beside a real server."""
 _SET = 4.0
-"""What a set weighs without its members, for its listing is three system calls."""
+"""What a set costs without its members, for its listing is three system calls."""
 _MOST_KEYS = 50
 _MOST_REAL_SERVERS = 250.0
-"""Virtual servers and real servers of one portion: some milliseconds, for which a change waits."""
+"""Virtual servers and real servers of one part: some milliseconds, for which a change waits."""
 
 
 class Rounds:
@@ -39,8 +39,9 @@ class Rounds:
         self.finished = 0
         """Rounds that came to their end."""
         self._parts: deque[tuple[float, Part]] = deque()
+        """What of the round is still to be read, each with its cost."""
         self._covered: set[VirtualServerKey] = set()
-        self._weight = 0.0
+        self._cost = 0.0
         self._credit = 0.0
         self._credited = now
         self._begun = False
@@ -56,7 +57,7 @@ class Rounds:
         """Add the credit of the time since the last call; `period` is the sync period (s)."""
         if not self._begun:
             self._begin(state)
-        most = min(self._weight, PER_PERIOD)
+        most = min(self._cost, PER_PERIOD)
         elapsed = now - self._credited
         self._credited = now
         self._credit = min(self._credit + most * elapsed / period, most)
@@ -70,8 +71,8 @@ class Rounds:
             self._begin(state)
         if self._credit <= 0:
             return None
-        weight, part = self._parts.popleft()
-        self._credit -= weight
+        cost, part = self._parts.popleft()
+        self._credit -= cost
         return part
 
     def samples(self) -> list[VirtualServerKey]:
@@ -81,7 +82,7 @@ class Rounds:
 
     def _begin(self, state: State) -> None:
         self._begun = True
-        self._weight = self._credit = 0.0
+        self._cost = self._credit = 0.0
         self._covered.clear()
         self._add(_before_real_servers(state))
         self._add(_of_real_servers(state, self._covered))
@@ -91,15 +92,15 @@ class Rounds:
         }
 
     def _add(self, parts: Iterable[tuple[float, Part]]) -> None:
-        for weight, part in parts:
-            self._parts.append((weight, part))
-            self._weight += weight
+        for cost, part in parts:
+            self._parts.append((cost, part))
+            self._cost += cost
             if isinstance(part, RealServers):
                 self._covered.update(part.keys)
 
 
 def _before_real_servers(state: State) -> Iterator[tuple[float, Part]]:
-    """Give what a round begins with, each with its weight."""
+    """Give what a round begins with, each with its cost."""
     yield 1 + _LIGHT * len(state.addresses), Addresses()
     yield 1 + _LIGHT * len(state.virtual_servers), VirtualServers()
     for name in watched_sets(state):
@@ -109,16 +110,16 @@ def _before_real_servers(state: State) -> Iterator[tuple[float, Part]]:
 def _of_real_servers(
     state: State, covered: Container[VirtualServerKey]
 ) -> Iterator[tuple[float, Part]]:
-    """Give the rest in portions, but what is covered already."""
-    portion: list[VirtualServerKey] = []
-    weight = 0.0
+    """Give the rest part by part, but what is covered already."""
+    keys: list[VirtualServerKey] = []
+    cost = 0.0
     for key, members in state.real_servers.items():
         if key in covered:
             continue
-        portion.append(key)
-        weight += max(1, len(members))
-        if len(portion) == _MOST_KEYS or weight >= _MOST_REAL_SERVERS:
-            yield weight, RealServers(tuple(portion))
-            portion, weight = [], 0.0
-    if portion:
-        yield weight, RealServers(tuple(portion))
+        keys.append(key)
+        cost += max(1, len(members))
+        if len(keys) == _MOST_KEYS or cost >= _MOST_REAL_SERVERS:
+            yield cost, RealServers(tuple(keys))
+            keys, cost = [], 0.0
+    if keys:
+        yield cost, RealServers(tuple(keys))

@@ -226,7 +226,7 @@ class Metrics:
     def _metrics_of_audits(self) -> None:
         self.audits = self._counter(
             "ipvsproxy_audits_total",
-            "Times that all of the kernel's tables were read, at once or in portions",
+            "Times that all of the kernel's tables were read, at once or in a round",
         )
         self.glances = self._counter(
             "ipvsproxy_glances_total",

@@ -162,7 +162,7 @@ async def test_changes_without_a_pause_do_not_starve_the_audit() -> None:
         agent.clock.now += 0.5
         agent.put(service("other", f"10.96.1.{number % 250}"))
         await agent.reconciler.cycle()
-    assert len(fake.state.real_servers[WEB]) == 2, "portions go on too"
+    assert len(fake.state.real_servers[WEB]) == 2, "the round goes on too"
 
 
 async def test_a_shorter_period_counts_at_once() -> None:

@@ -198,8 +198,8 @@ async def test_no_step_of_an_audit_reads_much() -> None:
     fake = CountedDataplane()
     agent = await settled(fake, 400)
     await idle(agent, 60)
-    portions = [one.keys for one in fake.parts if isinstance(one, RealServers)]
-    assert max(map(len, portions)) == 50
+    of_parts = [one.keys for one in fake.parts if isinstance(one, RealServers)]
+    assert max(map(len, of_parts)) == 50
 
 
 async def test_a_change_goes_before_what_is_left_of_an_audit(

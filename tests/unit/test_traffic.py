@@ -305,14 +305,14 @@ class StandInIpvs(Ipvs):
     def __init__(self) -> None:
         super().__init__()
         self.read_of: list[VirtualServerKey] = []
-        self.portions: list[int] = []
+        self.sizes: list[int] = []
         self.at_the_first: Callable[[], None] = lambda: None
 
     def virtual_server_counters(self) -> dict[VirtualServerKey, Counters]:
         return {WEB._replace(port=port): Counters(port) for port in range(1, 121)}
 
     def counters_of(self, keys: Collection[VirtualServerKey]) -> dict[VirtualServerKey, Counters]:
-        self.portions.append(len(keys))
+        self.sizes.append(len(keys))
         return {key: Counters(key.port) for key in keys}
 
     def real_server_counters(self, key: VirtualServerKey) -> dict[RealServerKey, Counters]:
@@ -322,8 +322,8 @@ class StandInIpvs(Ipvs):
         return {POD: Counters(key.port)}
 
 
-class TestPortions:
-    async def test_writes_go_ahead_between_two_portions(
+class TestAFewAtATime:
+    async def test_writes_go_ahead_between_two_readings(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         ipvs, dataplane = StandInIpvs(), LinuxDataplane(())
@@ -360,7 +360,7 @@ class TestPortions:
         with pytest.raises(DataplaneError, match="the agent stops"):
             await dataplane.counters_of([WEB])
 
-    async def test_a_few_virtual_servers_are_read_in_portions_too(
+    async def test_a_few_virtual_servers_are_read_a_few_at_a_time_too(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         ipvs, dataplane = StandInIpvs(), LinuxDataplane(())
@@ -371,4 +371,4 @@ class TestPortions:
         finally:
             await dataplane.close()
         assert readings == {key: Counters(key.port) for key in keys}
-        assert ipvs.portions == [50, 50, 20]
+        assert ipvs.sizes == [50, 50, 20]
