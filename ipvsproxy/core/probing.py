@@ -24,7 +24,7 @@ from typing import NamedTuple
 
 from ipvsproxy.core.annotations.health_check import HEALTH_CHECK, Check, OnFailure
 from ipvsproxy.core.probed_addresses import Guard
-from ipvsproxy.core.problem import Problem, ProblemKind
+from ipvsproxy.core.problem import Problem, ProblemKind, no_effect
 from ipvsproxy.core.surroundings import Surroundings
 from ipvsproxy.model import (
     Address,
@@ -211,11 +211,8 @@ class Checks:
                 f"unhealthy before the restart, and out until {HEALTH_CHECK} is right: {out}",
             )
         if check is not None and self._protocols and check.protocol not in self._protocols:
-            yield Problem(
-                ProblemKind.NO_EFFECT,
-                f"annotation {HEALTH_CHECK}: without effect: the Service has no "
-                f"{check.protocol.name} port",
-            )
+            why = f"without effect: the Service has no {check.protocol.name} port"
+            yield no_effect(HEALTH_CHECK, why)
         if self._waits and self._around.nodes_awaited >= NODES_MISSED:
             out = _named({one.server.address: "" for one in self._suspects})
             yield Problem(

@@ -34,6 +34,11 @@ class Problem(NamedTuple):
     message: str
 
 
+def no_effect(annotation: str, why: str) -> Problem:
+    """Tell of an annotation that is right, but does nothing here, or not for all."""
+    return Problem(ProblemKind.NO_EFFECT, f"annotation {annotation}: {why}")
+
+
 LONGEST = 400
 """Characters of what is said of a wrong value, so that it can be read."""
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TypeVar
 
-from ipvsproxy.core.problem import Problem, ProblemKind, in_short
+from ipvsproxy.core.problem import Problem, ProblemKind, in_short, no_effect
 
 Value = TypeVar("Value")
 
@@ -78,7 +78,7 @@ class Reader:
 
     def no_effect(self, name: str, why: str) -> None:
         """Tell of a value that is right, but does nothing here, or not for all."""
-        self.problems.append(Problem(ProblemKind.NO_EFFECT, f"annotation {name}: {why}"))
+        self.problems.append(no_effect(name, why))
 
     def _last_good(
         self, name: str, parse: Callable[[str], Value], why: str, stays: str
