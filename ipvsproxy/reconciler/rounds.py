@@ -51,7 +51,7 @@ class Rounds:
         """Forget the round: everything was read just now. The next begins when it is asked for."""
         self._parts.clear()
         self._begun = False
-        self._credit, self._credited = 0.0, now
+        self._credited = now
 
     def earn(self, state: State, now: float, period: float) -> None:
         """Add the credit of the time since the last call; `period` is the sync period (s)."""

@@ -10,7 +10,7 @@ from collections.abc import Collection
 import pytest
 
 from ipvsproxy.config import Settings
-from ipvsproxy.core.parts import KernelSettings, Part, RealServers
+from ipvsproxy.core.parts import Addresses, KernelSettings, Part, RealServers, Rules
 from ipvsproxy.dataplane import DataplaneError, Glance
 from ipvsproxy.kernel.fake import FakeDataplane, copy_state
 from ipvsproxy.model import (
@@ -18,9 +18,10 @@ from ipvsproxy.model import (
     NodeNetwork,
     RealServer,
     State,
+    VirtualServer,
     VirtualServerKey,
 )
-from ipvsproxy.reconciler.doubts import Doubt, Numbers, doubts, numbers, unseen
+from ipvsproxy.reconciler.doubts import Doubt, Numbers, doubts, numbers, unseen, watched_sets
 from ipvsproxy.reconciler.rounds import Rounds
 from tests.unit.builders import Agent, frontend, member, part, service
 
@@ -35,10 +36,11 @@ class Kernel(FakeDataplane):
     def __init__(self) -> None:
         super().__init__()
         self.marked: int | None = 0
-        self.fails = False
+        self.fails: Collection[str] = ()
+        """What cannot be asked."""
 
     async def glance(self, keys: Collection[VirtualServerKey], sets: Collection[str]) -> Glance:
-        if self.fails:
+        if "glance" in self.fails:
             raise DataplaneError("not just now")
         glance = await super().glance(keys, sets)
         assert glance.ipv4_virtual_servers is not None
@@ -46,7 +48,7 @@ class Kernel(FakeDataplane):
         return glance._replace(ipv4_virtual_servers=counted)
 
     async def look(self, one: Part) -> State:
-        if self.fails:
+        if "look" in self.fails:
             raise DataplaneError("not just now")
         return await super().look(one)
 
@@ -132,17 +134,22 @@ async def test_a_fight_is_answered_three_times_at_once_and_then_twice_in_a_perio
     assert WEB.address in fake.state.addresses
 
 
-async def test_what_cannot_be_looked_at_is_told_and_read_again_as_a_whole() -> None:
+@pytest.mark.parametrize("fails", [["glance", "look"], ["glance"], ["look"]], ids=" ".join)
+async def test_what_cannot_be_looked_at_is_told_and_read_again_as_a_whole(
+    fails: list[str],
+) -> None:
     fake = Kernel()
     agent = await settled(fake)
-    fake.fails = True
+    fake.fails = fails
     await later(agent, GLANCE)
     assert fake.dumps == 2
-    assert agent.said() == ["Node KernelUnreadable"]
+    said = agent.said()
     for _ in range(12):
         await later(agent, GLANCE)
+        said += agent.said()
+    assert "Node KernelUnreadable" in said
     assert fake.dumps <= 7
-    fake.fails = False
+    fake.fails = ()
     await later(agent, PERIOD)
     await later(agent, PERIOD)
     assert agent.said() == []
@@ -174,6 +181,29 @@ async def test_a_shorter_period_counts_at_once() -> None:
     for _ in range(12):
         await later(agent, 1)
     assert fake.state.sysctls["net/ipv4/vs/conntrack"] == "1"
+
+
+async def test_a_shorter_period_counts_for_the_next_glance_too() -> None:
+    fake = FakeDataplane()
+    agent = await settled(fake, 3600)
+    agent.reconciler.configure(Settings(node_name="node-a", sync_period=12))
+    await agent.settle()
+    del fake.state.virtual_servers[WEB], fake.state.real_servers[WEB]
+    await later(agent, 1)
+    assert WEB in fake.state.virtual_servers
+
+
+async def test_what_was_read_with_everything_is_not_read_once_more() -> None:
+    fake = FakeDataplane()
+    agent = await settled(fake)
+    for _ in range(11):
+        await later(agent, GLANCE)
+    fake.state.sysctls["net/ipv4/vs/conntrack"] = "0"
+    await later(agent, GLANCE)
+    assert fake.dumps == 2
+    assert [one for one in fake.parts if isinstance(one, KernelSettings | Rules)] == [
+        KernelSettings()
+    ]
 
 
 async def test_glances_are_a_second_apart_at_least() -> None:
@@ -218,12 +248,45 @@ def test_a_round_reads_what_has_come_since_it_began() -> None:
     assert keys == [*state.virtual_servers, WEB]
 
 
+def taken(rounds: Rounds, state: State) -> list[Part]:
+    """Take what there is credit for."""
+    return list(iter(lambda: rounds.take(state), None))
+
+
+def test_a_round_begins_anew_and_without_credit_when_everything_was_read() -> None:
+    state = state_of("10.96.0.1", "10.96.0.2")
+    rounds = Rounds(0)
+    rounds.earn(state, 0, 60)
+    rounds.earn(state, 30, 60)
+    assert taken(rounds, state)
+    rounds.restart(60)
+    rounds.earn(state, 60, 60)
+    assert taken(rounds, state) == []
+    rounds.earn(state, 61, 60)
+    assert taken(rounds, state) == [Addresses()]
+
+
+def test_no_more_than_a_round_is_made_up_for() -> None:
+    state = state_of("10.96.0.1", "10.96.0.2")
+    rounds = Rounds(0)
+    rounds.earn(state, 0, 60)
+    rounds.earn(state, 3600, 60)
+    assert len(taken(rounds, state)) == 3
+    assert rounds.finished <= 1
+
+
+def test_sets_of_others_are_not_watched() -> None:
+    sets = dict.fromkeys(("KUBE-CLUSTER-IP", "IPVSPROXY-OWN", "f2b-sshd"))
+    assert watched_sets(State(sets=sets)) == ["KUBE-CLUSTER-IP", "IPVSPROXY-OWN"]  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(
     ("glance", "doubt"),
     [
         (Glance(False, {}, frozenset({"KUBE-A"}), 2, 3), None),
         (Glance(True, {}, frozenset({"KUBE-A"}), 2, 3), Doubt.TABLES),
         (Glance(False, {WEB: None}, frozenset({"KUBE-A"}), 2, 3), None),
+        (Glance(False, {WEB: VirtualServer("rr")}, frozenset({"KUBE-A"}), 2, 3), Doubt.TABLES),
         (Glance(False, {}, frozenset(), 2, 3), Doubt.TABLES),
         (Glance(False, {}, frozenset({"KUBE-A"}), 3, 3), Doubt.TABLES),
         (Glance(False, {}, frozenset({"KUBE-A"}), None, 3), Doubt.TABLES),

@@ -104,6 +104,16 @@ async def test_node_ports_follow_addresses_that_come_and_go() -> None:
     assert fake.state.members["KUBE-NODE-IP"] == {IpMember(SECOND)}
 
 
+async def test_node_ports_follow_addresses_of_which_nobody_has_told() -> None:
+    fake = Watched(FIRST)
+    agent = await settled(fake, node_port())
+    fake.set_addresses(FIRST, SECOND)
+    agent.clock.now += agent.reconciler.settings.sync_period / 12
+    await agent.settle()
+    assert served(fake) == {"192.0.2.10", "192.0.2.11"}
+    assert fake.dumps == 1
+
+
 async def test_what_does_not_matter_translates_nothing() -> None:
     settings = Settings(
         node_name="node-a",

@@ -198,7 +198,11 @@ async def test_a_reading_that_fails_tells_nothing_and_ends_nothing() -> None:
     await writer.carry_out(batch(AddVirtualServer(WEB, RR), Step(add(), needs=(0,))))
     fake.unreadable = True
     assert await writer.read([WEB]) == {}
+    assert writer.trouble
     assert writer.state == fake.state
+    fake.unreadable = False
+    await writer.read([WEB])
+    assert not writer.trouble
 
 
 async def test_a_dump_that_fails_leaves_the_shadow_as_it_was() -> None:
