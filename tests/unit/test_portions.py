@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from itertools import chain
 
+import msgspec
 import pytest
 
 from ipvsproxy.core.desired import Desired, Touched
@@ -45,7 +46,9 @@ def key(number: int, port: int = 80) -> VirtualServerKey:
     return VirtualServerKey(Protocol.TCP, Address.parse(f"10.96.0.{number}"), port)
 
 
-def wants(one: VirtualServerKey, redirect: Redirect | None = None) -> Frontend:
+def wants(
+    one: VirtualServerKey, redirect: Redirect | None = None, *, bind: bool = True
+) -> Frontend:
     return Frontend(
         one,
         Kind.CLUSTER_IP,
@@ -53,7 +56,7 @@ def wants(one: VirtualServerKey, redirect: Redirect | None = None) -> Frontend:
         {POD: RealServer(1)},
         frozenset(),
         frozenset(),
-        bind=True,
+        bind=bind,
         members=frozenset({("KUBE-CLUSTER-IP", IpPortMember(one.address, one.protocol, one.port))}),
         whole=True,
         redirect=redirect,
@@ -97,6 +100,11 @@ async def test_little_is_one_portion() -> None:
     ("first", "second"),
     [
         pytest.param([wants(key(1))], [wants(key(1))], id="a port that two claim"),
+        pytest.param(
+            [wants(key(1), bind=False)],
+            [wants(key(1), bind=False)],
+            id="a port that two claim at an address of the node",
+        ),
         pytest.param([wants(key(1))], [wants(key(1, 443))], id="an address that two bind"),
     ],
 )
@@ -116,6 +124,15 @@ async def test_a_service_that_redirects_is_left_for_the_end_with_what_it_leads_t
     desired, touched = merged([wants(key(1)), leading], [wants(key(3))])
     found = list(portions(touched, desired, await kernel(), at_once=0))
     assert [portion.touched.keys for portion in found] == [{key(3)}, {key(1), key(2)}]
+
+
+async def test_a_service_that_goes_without_an_address_is_left_for_the_end() -> None:
+    desired, touched = merged([wants(key(1))], [wants(key(2))])
+    state = await kernel()
+    state.virtual_servers[key(1)] = VirtualServer("rr")
+    desired.mark_foreign(key(1))
+    found = list(portions(touched, desired, state, at_once=0))
+    assert [portion.touched.keys for portion in found] == [{key(2)}, {key(1)}]
 
 
 async def test_what_the_kernel_has_already_is_another_sort_and_what_it_has_a_part_of_is_none() -> (
@@ -149,9 +166,12 @@ class Watched(FakeDataplane):
     def __init__(self) -> None:
         super().__init__()
         self.order: list[Operation] = []
+        self.together: list[Sequence[Operation]] = []
+        """The same, by what was sent together."""
 
     async def apply(self, operations: Sequence[Operation]) -> Sequence[Outcome]:
         self.order += operations
+        self.together.append(operations)
         return await super().apply(operations)
 
     def places(self, wanted: Callable[[Operation], bool]) -> list[int]:
@@ -177,6 +197,46 @@ async def test_at_a_cold_start_the_first_services_do_not_wait_for_the_last() -> 
     assert bound[0] < made[len(services) // 2] < bound[-1]
     assert fake.places(lambda one: isinstance(one, ReplaceChains))[-1] < made[0]
     assert fake.state == agent.reconciler.state
+
+
+async def test_clients_are_not_led_to_an_address_that_is_not_bound_yet() -> None:
+    """A portion has no chains: those lead to what the other portions make."""
+    fake = Watched()
+    agent = Agent(fake)
+    local = msgspec.structs.replace(
+        service("local", "10.96.99.1"),
+        type="LoadBalancer",
+        ingress_ips=(Address.parse("203.0.113.5"),),
+        external_traffic_local=True,
+    )
+    agent.list_all([local, part("local", "10.244.1.5")])
+    await settle(agent.reconciler)
+    fake.order.clear()
+    elsewhere = Address.parse("10.96.99.2")
+    agent.put(*cluster(1200), msgspec.structs.replace(local, cluster_ips=(elsewhere,)))
+    await settle(agent.reconciler)
+    (bound,) = fake.places(lambda one: one == BindAddress(elsewhere))
+    replaced = fake.places(lambda one: isinstance(one, ReplaceChains))
+    assert bound < replaced[0]
+
+
+async def test_what_stands_and_is_to_change_is_changed_with_the_rest() -> None:
+    fake = Watched()
+    agent = Agent(fake)
+    services = cluster(1200)
+    objects: list[KubernetesObject] = [
+        *services,
+        *(part(one.name.name, "10.244.1.5") for one in services),
+    ]
+    agent.list_all(objects)
+    await settle(agent.reconciler)
+    fake.together.clear()
+    again = Agent(fake)
+    objects += [part(f"web-{one}", "10.244.1.6", name=f"web-{one}-2") for one in (7, 1100)]
+    again.list_all(objects)
+    await settle(again.reconciler)
+    (both,) = fake.together
+    assert [type(one) for one in both] == [AddRealServer, AddRealServer]
 
 
 async def test_a_restart_looks_at_all_bit_by_bit_and_does_what_little_there_is_to_do() -> None:
