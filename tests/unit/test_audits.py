@@ -172,6 +172,25 @@ async def test_changes_without_a_pause_do_not_starve_the_audit() -> None:
     assert len(fake.state.real_servers[WEB]) == 2, "the round goes on too"
 
 
+@pytest.mark.parametrize("what", ["a change", "other settings"])
+async def test_a_round_ends_for_whatever_comes_meanwhile(what: str) -> None:
+    class Meanwhile(FakeDataplane):
+        async def look(self, one: Part) -> State:
+            if what == "a change":
+                agent.put(service("other", "10.96.1.1"))
+            else:
+                agent.reconciler.configure(Settings(node_name="node-a"))
+            return await super().look(one)
+
+    fake = Meanwhile()
+    agent = await settled(fake)
+    agent.clock.now += GLANCE
+    report = await agent.reconciler.cycle()
+    assert not report.only_looked
+    assert report.translated
+    assert len(fake.parts) == 1
+
+
 async def test_a_shorter_period_counts_at_once() -> None:
     fake = FakeDataplane()
     agent = await settled(fake, 3600)
@@ -204,6 +223,18 @@ async def test_what_was_read_with_everything_is_not_read_once_more() -> None:
     assert [one for one in fake.parts if isinstance(one, KernelSettings | Rules)] == [
         KernelSettings()
     ]
+
+
+async def test_a_round_begins_anew_when_everything_was_read() -> None:
+    fake = FakeDataplane()
+    agent = await settled(fake)
+    await later(agent, GLANCE)
+    assert fake.parts[0] == Addresses()
+    agent.reconciler.audit_soon()
+    await later(agent, 0)
+    fake.parts.clear()
+    await later(agent, GLANCE)
+    assert fake.parts[0] == Addresses()
 
 
 async def test_glances_are_a_second_apart_at_least() -> None:
@@ -266,13 +297,15 @@ def test_a_round_begins_anew_and_without_credit_when_everything_was_read() -> No
     assert taken(rounds, state) == [Addresses()]
 
 
-def test_no_more_than_a_round_is_made_up_for() -> None:
-    state = state_of("10.96.0.1", "10.96.0.2")
+def test_no_more_than_what_a_period_has_is_made_up_for() -> None:
+    state = state_of(*(f"10.96.0.{number}" for number in range(120)))
+    servers = {member(f"10.244.1.{number}"): RealServer(1) for number in range(250)}
+    state.real_servers = dict.fromkeys(state.real_servers, servers)
     rounds = Rounds(0)
     rounds.earn(state, 0, 60)
     rounds.earn(state, 3600, 60)
-    assert len(taken(rounds, state)) == 3
-    assert rounds.finished <= 1
+    found = [one for one in taken(rounds, state) if isinstance(one, RealServers)]
+    assert 9_500 < 250 * sum(len(one.keys) for one in found) <= 10_250
 
 
 def test_sets_of_others_are_not_watched() -> None:

@@ -114,6 +114,16 @@ async def test_node_ports_follow_addresses_of_which_nobody_has_told() -> None:
     assert fake.dumps == 1
 
 
+async def test_node_ports_follow_addresses_that_are_read_with_everything() -> None:
+    fake = Watched(FIRST)
+    agent = await settled(fake, node_port())
+    fake.set_addresses(FIRST, SECOND)
+    agent.reconciler.audit_soon()
+    await agent.settle()
+    assert fake.dumps == 2
+    assert served(fake) == {"192.0.2.10", "192.0.2.11"}
+
+
 async def test_what_does_not_matter_translates_nothing() -> None:
     settings = Settings(
         node_name="node-a",

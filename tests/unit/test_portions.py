@@ -239,6 +239,33 @@ async def test_what_stands_and_is_to_change_is_changed_with_the_rest() -> None:
     assert [type(one) for one in both] == [AddRealServer, AddRealServer]
 
 
+async def test_who_drains_and_is_passed_over_at_a_restart_goes_when_its_connections_end() -> None:
+    fake = Watched()
+    agent = Agent(fake)
+    services = cluster(1200)
+    here = [part(one.name.name, "10.244.1.5", "10.244.1.6") for one in services]
+    agent.list_all([*services, *here])
+    await settle(agent.reconciler)
+    drained = VirtualServerKey(Protocol.TCP, services[7].cluster_ips[0], 80)
+    leaving = RealServerKey(Address.parse("10.244.1.6"), 8080)
+    opened = [fake.connect(drained, Address.parse("10.244.9.9")) for _ in range(2)]
+    here[7] = part("web-7", "10.244.1.5")
+    agent.put(here[7])
+    await settle(agent.reconciler)
+    assert fake.state.real_servers[drained][leaving].weight == 0
+    again = Agent(fake)
+    again.list_all([*services, *here])
+    fake.order.clear()
+    await settle(again.reconciler)
+    assert fake.order == []
+    for connection in opened:
+        assert connection is not None
+        fake.disconnect(connection)
+    again.clock.now += 5
+    await settle(again.reconciler)
+    assert fake.state.real_servers[drained].keys() == {POD}
+
+
 async def test_a_restart_looks_at_all_bit_by_bit_and_does_what_little_there_is_to_do() -> None:
     fake = Watched()
     agent = Agent(fake)

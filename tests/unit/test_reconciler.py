@@ -690,6 +690,21 @@ class TestMistakesInPlanning:
         assert agent.said() == []
         assert agent.reconciler.pending == 0
 
+    async def test_it_is_tried_again_ever_more_seldom(self, mistake: list[str]) -> None:
+        fake = FakeDataplane()
+        agent = Agent(fake)
+        agent.list_all([service("bad", "10.96.0.66")])
+        await agent.settle()
+        agent.clock.now += 1
+        await agent.settle()
+        mistake.clear()
+        agent.clock.now += 1
+        await agent.settle()
+        assert BAD not in fake.state.virtual_servers
+        agent.clock.now += 1
+        await agent.settle()
+        assert BAD in fake.state.virtual_servers
+
     async def test_it_is_said_while_another_frontend_of_the_service_is_planned(
         self, mistake: list[str]
     ) -> None:
