@@ -4,6 +4,17 @@ The only package that knows sources, kernel, reconciler and HTTP at the same tim
 each other. Clock and chance enter here and nowhere else; the environment here (what a pod is told
 of its API server) and in `cli` (the settings). A command's module is imported when it is asked for:
 what only `plan` or `explain` need is none of what `run` pays for.
+
+    wiring     a store, a reconciler and what they report to, put together
+    running    `run`; `commands` has those that end by themselves, `switching` what is said before
+    sources    which source the settings ask for
+    lock       one writer in a network namespace
+    reload     the configuration file, followed
+    observer   what happens in the reconciler, written into metrics and health
+    changes    what has been changed and is not in the kernel yet
+    traffic    when the traffic counters are read
+    loop       the event loop, which takes note of its lag
+    memory     the garbage collector's pace
 """
 
 from __future__ import annotations

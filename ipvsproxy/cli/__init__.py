@@ -4,6 +4,16 @@ Knows flags, exit statuses and how things look; what a command does is in `agent
 `kernel.preflight`. The environment is read here for the settings (`options.resolve`) and for what a
 pod is told of its API server (`run.require_source`), else in `agent` only.
 Modules that cost time to import are imported inside the commands, so that `--help` is quick.
+
+    options           the flags, and the settings that they make with environment and file
+    kube_proxy_flags  flags of kube-proxy's that have no effect
+    run               follow the source; each other command has a module of its name too:
+                      `status`, `plan`, `explain`, `preflight`, `cleanup`, `config`, `version`
+    explain_text      how a packet's way is told
+    render            how answers look: text, a table, JSON
+    logs              how log lines look; `plain_structlog` for a process without colours
+
+What is asked of a running agent goes over HTTP.
 """
 
 from __future__ import annotations

@@ -4,9 +4,9 @@ Knows our flags, our environment variables, our own file and kube-proxy's `KubeP
 reads neither environment nor disk: `load` is handed both. `settings` holds the values and their
 meaning, `values` reads one value from text, `fields` says how each field is read and called.
 `files` reads the two kinds of file by the YAML of `yaml_text`, `kube_proxy` knows what kube-proxy's
-means. `load` puts them together: flag before environment variable before file before default, each
-field by itself. `writing` writes settings as a file, `changes` says what a running agent takes of
-new ones.
+means, `contents` is what they give. `load` puts them together: flag before environment variable
+before file before default, each field by itself. `writing` writes settings as a file, `changes` has
+what a running agent takes of new ones.
 """
 
 from __future__ import annotations

@@ -2,7 +2,8 @@
 
 `ports` has the health and the metrics port, `service_health` a port for each Service whose load
 balancer asks which nodes have endpoints, `neighbours` the other end: how commands ask a running
-agent, and how a second proxy on the node is found. What is answered comes from `telemetry`.
+agent, and how a second proxy on the node is found. What is answered comes from `telemetry`;
+`health` says it to kubelet and load balancers, and `server` is what all ports have in common.
 """
 
 from __future__ import annotations

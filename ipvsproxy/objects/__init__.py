@@ -11,6 +11,10 @@ module checks an address, a port or a protocol again.
         ▲                                                                              (refusal)
         └── documents: by kind, lists taken apart
 
+What `reading` finds sound it says by `fields` (single fields), `external` (what is reached from
+outside) and `capacity` (of a Node); `guarding` makes a refusal (`refusal`) of whatever goes wrong
+with one object, and `values` are what comes of it. Manifests come by `documents`.
+
 References: Kubernetes API core/v1 Service, Node and Pod, discovery.k8s.io/v1 EndpointSlice,
 networking.k8s.io/v1 ServiceCIDR.
 """

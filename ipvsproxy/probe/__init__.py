@@ -1,8 +1,8 @@
 """Probing endpoints from this node: sockets on one side, verdicts on the other.
 
-    asking   one probe: a connection, a request, a datagram
-    prober   which endpoint is probed when, and what its probes have come to
-    traffic  which virtual servers have traffic from here, where only those matter
+    asking       one probe: a connection, a request, a datagram
+    prober       which endpoint is probed when, and what its probes have come to
+    traffic      which virtual servers have traffic from here, where only those matter
     punctuality  whether probes are made when they are due; a condition where not
 
 Which endpoints those are, and what follows from a verdict, is the core's to say (core.probing): a

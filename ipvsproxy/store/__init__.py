@@ -15,6 +15,8 @@ known to be missing - without which nothing counts as deleted that nobody claims
     events      what a source says, and the protocol of a source
     inputs      the store
     neighbours  Nodes, and the addresses that no Service may have
+    slices      the EndpointSlices of every Service
+    pod_weights what Pods say that their endpoints weigh
     refusals    what follows from objects that are nonsense
     verdicts    what probes have come to
 """

@@ -6,6 +6,7 @@ documents' tables are read as text. Links and paths that the documents name must
 
 from __future__ import annotations
 
+import ast
 import inspect
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -419,3 +420,17 @@ def test_the_kinds_of_waiting_that_are_told_are_those_of_the_plan() -> None:
     source = (ROOT / "ipvsproxy" / "core" / "plan" / "steps.py").read_text()
     for field in re.findall(r"^- `(\w+)`: ", record, re.MULTILINE):
         assert f"    {field}: tuple[int, ...]" in source
+
+
+def test_every_module_is_named_where_a_newcomer_looks() -> None:
+    """At the head of its package, or in the tables of docs/architecture.md."""
+    architecture = (ROOT / "docs" / "architecture.md").read_text()
+    unnamed = []
+    for path in sorted((ROOT / "ipvsproxy").rglob("*.py")):
+        package, own = path.parent / "__init__.py", path.relative_to(ROOT).as_posix()
+        if path.stem.startswith("__") or own in architecture or f"`{path.name}`" in architecture:
+            continue
+        head = ast.get_docstring(ast.parse(package.read_text()), clean=False) or ""
+        if not re.search(rf"(^ +|`){path.stem}\b", head, re.MULTILINE):
+            unnamed.append(own)
+    assert unnamed == []
