@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -168,8 +169,11 @@ async def test_a_kubeconfig_that_cannot_be_used_is_named_with_the_reason(
 
 
 @needs_openssl
-async def test_inline_certificates_outlive_a_temporary_folder_that_is_swept(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    "lose", [Path.unlink, lambda file: file.write_bytes(b"")], ids=["swept", "was full"]
+)
+async def test_inline_certificates_outlive_a_temporary_folder_that_is_swept_or_was_full(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lose: Callable[[Path], object]
 ) -> None:
     signer, swept = authority(tmp_path, "authority"), tmp_path / "swept"
     swept.mkdir()
@@ -183,7 +187,7 @@ async def test_inline_certificates_outlive_a_temporary_folder_that_is_swept(
         async with connected(Kubeconfig(path)) as connection:
             await connection.get(SERVICES, {})
             for file in swept.iterdir():
-                file.unlink()
+                lose(file)
             server.tokens = {"second"}
             kubeconfig(tmp_path, cluster=cluster, user={"token": "second"})
             await connection.get(SERVICES, {})
