@@ -104,6 +104,20 @@ class TestBeginning:
         await agent.reconciler.cycle()
         assert len(fake.state.addresses) == 3
 
+    async def test_what_the_others_want_is_no_leftover_meanwhile(self) -> None:
+        fake = FakeDataplane()
+        services = [service("kubernetes", "10.96.0.1"), service()]
+        before = Agent(fake)
+        before.list_all(services)
+        await before.settle()
+        fake.state.virtual_servers.clear()
+        fake.state.real_servers.clear()
+        fake.applied.clear()
+        agent = Agent(fake)
+        agent.list_all(services)
+        await agent.settle()
+        assert {type(one) for one in fake.applied} == {AddVirtualServer}
+
     async def test_a_kernel_that_cannot_be_read_at_the_start_ends_the_agent(self) -> None:
         agent = Agent(Unread())
         agent.list_all()
