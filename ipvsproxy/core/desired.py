@@ -53,6 +53,11 @@ _OF_NEW_CLIENTS = frozenset({Role.REDIRECTS, Role.SHUTS_OUT})
 """What goes with a redirection; a departing virtual server takes no new client anyway."""
 
 
+def seniority(name: ServiceName, created: float | None) -> tuple[bool, float, ServiceName]:
+    """Order of Services: older first, without a creation time (s) last, then by name."""
+    return created is None, created or 0.0, name
+
+
 class Contest(NamedTuple):
     """A virtual server that several Services claim."""
 
@@ -124,6 +129,11 @@ class Desired:
     def claimants(self, key: VirtualServerKey) -> tuple[ServiceName, ...]:
         """Give the Services that want a virtual server, its owner first."""
         return self._claims.get(key, ())
+
+    def is_elders(self, key: VirtualServerKey, name: ServiceName, created: float | None) -> bool:
+        """Whether a virtual server is that of another Service, an older one than this."""
+        owner = self.owner(key)
+        return owner not in (None, name) and self._seniority(owner) < seniority(name, created)
 
     def binds(self, address: Address) -> bool:
         """Whether an address must be on the dummy interface."""
@@ -261,9 +271,7 @@ class Desired:
         return _unredirected(frontend)
 
     def _seniority(self, name: ServiceName) -> tuple[bool, float, ServiceName]:
-        """Order of claimants: older first, without a creation time last, then by name."""
-        created = self._fragments[name].created
-        return created is None, created or 0.0, name
+        return seniority(name, self._fragments[name].created)
 
     def _settle_claim(self, key: VirtualServerKey, now: float) -> Touched:
         """Let the right frontend hold a virtual server after its claims have changed."""

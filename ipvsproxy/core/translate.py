@@ -12,9 +12,9 @@ Pure: the same inputs give an equal fragment, and an equal fragment touches noth
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from ipvsproxy.core.annotations import (
     HEALTH_CHECK,
@@ -131,13 +131,20 @@ class Inputs(NamedTuple):
         return self.sound and (self.whole or any(one.family is family for one in self.slices))
 
 
-def translate(inputs: Inputs, around: Surroundings, previous: Fragment | None) -> Fragment:
+MayBeIts: TypeAlias = Callable[[VirtualServerKey], bool]
+"""Whether what the kernel has of a virtual server may have been made for a Service: what is
+another's, or none of ours, says nothing of what was good for this one."""
+
+
+def translate(
+    inputs: Inputs, around: Surroundings, previous: Fragment | None, its: MayBeIts = lambda _: True
+) -> Fragment:
     """Say what a Service wants, given what it wanted before (None: new, or after a restart)."""
     service = inputs.service
     served = frozenset(one.key for one in previous.frontends) if previous else frozenset()
     found = places(service, around, served)
     annotations = dict(service.annotations)
-    keys = [one.key for one in found.places]
+    keys = [one.key for one in found.places if its(one.key)]
     reader = Reader(annotations, previous.good if previous else kept_by(around.kernel, keys))
     kept = previous.kept if previous else None
     weighing = Weighing(annotations, inputs.slices, around, reader, kept=kept, keys=keys)

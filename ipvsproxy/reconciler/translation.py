@@ -10,16 +10,17 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Collection, Iterable, Sequence
 from collections.abc import Set as AbstractSet
+from functools import partial
 
 from ipvsproxy.config import Settings, WatchNodes
-from ipvsproxy.core.desired import Desired, Touched
+from ipvsproxy.core.desired import Desired, Touched, seniority
 from ipvsproxy.core.ledger import Ownership
 from ipvsproxy.core.probing import NODES_GIVEN_UP, NODES_MISSED
 from ipvsproxy.core.settlement import Holds
 from ipvsproxy.core.surroundings import Surroundings
 from ipvsproxy.core.translate import Fragment, translate
-from ipvsproxy.model import Address, State
-from ipvsproxy.objects import ServiceName
+from ipvsproxy.model import Address, State, VirtualServerKey
+from ipvsproxy.objects import Service, ServiceName
 from ipvsproxy.reconciler.conditions import ConditionWriter, Stage
 from ipvsproxy.store import Store
 
@@ -82,7 +83,7 @@ class Translation:
         return Holds(everything=held is None or not self._store.whole, addresses=addresses)
 
     def take_names(self, state: State) -> list[ServiceName]:
-        """Take the Services to be looked at.
+        """Take the Services to be looked at, the oldest first: to them the others give way.
 
         On a cold start those that all others wait for come first, alone. Not on a restart: nobody
         waits, and a Service that is looked at alone would take what an older one owns.
@@ -90,7 +91,8 @@ class Translation:
         ours = Ownership(state)
         warm = self._first_served or any(key in ours for key in state.virtual_servers)
         self._first_served = True
-        return self._store.take_dirty() if warm else self._store.take_dirty(FIRST_SERVICES)
+        names = self._store.take_dirty() if warm else self._store.take_dirty(FIRST_SERVICES)
+        return sorted(names, key=lambda name: seniority(name, self._store.created(name)))
 
     def around(self, state: State) -> Surroundings:
         """Say what every Service's translation depends on now."""
@@ -194,7 +196,12 @@ class Translation:
             self._untranslated.pop(name, None)
             return self._desired.drop(name, self._clock())
         try:
-            fragment = translate(inputs, around, self._desired.fragments.get(name))
+            fragment = translate(
+                inputs,
+                around,
+                self._desired.fragments.get(name),
+                partial(self._may_be_of, inputs.service, around.kernel),
+            )
         except Exception as error:  # noqa: BLE001 - a bug in one Service's case is that Service's
             self._conditions.internal_error(name, Stage.TRANSLATED, error)
             if name not in self._desired.fragments:
@@ -209,13 +216,21 @@ class Translation:
         touched.add(self._desired.put(fragment, self._clock()))
         return touched
 
+    def _may_be_of(self, service: Service, state: State, key: VirtualServerKey) -> bool:
+        """Whether what the kernel has of a virtual server may have been made for this Service."""
+        elders = self._desired.is_elders(key, service.name, service.created)
+        return not elders and not self._is_foreign(key, state, Ownership(state))
+
+    def _is_foreign(self, key: VirtualServerKey, state: State, ours: Ownership) -> bool:
+        """Whether a virtual server exists that is neither ours nor wanted until now."""
+        exists = key in state.virtual_servers and key not in self._desired.held
+        return exists and key not in ours
+
     def _mark_foreign(self, fragment: Fragment, state: State) -> Touched:
         """Leave those virtual servers alone that exist, are wanted, and are somebody else's."""
         touched = Touched()
         ours = Ownership(state)
         for frontend in fragment.frontends:
-            key = frontend.key
-            exists = key in state.virtual_servers and key not in self._desired.held
-            if exists and key not in ours:
-                touched.add(self._desired.mark_foreign(key))
+            if self._is_foreign(frontend.key, state, ours):
+                touched.add(self._desired.mark_foreign(frontend.key))
         return touched

@@ -178,6 +178,10 @@ class Store:
             ):
                 yield name
 
+    def created(self, name: ServiceName) -> float | None:
+        """Give when a Service was made (s since 1970); None: that is not known."""
+        return self._services[name].created if name in self._services else None
+
     def cluster_ips(self, name: ServiceName) -> tuple[Address, ...]:
         """Give the addresses of a Service; none where it is not there."""
         service = self._services.get(name)
@@ -209,9 +213,8 @@ class Store:
 
     def take_dirty(self, only: Collection[ServiceName] | None = None) -> list[ServiceName]:
         """Take the names of Services that have changed, in order of change; all, or `only` some."""
-        names = (
-            list(self._dirty) if only is None else [name for name in only if name in self._dirty]
-        )
+        dirty = self._dirty
+        names = list(dirty) if only is None else [name for name in only if name in dirty]
         for name in names:
             del self._dirty[name]
         return names

@@ -5,10 +5,10 @@ from __future__ import annotations
 import msgspec
 
 from ipvsproxy.kernel.fake import FakeDataplane
-from ipvsproxy.model import Address
+from ipvsproxy.model import Address, Flags, VirtualServer
 from ipvsproxy.objects import Service
 from ipvsproxy.store import Gone, Listed
-from tests.unit.builders import Agent, service, service_reference
+from tests.unit.builders import Agent, frontend, service, service_reference
 
 SHARED = Address.parse("203.0.113.9")
 
@@ -41,3 +41,39 @@ async def test_an_owner_that_is_made_anew_loses_the_address() -> None:
     agent.put(claiming("a", "10.96.0.11", created=3.0))
     await agent.settle()
     assert agent.said() == ["Service default/a ContestedAddress"]
+
+
+def web(name: str, created: float, *ports: int, scheduler: str) -> Service:
+    return msgspec.structs.replace(
+        service(name, "10.96.0.10", *ports),
+        created=created,
+        annotations=(("ipvsproxy.io/scheduler", scheduler),),
+    )
+
+
+async def test_after_a_restart_the_owners_scheduler_is_not_taken_for_the_others() -> None:
+    """What is wrong was `rr` until now, which another virtual server of that Service still is."""
+    fake = FakeDataplane()
+    agent = Agent(fake)
+    agent.list_all([web("old", 1.0, 80, scheduler="sh"), web("a", 2.0, 80, 81, scheduler="rr")])
+    await agent.settle()
+    agent.put(wrong := web("a", 2.0, 80, 81, scheduler="bogus"))
+    await agent.settle()
+    writes = fake.writes
+    restarted = Agent(fake)
+    restarted.list_all([wrong, web("old", 1.0, 80, scheduler="sh")])
+    await restarted.settle()
+    assert fake.writes == writes
+    assert fake.state.virtual_servers[frontend(port=81)].scheduler == "rr"
+
+
+async def test_what_somebody_else_has_made_is_no_last_good_state() -> None:
+    fake = FakeDataplane()
+    foreign = frontend()
+    fake.state.virtual_servers[foreign] = VirtualServer("sh", flags=Flags.ONE_PACKET)
+    fake.state.real_servers[foreign] = {}
+    agent = Agent(fake)
+    agent.list_all([web("a", 2.0, 80, 81, scheduler="bogus")])
+    await agent.settle()
+    found = fake.state.virtual_servers[frontend(port=81)]
+    assert (found.scheduler, found.flags) == ("rr", Flags.NONE)

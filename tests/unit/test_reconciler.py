@@ -21,7 +21,7 @@ from ipvsproxy.core.operations import (
 from ipvsproxy.core.plan import Batch, Target, plan
 from ipvsproxy.core.sets import frontend_member
 from ipvsproxy.core.surroundings import Surroundings
-from ipvsproxy.core.translate import Fragment, Inputs, translate
+from ipvsproxy.core.translate import Fragment, Inputs, MayBeIts, translate
 from ipvsproxy.dataplane import DataplaneError, Glance, Outcome, Reading, Refusal
 from ipvsproxy.kernel.fake import (
     ALL_SCHEDULERS,
@@ -581,11 +581,11 @@ class TestOurOwnMistakes:
         wrong = ["it divides by zero"]
 
         def translation(
-            inputs: Inputs, around: Surroundings, previous: Fragment | None
+            inputs: Inputs, around: Surroundings, previous: Fragment | None, its: MayBeIts
         ) -> Fragment:
             if wrong and inputs.service.name == self.BAD:
                 raise ZeroDivisionError(wrong[0])
-            return translate(inputs, around, previous)
+            return translate(inputs, around, previous, its)
 
         monkeypatch.setattr(translating, "translate", translation)
         return wrong
