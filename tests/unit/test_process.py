@@ -96,15 +96,15 @@ class Conntrack(Processes):
         self._failing = failing
 
     def run(self, argv: Sequence[str], stdin: str = "") -> Completed:
-        assert not stdin
+        assert bool(stdin) == ("-R" in argv)
         self.launched += 1
         if self.launched >= self._failing:
             raise ProcessError(Refusal.BUSY, "conntrack gave no answer within 30 s and was ended")
         return Completed(0, self._listed if "-L" in argv else "", "")
 
 
-@pytest.mark.parametrize("count", [3, 30])
-def test_a_program_that_hangs_is_waited_for_once(count: int) -> None:
+@pytest.mark.parametrize(("count", "hangs"), [(3, 1), (30, 1), (30, 2)])
+def test_a_program_that_hangs_is_waited_for_once(count: int, hangs: int) -> None:
     members = [RealServerKey(Address((10, 1, 0, number)), 53) for number in range(count)]
     operations = [ForgetFlows(DNS, member) for member in members] + [ForgetFlows(DNS6, None)]
     listed = "".join(
@@ -112,12 +112,16 @@ def test_a_program_that_hangs_is_waited_for_once(count: int) -> None:
         f"src={member.address} dst=192.0.2.1 sport=53 dport=999 mark=0 use=1\n"
         for member in members
     )
-    processes = Conntrack(listed, failing=3)
+    processes = Conntrack(listed, failing=hangs)
     outcomes = conntrack.forget(operations, processes)
-    carried_out = 1 if count > conntrack.LIST_ABOVE else 2
-    assert outcomes[:carried_out] == [DONE] * carried_out
-    assert {outcome.refusal for outcome in outcomes[carried_out:]} == {Refusal.BUSY}
-    assert processes.launched == 3
+    assert {outcome.refusal for outcome in outcomes} == {Refusal.BUSY}
+    assert processes.launched == hangs
+
+
+def test_what_was_done_before_a_program_hangs_is_done() -> None:
+    operations = [ForgetFlows(DNS, None), ForgetFlows(DNS6, None)]
+    done, late = conntrack.forget(operations, Conntrack(failing=2))
+    assert (done, late.refusal) == (DONE, Refusal.BUSY)
 
 
 def test_a_program_that_is_missing_is_missing_for_all(tmp_path: Path) -> None:
