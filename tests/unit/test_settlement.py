@@ -221,6 +221,21 @@ def test_a_member_that_nobody_wants_is_stale_unless_something_is_held() -> None:
     assert Holds().any is False
 
 
+def test_a_departure_that_has_ended_does_not_begin_anew_where_the_removal_was_refused() -> None:
+    desired, state = Desired(), kernel(LEFT)
+    here = settlement(desired)
+    idle = {LEFT: {POD: 0}}
+    touched = here.sweep(state, Holds(), 0.0)
+    here.target(touched, around(state), connections={}, now=0.0)
+    here.target(touched, around(state), connections=idle, now=61.0)
+    assert LEFT not in desired.departing
+    again = here.sweep(state, Holds(), 62.0)
+    assert LEFT not in desired.departing
+    assert here.target(again, around(state), connections={}, now=62.0).virtual_servers == {
+        LEFT: None
+    }
+
+
 def test_a_foreign_virtual_server_is_in_no_target_and_no_leftover() -> None:
     desired, state = Desired(), kernel(KEY)
     desired.mark_foreign(FOREIGN)
