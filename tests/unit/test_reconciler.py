@@ -746,15 +746,16 @@ class TestMistakesInPlanning:
     async def test_it_does_not_come_back_by_its_address(self, mistake: list[str]) -> None:
         said = mistake.pop()
         fake = FakeDataplane()
-        agent = Agent(
-            FaultyDataplane(
-                fake, lambda one: Refusal.BUSY if isinstance(one, BindAddress) else None
-            )
+        faulty = FaultyDataplane(
+            fake, lambda one: Refusal.BUSY if isinstance(one, BindAddress) else None
         )
+        agent = Agent(faulty)
         agent.list_all([service("bad", "10.96.0.66"), part("bad", "10.244.1.5")])
         await agent.settle()
         before = copy_state(fake.state)
         mistake.append(said)
+        faulty.refuse = lambda _: None
+        agent.clock.now += 2
         agent.put(part("bad", "10.244.1.7"))
         await agent.settle()
         assert "Service default/bad InternalError" in agent.said()
