@@ -43,7 +43,7 @@ from ipvsproxy.objects import ServiceName, ServicePort, SlicePort
 from ipvsproxy.reconciler import CycleReport, Reconciler
 from ipvsproxy.reconciler import planning as planning_module
 from ipvsproxy.reconciler import translation as translating
-from ipvsproxy.store import KINDS, Gone, Listed, Put, Store, Unreadable
+from ipvsproxy.store import KINDS, Gone, Listed, Put, Refused, Store, Unreadable
 from ipvsproxy.telemetry import Conditions, ConditionType
 from tests.unit.builders import (
     Agent,
@@ -117,6 +117,20 @@ class TestBeginning:
         agent.list_all(services)
         await agent.settle()
         assert {type(one) for one in fake.applied} == {AddVirtualServer}
+
+    async def test_a_service_that_may_have_any_address_holds_all_that_is_left_over(self) -> None:
+        fake = FakeDataplane()
+        before = Agent(fake)
+        before.list_all([service("gone", "10.96.0.66"), service()])
+        await before.settle()
+        agent = Agent(fake)
+        agent.store.apply(Refused(service_reference("nonsense"), "a.yaml", "no address", None))
+        agent.list_all([service()])
+        await agent.settle()
+        assert fake.state.virtual_servers.keys() == {WEB, BAD}
+        agent.store.apply(Gone(service_reference("nonsense")))
+        await agent.settle()
+        assert fake.state.virtual_servers.keys() == {WEB}
 
     async def test_a_kernel_that_cannot_be_read_at_the_start_ends_the_agent(self) -> None:
         agent = Agent(Unread())
