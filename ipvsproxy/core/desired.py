@@ -147,6 +147,10 @@ class Desired:
         """Whether a set member must be there."""
         return member in self._counted
 
+    def is_shared(self, member: SetMember) -> bool:
+        """Whether more than one frontend or Service needs a set member."""
+        return self._counted[member] > 1
+
     def members(self) -> Collection[SetMember]:
         """All set members that must be there."""
         return self._counted.keys()

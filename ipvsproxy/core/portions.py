@@ -20,7 +20,7 @@ from ipvsproxy.core.desired import Desired, Touched
 from ipvsproxy.core.members import SetMember
 from ipvsproxy.core.predecessors import are_others
 from ipvsproxy.core.translate import Fragment
-from ipvsproxy.model import State
+from ipvsproxy.model import Address, State
 
 AT_ONCE = 500
 """Virtual and real servers of a portion: some hundredths of a second of planning in a guest."""
@@ -50,7 +50,8 @@ def portions(
     """Split what was touched. The rest comes always, as the last one; mostly it is the only one.
 
     `desired` and `state` are looked at when a portion is asked for: by then the one before it may
-    have been carried out.
+    have been carried out. What a virtual server waits for is in its portion, and nothing of the
+    rest leads to one that is not there. So a member that others need too is in both.
     """
     rest = Touched(set(touched.keys), set(touched.addresses), set(touched.members))
     if len(touched.keys) > at_once and _chains_stand(state):
@@ -62,12 +63,14 @@ def portions(
             some, size = collected[sort]
             some.keys.update(frontend.key for frontend in fragment.frontends)
             some.members.update(_members(fragment) & touched.members)
+            some.addresses.update(_bound(fragment) & touched.addresses)
             size += sum(1 + len(frontend.real_servers) for frontend in fragment.frontends)
             collected[sort] = some, size
             if size >= at_once:
                 collected[sort] = Touched(), 0
                 rest.keys -= some.keys
-                rest.members -= some.members
+                rest.addresses -= some.addresses
+                rest.members -= {one for one in some.members if not desired.is_shared(one)}
                 yield Portion(some, sort)
     yield Portion(rest, Sort.REST)
 
@@ -98,6 +101,10 @@ def _sort(fragment: Fragment, touched: Touched, desired: Desired, state: State) 
     if not any(found):
         return Sort.NEW
     return Sort.STANDING if all(found) else Sort.REST
+
+
+def _bound(fragment: Fragment) -> set[Address]:
+    return {frontend.key.address for frontend in fragment.frontends if frontend.bind}
 
 
 def _members(fragment: Fragment) -> frozenset[SetMember]:

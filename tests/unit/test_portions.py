@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import chain
 
 import msgspec
@@ -12,6 +13,7 @@ import pytest
 from ipvsproxy.core.desired import Desired, Touched
 from ipvsproxy.core.frontends import Kind
 from ipvsproxy.core.operations import (
+    AddMember,
     AddRealServer,
     AddVirtualServer,
     BindAddress,
@@ -21,11 +23,12 @@ from ipvsproxy.core.operations import (
 from ipvsproxy.core.portions import Sort, portions
 from ipvsproxy.core.redirect import Redirect
 from ipvsproxy.core.translate import Fragment, Frontend
-from ipvsproxy.dataplane import Outcome
-from ipvsproxy.kernel.fake import FakeDataplane
+from ipvsproxy.dataplane import Outcome, Refusal
+from ipvsproxy.kernel.fake import FakeDataplane, FaultyDataplane
 from ipvsproxy.model import (
     Address,
     Family,
+    IpMember,
     IpPortMember,
     Protocol,
     RealServer,
@@ -36,8 +39,10 @@ from ipvsproxy.model import (
     VirtualServerKey,
 )
 from ipvsproxy.objects import KubernetesObject, Service, ServiceName
+from ipvsproxy.reconciler import planning
 from tests.unit.builders import Agent, part, service, settle
 
+STRAY = Address.parse("10.96.9.9")
 POD = RealServerKey(Address.parse("10.244.1.5"), 8080)
 NAMES = [ServiceName("shop", f"web-{number}") for number in range(4)]
 
@@ -88,6 +93,52 @@ async def test_what_is_new_and_stands_alone_is_a_portion_each_with_its_members()
     assert [portion.sort for portion in found] == [Sort.NEW, Sort.NEW, Sort.REST]
     assert found[0].touched.members == desired.held[key(1)].members
     assert found[-1].touched.members == set()
+
+
+async def test_an_address_goes_with_the_virtual_servers_behind_it() -> None:
+    """With it they are planned; without their members, which are not in the rest, they must not."""
+    desired, touched = merged([wants(key(1))], [wants(key(2))])
+    touched.addresses |= {key(1).address, STRAY}
+    found = list(portions(touched, desired, await kernel(), at_once=0))
+    assert [one.touched.addresses for one in found] == [{key(1).address}, set(), {STRAY}]
+
+
+async def test_a_member_that_others_need_too_is_in_the_rest_as_well() -> None:
+    """It may be refused in the portion, and then it is not there for the others."""
+    shared = ("KUBE-NODE-IP", IpMember(STRAY))
+    frontends = [
+        wants(one)._replace(members=wants(one).members | {shared}) for one in (key(1), key(2))
+    ]
+    leading = frontends[1]._replace(redirect=Redirect(Protocol.TCP, key(2).address, 80, key(3)))
+    desired, touched = merged([frontends[0]], [leading, wants(key(3))])
+    new, rest = portions(touched, desired, await kernel(), at_once=0)
+    assert new.touched.members == frontends[0].members
+    assert shared in rest.touched.members
+    assert not rest.touched.members & wants(key(1)).members
+
+
+@pytest.mark.parametrize("refusal", [Refusal.INVALID, Refusal.CONTRADICTED])
+async def test_what_was_refused_of_a_portion_keeps_back_the_virtual_server_in_the_next_cycle_too(
+    monkeypatch: pytest.MonkeyPatch, refusal: Refusal
+) -> None:
+    """Without its entry in the ledger it would be nobody's after a restart."""
+    fake = FakeDataplane()
+    faulty = FaultyDataplane(fake)
+    agent = Agent(faulty)
+    agent.list_all()
+    await agent.settle()
+    monkeypatch.setattr(planning, "portions", partial(portions, at_once=0))
+    faulty.refuse = lambda one: refusal if isinstance(one, AddMember) else None
+    agent.put(service(), part())
+    for _ in range(3):
+        agent.reconciler.audit_soon()
+        await agent.reconciler.cycle()
+    assert not fake.state.virtual_servers
+    assert not fake.state.addresses
+    faulty.refuse = lambda _: None
+    agent.clock.now += 120
+    await agent.settle()
+    assert fake.state.addresses == {service().cluster_ips[0]}
 
 
 async def test_little_is_one_portion() -> None:
