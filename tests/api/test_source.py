@@ -310,7 +310,7 @@ async def test_where_all_nodes_are_always_watched_that_nobody_needs_them_ends_no
     await fill(server)
     source.need_nodes(needed=False)
     async with following(source.events()) as follower:
-        await follower.until(nodes_listed)
+        await follower.until(lambda seen: all_listed(seen, {*KINDS, "Nodes"}))
         source.need_nodes(needed=False)
         await server.until_watched(5)
         await server.put(node("node-3"))
