@@ -5,10 +5,10 @@ from __future__ import annotations
 import msgspec
 
 from ipvsproxy.kernel.fake import FakeDataplane
-from ipvsproxy.model import Address, Flags, VirtualServer
+from ipvsproxy.model import Address, Flags, RealServer, VirtualServer
 from ipvsproxy.objects import Service
 from ipvsproxy.store import Gone, Listed
-from tests.unit.builders import Agent, frontend, service, service_reference
+from tests.unit.builders import Agent, frontend, member, part, service, service_reference
 
 SHARED = Address.parse("203.0.113.9")
 
@@ -77,3 +77,22 @@ async def test_what_somebody_else_has_made_is_no_last_good_state() -> None:
     await agent.settle()
     found = fake.state.virtual_servers[frontend(port=81)]
     assert (found.scheduler, found.flags) == ("rr", Flags.NONE)
+
+
+async def test_a_weight_of_0_that_the_owner_before_had_asked_for_takes_no_service_down() -> None:
+    """The new owner has only that endpoint; its weights are wrong, and the agent is a new one."""
+    fake = FakeDataplane()
+    agent = Agent(fake)
+    before = msgspec.structs.replace(service("b", "10.96.0.10"), created=2.0)
+    parts = (part("b", "10.244.1.1", name="b-1"), part("b", "10.244.1.2", name="b-2"))
+    agent.list_all([before, msgspec.structs.replace(parts[0], weight="0"), parts[1]])
+    await agent.settle()
+    owner = msgspec.structs.replace(
+        service("a", "10.96.0.10"),
+        created=1.0,
+        annotations=(("ipvsproxy.io/weights", "nonsense"),),
+    )
+    restarted = Agent(fake)
+    restarted.list_all([before, *parts, owner, part("a", "10.244.1.1")])
+    await restarted.settle()
+    assert fake.state.real_servers[frontend()] == {member("10.244.1.1"): RealServer(1)}

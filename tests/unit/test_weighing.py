@@ -474,3 +474,22 @@ def test_nodes_that_are_told_no_more_are_forgotten_and_waited_for_anew() -> None
     assert store.take_dirty() == []
     store.apply(Listed("Nodes"))
     assert store.take_dirty() == [NAME]
+
+
+def test_a_weight_of_0_that_is_kept_beside_others_takes_no_service_down_when_they_go() -> None:
+    """Who has gone was the last that took connections; what is left may have been draining."""
+    what, part = service(rules="nonsense"), a_slice()
+    for left, kernel in (((1,), served(0, 0, 1)), ((1, 2), served(1, 0, 0))):
+        fewer = msgspec.structs.replace(part, endpoints=tuple(part.endpoints[i] for i in left))
+        at_once = translated(what, fewer, kernel=kernel)
+        assert all(weights_of(at_once)), "gone while no agent ran"
+        beside = translated(what, part, kernel=kernel)
+        assert 0 in weights_of(beside)
+        later = translated(what, fewer, previous=beside, kernel=kernel)
+        assert all(weights_of(later)), "gone later"
+
+
+def test_while_nodes_are_awaited_a_weight_of_0_that_is_left_alone_does_not_stay_either() -> None:
+    fewer = msgspec.structs.replace(a_slice(), endpoints=a_slice().endpoints[1:2])
+    found = translated(service(source="cpu"), fewer, kernel=served(1, 0, 0), nodes_known=False)
+    assert weights_of(found) == [1]

@@ -154,9 +154,13 @@ class Weighing:
             self._kept[key] = kept
             if kept.compared:
                 stay = {one: kept.weights[one] for one in unknown if one in kept.weights}
+                if not any({**weights, **stay}.values()):
+                    stay = {}  # what is kept at 0 was so beside others
                 known = {member: Fraction(weight) for member, weight in weights.items()}
                 return whole({**known, **stay}), shaping._replace(deduced=bool(stay))
         of_kernel = {} if kept is None else kept.weights
+        if not any(of_kernel.get(member, DEFAULT_WEIGHT) for member in serving):
+            of_kernel = {}
         weights = {
             member: 0
             if self._by_slices(endpoints[member]) == 0
