@@ -502,8 +502,13 @@ class AgentMachine(RuleBasedStateMachine):
         weighed = any(name.endswith("weights") for name, _ in self.services[one.owner].annotations)
         if all(part.weights is None for part in parts) and not weighed:
             assert all(server.weight == 1 for server in real.values())
-        zero = any(text.endswith(":0") for _, text in self.services[one.owner].annotations)
-        assert all(server.weight > 0 for server in real.values()) or zero
+        texts = [text for _, text in self.services[one.owner].annotations]
+        if any(text.endswith(":0") for text in texts):
+            return
+        # After a restart what is wrong may have asked for a 0 that is found; not for one alone.
+        wrong = "nonsense" in texts or any("x" in (part.weights or "") for part in parts)
+        enough = any if wrong else all
+        assert not real or enough(server.weight > 0 for server in real.values())
 
     def _default(self, one: Expected) -> str:
         weighted = any(
