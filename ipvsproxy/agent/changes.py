@@ -32,7 +32,7 @@ _HELD_UP = frozenset(
 )
 """Conditions of a Service of which a part is not in the kernel, and is tried again."""
 _MOST_TRIGGERS = 10_000
-"""Of those that wait; a cycle takes them all, so more are there only while much is refused."""
+"""Of those that wait; more are there only in a storm, or while much is refused."""
 
 
 class _Trigger(NamedTuple):
@@ -74,16 +74,18 @@ class Changes:
 
     def finished(self, covers: int) -> None:
         """Take note that a cycle has carried out all changes up to a revision, or was refused."""
-        for kind, pending in self._pending.items():
-            self._pending[kind] = {one: at for one, at in pending.items() if at > covers}
+        for pending in self._pending.values():
+            while pending and next(iter(pending.values())) <= covers:
+                del pending[next(iter(pending))]
         now = self._wall_clock()
-        waiting: deque[_Trigger] = deque(maxlen=_MOST_TRIGGERS)
-        for trigger in self._triggers:
-            if trigger.revision > covers or self._is_held_up(trigger.service):
-                waiting.append(trigger)
+        held_up: list[_Trigger] = []
+        while self._triggers and self._triggers[0].revision <= covers:
+            trigger = self._triggers.popleft()
+            if self._is_held_up(trigger.service):
+                held_up.append(trigger)
             else:
                 self._metrics.network_programming.observe(max(0.0, now - trigger.moment))
-        self._triggers = waiting
+        self._triggers.extendleft(reversed(held_up))
 
     def gauges(self) -> None:
         """Write the counts down; for when somebody looks."""
@@ -98,6 +100,7 @@ class Changes:
     def _count(self, reference: ObjectReference, revision: int) -> None:
         if reference.kind in self._pending:
             self._counted[reference.kind] += 1
+            self._pending[reference.kind].pop(reference, None)  # its place is by revision
             self._pending[reference.kind][reference] = revision
 
     def _note_trigger(self, changed: EndpointSlice, revision: int) -> None:

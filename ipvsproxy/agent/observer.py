@@ -71,7 +71,7 @@ class Observer:
         now = self._wall_clock()
         self._changes.finished(report.covers)
         self._health.cycle_completed(self._clock())
-        if not self._store.dirty:
+        if report.covers >= 0:
             self._health.in_step()
         self.writes.update(report.done)
         self.last_cycle = CycleSummary(

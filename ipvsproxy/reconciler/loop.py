@@ -212,11 +212,11 @@ class Reconciler:
             return report
         if self._observer is not None:
             self._observer.cycle_started()
-        revision = self._store.revision
         await self._look_around(report)
-        names = self._translation.take_names(self._writer.state)
+        names = self._translation.take_names(self._writer.state, sweeps=self._sweeps.due)
         complete = not self._store.dirty
-        report.covers = revision if complete else -1
+        if complete or self._progress.revision >= 0:  # a start is not in parts
+            report.covers = self._store.taken_up_to
         if self._translation.needs_listeners(names, self._writer.state):
             await self._network.look()
         around = self._translation.around(self._writer.state)
@@ -245,8 +245,8 @@ class Reconciler:
         report.translated = len(names)
         report.add(written)
         self._finish(report)
-        if complete:
-            await self._progress.reach(revision)
+        if report.covers >= 0:
+            await self._progress.reach(report.covers)
         return report
 
     def _tell(

@@ -35,6 +35,9 @@ FIRST_SERVICES = (
 _AT_A_TIME = 20
 """Services that are translated at a time: some thousandths of a second, in which nobody else has
 his turn; who asks for metrics or health may be one."""
+_MOST = 64
+"""Services of a cycle in a storm: some hundredths of a second in a guest, most of it in system
+calls, of which a cycle has as many for 64 changes as for one."""
 
 
 class Translation:
@@ -82,16 +85,24 @@ class Translation:
             addresses |= state.network.addresses
         return Holds(everything=held is None or not self._store.whole, addresses=addresses)
 
-    def take_names(self, state: State) -> list[ServiceName]:
+    def take_names(self, state: State, *, sweeps: bool = False) -> list[ServiceName]:
         """Take the Services to be looked at, the oldest first: to them the others give way.
 
         On a cold start those that all others wait for come first, alone. Not on a restart: nobody
         waits, and a Service that is looked at alone would take what an older one owns.
+
+        Once a start is over no more are taken than `_MOST`, those that have waited longest, so that
+        in a storm nobody waits for all; it is as if the storm had come a little at a time. All are
+        taken where everything is going to be compared (`sweeps`), which would else have to wait for
+        the storm's end, and with a pause between cycles, which is for changes to come together.
         """
         ours = Ownership(state)
         warm = self._first_served or any(key in ours for key in state.virtual_servers)
         self._first_served = True
-        names = self._store.take_dirty() if warm else self._store.take_dirty(FIRST_SERVICES)
+        all_of_them = self._starting or sweeps or self.settings.min_sync_period > 0
+        names = self._store.take_dirty(
+            None if warm else FIRST_SERVICES, None if all_of_them else _MOST
+        )
         return sorted(names, key=lambda name: seniority(name, self._store.created(name)))
 
     def around(self, state: State) -> Surroundings:

@@ -12,6 +12,7 @@ been read - without which nothing is translated at all; and `whole` - no part of
 known to be missing - without which nothing counts as deleted that nobody claims.
 
     concerns    whom a change of what is around concerns
+    dirty       who has changed, in order of change
     events      what a source says, and the protocol of a source
     inputs      the store
     neighbours  Nodes, and the addresses that no Service may have

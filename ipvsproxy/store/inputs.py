@@ -23,6 +23,7 @@ from ipvsproxy.objects import (
     ServiceName,
 )
 from ipvsproxy.store.concerns import Concerns
+from ipvsproxy.store.dirty import Dirty
 from ipvsproxy.store.events import (
     Event,
     Gone,
@@ -65,7 +66,7 @@ class Store:
         self._slices = Slices()
         self._refused: dict[ObjectReference, Refused] = {}
         self._unreadable: dict[str, Unreadable] = {}
-        self._dirty: dict[ServiceName, None] = {}
+        self._dirty = Dirty()
         self.nodes_listed = False
         """Whether all other Nodes are known."""
         self.pod_weights = PodWeights()
@@ -154,10 +155,9 @@ class Store:
         service = self._services.get(name)
         if service is None:
             return None
-        slices = tuple(self._slices.of(name))
         return Inputs(
             service,
-            slices,
+            tuple(self._slices.of(name)),
             whole=self.whole,
             sound=is_sound(name, self.refused, self._slices),
             verdicts=self._verdicts.of(name),
@@ -166,10 +166,7 @@ class Store:
     def concerned(
         self, addresses: AbstractSet[Address], *, node_ports: bool
     ) -> Iterator[ServiceName]:
-        """Name the Services that have one of these addresses; `node_ports`: or any NodePort.
-
-        So do those that have endpoints probed there.
-        """
+        """Name those that have, or probe, one of these addresses; `node_ports`: or any NodePort."""
         yield from self._verdicts.at(addresses, self._slices.by_service)
         for name, service in self._services.items():
             own = (*service.cluster_ips, *service.external_ips, *service.ingress_ips)
@@ -211,17 +208,20 @@ class Store:
                 found.setdefault((port.protocol, number), port.name or str(port.port))
         return found
 
-    def take_dirty(self, only: Collection[ServiceName] | None = None) -> list[ServiceName]:
-        """Take the names of Services that have changed, in order of change; all, or `only` some."""
-        dirty = self._dirty
-        names = list(dirty) if only is None else [name for name in only if name in dirty]
-        for name in names:
-            del self._dirty[name]
-        return names
+    @property
+    def taken_up_to(self) -> int:
+        """The last revision of which no Service waits to be taken."""
+        return self._dirty.before(self.revision)
+
+    def take_dirty(
+        self, only: Collection[ServiceName] | None = None, most: int | None = None
+    ) -> list[ServiceName]:
+        """Take the names of Services that have changed, in order of change; see `Dirty.take`."""
+        return self._dirty.take(only, most)
 
     def mark_dirty(self, names: Iterable[ServiceName]) -> None:
         """Have Services translated again though no object of theirs has changed."""
-        self._dirty.update(dict.fromkeys(names))
+        self._dirty.mark(names, self.revision + 1)
 
     def mark_checked(self) -> None:
         """Have those Services translated again that ask for a health check."""
@@ -252,7 +252,7 @@ class Store:
             case Judged(target):
                 changes = self._verdicts.put(event)
                 if changes and target.service in self._services:
-                    self._dirty[target.service] = None
+                    self.mark_dirty([target.service])
             case _:
                 assert_never(event)
         self.revision += changes
@@ -297,7 +297,7 @@ class Store:
         if refused.service is None:
             self.mark_dirty(name for name in self._services if refused.may_belong_to(name))
         elif refused.service in self._services:
-            self._dirty[refused.service] = None
+            self.mark_dirty([refused.service])
 
     def _put(self, changed: KubernetesObject) -> bool:
         match changed:
@@ -305,7 +305,7 @@ class Store:
                 if self._services.get(name) == changed:
                     return False
                 self._services[name] = changed
-                self._dirty[name] = None
+                self.mark_dirty([name])
                 self._concerns.note(changed, self.node)
                 self._concerns.note_endpoints(name, self._slices.of(name))
                 self._verdicts.note(name, changed)
@@ -370,7 +370,7 @@ class Store:
     def _remove_service(self, name: ServiceName) -> bool:
         if self._services.pop(name, None) is None:
             return False
-        self._dirty[name] = None
+        self.mark_dirty([name])
         self._concerns.forget(name)
         self._verdicts.note(name, None)
         return True
@@ -397,7 +397,7 @@ class Store:
     def _note_endpoints(self, owners: Iterable[ServiceName]) -> None:
         """Have the Services translated again whose slices have changed."""
         for owner in owners:
-            self._dirty[owner] = None
+            self.mark_dirty([owner])
             self._concerns.note_endpoints(owner, self._slices.of(owner))
             if owner == API_SERVER:
                 self._note_taken(self._neighbours.put_api_servers(self._slices.of(owner)))
