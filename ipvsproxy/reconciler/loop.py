@@ -238,9 +238,8 @@ class Reconciler:
             self._health_checks.update(self._desired.health_checks, around.health_check_addresses)
         self._probe()
         postponed = self._translation.lacking(written.unsupported)
-        self._polls.schedule(
-            {*self._planning.settled, *connections}, self._settlement.draining, self._clock()
-        )
+        settled = {*self._planning.settled, *connections}
+        self._polls.schedule(settled, connections, self._settlement.draining, self._clock())
         self._tell(names, self._planning.settled, postponed)
         report.translated = len(names)
         report.add(written)

@@ -116,9 +116,15 @@ class Stage:
         await self.settle()
 
     async def settle(self) -> None:
-        """Run cycles while they find something to do; give what was refused the time it needs."""
+        """Run cycles while they find something to do; give what was refused the time it needs.
+
+        So has what drains: it is looked at with what has drained within half a second.
+        """
+        rested = False
         for _ in range(MOST_CYCLES):
             await self.agent.reconciler.cycle()
+            if not self.agent.reconciler.busy and not rested:
+                self.clock.now, rested = self.clock.now + 0.5, True
             if self.agent.reconciler.busy:
                 continue
             if not self._refused() or self.between is nothing_between:

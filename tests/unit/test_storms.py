@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from ipvsproxy.config import Settings
+from ipvsproxy.core.operations import RemoveRealServer
 from ipvsproxy.kernel.fake import FakeDataplane
 from ipvsproxy.model import RealServer
 from ipvsproxy.store import Gone
@@ -44,6 +45,12 @@ async def at_rest(settings: Settings | None = None) -> tuple[Agent, FakeDataplan
     return agent, fake
 
 
+async def looked(agent: Agent) -> None:
+    """Have those looked at that are left: all that waits is looked at together, a little later."""
+    agent.clock.now += 0.5
+    await agent.settle()
+
+
 async def test_a_start_takes_all_services_at_once() -> None:
     fake = FakeDataplane()
     agent = Agent(fake)
@@ -72,6 +79,7 @@ async def test_it_is_known_how_far_the_kernel_has_come() -> None:
     assert agent.store.revision == before + MANY, "the same again is no change"
     await agent.settle()
     assert agent.reconciler.applied_revision == agent.store.revision
+    await looked(agent)
     assert all(
         fake.state.real_servers[frontend(address(index))]
         == {member(f"10.244.2.{index}"): RealServer(1)}
@@ -94,6 +102,7 @@ async def test_who_was_deleted_meanwhile_is_not_served_first() -> None:
     change(agent, ALL)
     agent.store.apply(Gone(service_reference(f"s{MANY}")))
     await agent.settle()
+    await looked(agent)
     assert frontend(address(MANY)) not in fake.state.virtual_servers
     assert len(fake.state.virtual_servers) == MANY - 1
 
@@ -113,3 +122,30 @@ async def test_a_pause_between_cycles_has_all_changes_carried_out_at_its_end() -
     change(agent, ALL)
     await agent.reconciler.cycle()
     assert changed(fake) == list(ALL)
+
+
+async def test_what_is_left_in_a_storm_is_looked_at_together() -> None:
+    agent, fake = await at_rest()
+    fake.applied.clear()
+    for index in ALL[:10]:
+        agent.clock.now += 0.04
+        change(agent, [index])
+        await agent.settle()
+    removed = [one.key for one in fake.applied if isinstance(one, RemoveRealServer)]
+    assert removed == [frontend(address(1))], "the first comes after quiet"
+    agent.clock.now += 0.5
+    await agent.reconciler.cycle()
+    removed = [one.key for one in fake.applied if isinstance(one, RemoveRealServer)]
+    assert removed == [frontend(address(index)) for index in ALL[:10]]
+    assert agent.reconciler.draining == {}
+
+
+async def test_a_great_many_that_are_left_are_looked_at_in_turns_without_a_pause() -> None:
+    agent, fake = await at_rest(Settings(node_name="node-a", min_sync_period=0.001))
+    change(agent, ALL)
+    await agent.reconciler.cycle()
+    assert len(agent.reconciler.draining) == MANY
+    for left in (136, 72, 8, 0):
+        assert agent.reconciler.busy
+        await agent.reconciler.cycle()
+        assert len(agent.reconciler.draining) == left
