@@ -141,7 +141,7 @@ async def test_what_is_left_in_a_storm_is_looked_at_together() -> None:
 
 
 async def test_a_great_many_that_are_left_are_looked_at_in_turns_without_a_pause() -> None:
-    agent, fake = await at_rest(Settings(node_name="node-a", min_sync_period=0.001))
+    agent, _ = await at_rest(Settings(node_name="node-a", min_sync_period=0.001))
     change(agent, ALL)
     await agent.reconciler.cycle()
     assert len(agent.reconciler.draining) == MANY
