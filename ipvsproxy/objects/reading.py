@@ -242,7 +242,7 @@ def _kept_annotations(written: Mapping[str, str | None]) -> tuple[tuple[str, str
         sorted(
             (key, value or "")
             for key, value in written.items()
-            if key.startswith(ANNOTATION_DOMAIN) or key in ALIAS_ANNOTATIONS
+            if _is_ours(key) or key in ALIAS_ANNOTATIONS
         )
     )
 
@@ -275,13 +275,17 @@ def _endpoint_slice(written: wire.EndpointSlice, *, pods: bool) -> EndpointSlice
         weights=(metadata.annotations or {}).get(WEIGHTS_ANNOTATION),
         weight=(metadata.annotations or {}).get(_SLICE_WEIGHT_ALIAS),
         triggered=_triggered(metadata.annotations or {}),
-        strays=_strays(metadata.annotations or {}),
+        strays=_strays(metadata.annotations or {}, WEIGHTS_ANNOTATION),
     )
 
 
-def _strays(annotations: Iterable[str]) -> tuple[str, ...]:
-    ours = (name for name in annotations if name.startswith(ANNOTATION_DOMAIN))
-    return tuple(sorted(name for name in ours if name != WEIGHTS_ANNOTATION))
+def _is_ours(annotation: str) -> bool:
+    """Whether an annotation is in our domain; its letters may be large, by mistake."""
+    return annotation[: len(ANNOTATION_DOMAIN)].lower() == ANNOTATION_DOMAIN
+
+
+def _strays(annotations: Iterable[str], known: str) -> tuple[str, ...]:
+    return tuple(sorted(name for name in annotations if _is_ours(name) and name != known))
 
 
 def _triggered(annotations: Mapping[str, str | None]) -> float | None:
@@ -383,6 +387,7 @@ def _node(written: wire.Node) -> Node:
         leaving=bool(metadata.deletion_timestamp) or _LEAVING_TAINT in taints,
         labels=tuple(sorted((key, value or "") for key, value in (metadata.labels or {}).items())),
         weight=(metadata.annotations or {}).get(WEIGHT_ANNOTATION),
+        strays=_strays(metadata.annotations or {}, WEIGHT_ANNOTATION),
         capacity=read_capacity(status.allocatable or {}),
     )
 

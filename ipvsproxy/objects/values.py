@@ -172,6 +172,8 @@ class Node(msgspec.Struct, frozen=True):
     """All of them, sorted."""
     weight: str | None = None
     """Annotation ipvsproxy.io/weight, as written; core.annotations reads it."""
+    strays: tuple[str, ...] = ()
+    """Other annotations of our domain, which mean nothing on a Node, sorted."""
     capacity: Capacity = Capacity()
 
     @property

@@ -14,6 +14,7 @@ from enum import Enum
 
 import structlog
 
+from ipvsproxy.core.annotations.strays import strays_of_node
 from ipvsproxy.core.desired import Desired
 from ipvsproxy.core.frontends import Kind
 from ipvsproxy.core.operations import (
@@ -159,7 +160,11 @@ class ConditionWriter:
             self._conditions.clear("Node", ConditionType.KERNEL_UNREADABLE)
 
     def own_node(self, name: str, *, needed_for: str) -> None:
-        """Tell that settings need the own Node, and there is none; or that all is well."""
+        """Tell that settings need the own Node, and there is none, and what is wrong with it."""
+        if strays := strays_of_node(self._store.node):
+            self._set("Node", ConditionType.INVALID_ANNOTATION, strays)
+        else:
+            self._conditions.clear("Node", ConditionType.INVALID_ANNOTATION)
         if needed_for and self._store.listed and self._store.node is None:
             text = (
                 f"there is no Node {name}, which {needed_for} needs; set nodeName "

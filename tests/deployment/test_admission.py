@@ -186,7 +186,19 @@ OTHER_TEXTS = {
     ("Service", WEIGHT_RULES): (
         read_weight_rules,
         ("zone=a:3", "zone=a:3, node=big-1.x:10,label=pool/a=big:0", "label=a=:65535", "zone=a:03"),
-        ("", "zone=a", "zone=a:65536", "zone:a:3", "label=a:3", "node=a=b:3", "zone=a:3,", "{}"),
+        (
+            "",
+            "zone=a",
+            "zone=a:65536",
+            "zone:a:3",
+            "label=a:3",
+            "node=a=b:3",
+            "zone=a:3,",
+            "{}",
+            "zone=a b:3",
+            "node=Big:3",
+            "label=a_=b:3",
+        ),
     ),
     ("Service", WEIGHT_SOURCE): (
         read_weight_source,
@@ -244,6 +256,8 @@ KINDS = {
     "http: /": True,
     "http://example.org/": False,
     "http:healthz": False,
+    "http:/a#b": False,
+    'http:/a"b': True,
     "http:/a b": False,
     "https:/x": False,
     "tcp:80": False,
@@ -288,6 +302,12 @@ OPTION_TEXTS = {
     "on-failure=drop": False,
     "host=": False,
     "payload=": False,
+    "payload=PING\\r\\n": False,
+    "payload='hi'": False,
+    'payload="hi"': False,
+    "payload=[a-b]~(1)+-.": True,
+    "status=\u0662\u0660\u0660": False,
+    "host=a:\u0668\u0660": False,
     '{"interval": "5s"}': False,
 }
 

@@ -14,7 +14,7 @@
     drain_deadline    ipvsproxy.io/drain-deadline
     health_check      ipvsproxy.io/health-check and -options
     steering          what flags, one_packet, prefix, limit and deadline say together
-    strays            what is in our domain, and means nothing on an EndpointSlice
+    strays            what is in our domain, and means nothing on an EndpointSlice or Node
 
 Every value is judged where it is read, and a wrong one is answered with what is wrong and how to
 write it (docs/architecture.md, rule 9). A new annotation of a Service has a module here and stands

@@ -16,7 +16,7 @@ from typing import NamedTuple, TypeAlias, assert_never
 from ipvsproxy import duration
 from ipvsproxy.core.annotations.reading import Reader
 from ipvsproxy.core.problem import in_short
-from ipvsproxy.model import Protocol
+from ipvsproxy.model import Address, Family, Protocol
 
 HEALTH_CHECK = "ipvsproxy.io/health-check"
 HEALTH_CHECK_OPTIONS = "ipvsproxy.io/health-check-options"
@@ -120,7 +120,7 @@ def read_check(reader: Reader) -> Check | None:
         return combine(read_kind(kept), read_options(options_kept or "")) if kept else None
 
 
-_PATH = re.compile(r"/[!-~]*")
+_PATH = re.compile(r"/[!-\"$-~]*")
 _LONGEST_PATH = 1024
 _KIND_HINT = "write tcp, http:/path (such as http:/healthz) or udp"
 
@@ -140,7 +140,7 @@ def read_kind(text: str) -> str:
         raise ValueError(f"{text!r} is a URL; the host is the endpoint, so {_KIND_HINT}")
     if not _PATH.fullmatch(path) or len(path) > _LONGEST_PATH:
         raise ValueError(
-            f"{path!r} is no path; it begins with /, is of printable ASCII without spaces "
+            f"{path!r} is no path; it begins with /, is of printable ASCII without spaces and # "
             f"(encode others as %20), and has at most {_LONGEST_PATH} characters; {_KIND_HINT}"
         )
     return f"http:{path}"
@@ -154,8 +154,9 @@ def read_options(text: str) -> Mapping[str, object]:
         name = name.lower()
         if name not in OPTIONS or not equals:
             known = ", ".join(OPTIONS)
+            hint = _HINTS.get(next(reversed(found), ""), "")
             raise ValueError(
-                f"{item!r} is no option; write name=value with commas between them, such as "
+                f"{item!r} is no option; {hint}write name=value with commas between them, such as "
                 f"interval=5s, timeout=1s; known are {known}"
             )
         if name in found:
@@ -165,6 +166,13 @@ def read_options(text: str) -> Mapping[str, object]:
         except ValueError as error:
             raise ValueError(f"{name}={value}: {error}") from None
     return found
+
+
+_HINTS = {
+    "payload": "a payload with spaces or commas is written in hexadecimal, as 0x00ff; ",
+    "status": "of statuses there is one, or one range such as 200-399; ",
+}
+"""What may be meant, after these options, by what is none."""
 
 
 def combine(kind: str, options: Mapping[str, object]) -> Check:
@@ -220,37 +228,54 @@ def _probe(word: str, path: str, options: Mapping[str, object]) -> Probe:
 
 # ------------------------------------------------------------------------- single options
 
-_HOST = re.compile(r"[A-Za-z0-9._~\-]{1,253}(:\d{1,5})?|\[[0-9A-Fa-f:.]{2,45}\](:\d{1,5})?")
+_HOST = re.compile(
+    r"(?:[A-Za-z0-9._~\-]{1,253}|\[(?P<ipv6>[0-9A-Fa-f:.]+)\])(?::(?P<port>[0-9]{1,5}))?"
+)
+_PORTS = range(1, 65536)
+_PAYLOAD = re.compile(r"(?!0X)[!#-&(-\[\]-~]*")
+"""Whoever writes a quote or a backslash, or 0X, means something else than these characters."""
 _MOST_PAYLOAD = 512
 """Bytes of a datagram; more may be cut into pieces on the way."""
 _STATUSES = range(100, 600)
 
 
 def _count(text: str) -> int:
-    if not re.fullmatch(r"[1-9]\d?|100", text):
+    if not re.fullmatch(r"[1-9][0-9]?|100", text):
         raise ValueError("a whole number from 1 to 100 is needed")
     return int(text)
 
 
 def _share(text: str) -> float:
-    if not re.fullmatch(r"(\d|[1-4]\d|50)%", text):
+    if not re.fullmatch(r"([0-9]|[1-4][0-9]|50)%", text):
         raise ValueError("a percentage from 0% to 50% is needed")
     return int(text[:-1]) / 100
 
 
 def _status(text: str) -> tuple[int, int]:
-    found = re.fullmatch(r"(\d{3})(?:-(\d{3}))?", text)
+    found = re.fullmatch(r"([0-9]{3})(?:-([0-9]{3}))?", text)
     if found:
         lowest, highest = int(found[1]), int(found[2] or found[1])
         if lowest in _STATUSES and highest in _STATUSES and lowest <= highest:
             return lowest, highest
-    raise ValueError("a status such as 204, or a range such as 200-399, is needed")
+    raise ValueError(
+        "one status from 100 to 599 is needed, such as 204, or one range, the lower first, such as "
+        "200-399"
+    )
 
 
 def _host(text: str) -> str:
-    if not _HOST.fullmatch(text):
+    found = _HOST.fullmatch(text)
+    if not found or not _is_ipv6(found["ipv6"]) or int(found["port"] or 1) not in _PORTS:
         raise ValueError("a host name is needed, with a port if it has to be, such as shop.example")
     return text
+
+
+def _is_ipv6(text: str | None) -> bool:
+    """Whether what stands in brackets, if anything, is an address of IPv6."""
+    try:
+        return text is None or Address.parse(text).family is Family.IPV6
+    except ValueError:
+        return False
 
 
 def _payload(text: str) -> bytes:
@@ -258,11 +283,16 @@ def _payload(text: str) -> bytes:
         try:
             payload = bytes.fromhex(text[2:])
         except ValueError:
-            raise ValueError("0x is followed by bytes in hexadecimal, two digits each") from None
-    elif text.isascii():
+            raise ValueError(
+                "after 0x bytes in hexadecimal are needed, two digits each, as 0x00ff"
+            ) from None
+    elif _PAYLOAD.fullmatch(text):
         payload = text.encode()
     else:
-        raise ValueError("ASCII is needed; write other bytes in hexadecimal, as 0x00ff")
+        raise ValueError(
+            "letters, digits and signs of ASCII are needed, without quotes and backslashes, which "
+            "would be sent as they stand; write other bytes in hexadecimal, as 0x00ff"
+        )
     if not 0 < len(payload) <= _MOST_PAYLOAD:
         raise ValueError(f"1 to {_MOST_PAYLOAD} bytes are needed")
     return payload

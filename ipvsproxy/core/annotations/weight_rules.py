@@ -5,6 +5,7 @@ Knows how rules are written and which of them counts for an endpoint; not what a
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -12,6 +13,13 @@ from ipvsproxy.core.annotations.slice_weights import MAX_WEIGHT, is_weight
 
 WEIGHT_RULES = "ipvsproxy.io/weights"
 
+_NODE = re.compile(r"(?=.{1,253}\Z)[a-z0-9]([-a-z0-9.]*[a-z0-9])?")
+_LABEL_VALUE = re.compile(r"(?=.{0,63}\Z)([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?")
+_LABEL_KEY = re.compile(
+    r"([a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?/)?(?=.{1,63}\Z)[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?"
+)
+"""What Kubernetes lets be the name of a Node, the value of a label (so, a zone's name) and its key
+(k8s.io/apimachinery/pkg/util/validation): a name of other characters would never match."""
 _HINT = "write for example zone=a:3,zone=b:1,label=disk=ssd:5,node=big-1:10"
 
 
@@ -54,11 +62,11 @@ def read_weight_rules(text: str) -> WeightRules:
         weight = _weight(rule.strip(), number)
         key, equals, value = (part.strip() for part in name.partition("="))
         match kind:
-            case "node" if name and not equals and name not in nodes:
+            case "node" if _NODE.fullmatch(name) and name not in nodes:
                 nodes[name] = weight
-            case "zone" if name and not equals and name not in zones:
+            case "zone" if name and _LABEL_VALUE.fullmatch(name) and name not in zones:
                 zones[name] = weight
-            case "label" if key and equals and "=" not in value and (key, value) not in labels:
+            case "label" if equals and _is_label(key, value) and (key, value) not in labels:
                 labels[key, value] = weight
             case "node" | "zone" | "label":
                 raise ValueError(f"{rule.strip()!r}: {_fault(kind, name)}; {_HINT}")
@@ -69,12 +77,24 @@ def read_weight_rules(text: str) -> WeightRules:
     return WeightRules(nodes, labels, zones)
 
 
+def _is_label(key: str, value: str) -> bool:
+    return bool(_LABEL_KEY.fullmatch(key) and _LABEL_VALUE.fullmatch(value))
+
+
 def _fault(kind: str, name: str) -> str:
     if not name.strip("="):
         return f"names no {kind}"
-    if name.startswith("=") or name.count("=") != (kind == "label"):
-        return "a label is KEY=VALUE" if kind == "label" else f"{name!r} is no name of a {kind}"
-    return f"{kind} {name} has a rule already"
+    key, equals, value = (part.strip() for part in name.partition("="))
+    if kind == "label" and (not key or not equals or "=" in value):
+        return "a label is KEY=VALUE"
+    sound = {
+        "node": bool(_NODE.fullmatch(name)),
+        "zone": bool(_LABEL_VALUE.fullmatch(name)),
+        "label": _is_label(key, value),
+    }
+    return (
+        f"{kind} {name} has a rule already" if sound[kind] else f"{name!r} is no name of a {kind}"
+    )
 
 
 def _weight(rule: str, number: str) -> int:
