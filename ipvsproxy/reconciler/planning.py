@@ -19,7 +19,7 @@ from ipvsproxy.core.desired import Desired, Touched
 from ipvsproxy.core.foundation import foundation
 from ipvsproxy.core.ledger import adopt
 from ipvsproxy.core.plan import GROUND, Batch, Target, plan
-from ipvsproxy.core.portions import Sort, portions
+from ipvsproxy.core.portions import AT_ONCE, Sort, portions
 from ipvsproxy.core.retry import FIRST_PAUSE, LONGEST_PAUSE
 from ipvsproxy.core.settlement import Settlement, is_about
 from ipvsproxy.core.surroundings import Surroundings
@@ -40,13 +40,16 @@ class Planning:
         settings: Settings,
         conditions: ConditionWriter,
         clock: Callable[[], float],
+        at_once: int | None = None,
     ) -> None:
+        """Plan what Services want; `at_once` is that of `portions`, AT_ONCE by default."""
         self._desired = desired
         self._settlement = settlement
         self.settings = settings
         """Of the cycle that is under way."""
         self._conditions = conditions
         self._clock = clock
+        self._at_once = AT_ONCE if at_once is None else at_once
         self._unplanned = Touched()
         self._pause = 0.0
         self._due = 0.0
@@ -76,7 +79,7 @@ class Planning:
             touched.add(self._unplanned)
             self._unplanned = Touched()
         put_back = Touched()
-        for some, sort in portions(touched, self._desired, around.kernel):
+        for some, sort in portions(touched, self._desired, around.kernel, at_once=self._at_once):
             if sort is Sort.REST:
                 some.add(put_back)
             target, batch = self._decide(some, around, connections, whole=sort is Sort.REST)

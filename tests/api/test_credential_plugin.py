@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import shlex
+import signal
 import tempfile
 from contextlib import suppress
 from pathlib import Path
@@ -64,9 +65,15 @@ def open_files() -> list[str]:
 
 async def read_to_the_end(pipe: int) -> bytes:
     """Read until nobody has the other end open any more: a signal is not yet the end."""
-    os.set_blocking(pipe, True)
-    with os.fdopen(pipe, "rb") as file:
-        return await asyncio.to_thread(file.read)
+    found = asyncio.StreamReader()
+    transport, _ = await asyncio.get_running_loop().connect_read_pipe(
+        lambda: asyncio.StreamReaderProtocol(found), os.fdopen(pipe, "rb", buffering=0)
+    )
+    try:
+        async with asyncio.timeout(20):
+            return await found.read()
+    finally:
+        transport.close()
 
 
 def token(loaded: Session) -> str:
@@ -113,6 +120,22 @@ async def test_one_that_hangs_is_ended_with_its_children_and_leaves_nothing_open
             await load(access)
     assert open_files() == before
     assert await read_to_the_end(reading) == b"up\n" * 3
+
+
+async def test_one_that_no_signal_ends_is_waited_for_no_longer_than_one_that_is_deaf(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a program is that waits for a file system which is gone."""
+    monkeypatch.setattr(session, "CREDENTIALS_SECONDS", 0.3)
+    monkeypatch.setattr(session, "_ENDING_SECONDS", 0.2)
+    sent: list[tuple[int, int]] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "killpg", lambda group, number: sent.append((group, number)))
+        async with asyncio.timeout(20):
+            with pytest.raises(AccessError, match="hangs"):
+                await load(exec_config(tmp_path, WAITS))
+    assert [number for _, number in sent] == [signal.SIGTERM, signal.SIGKILL]
+    os.killpg(sent[0][0], signal.SIGKILL)
 
 
 async def test_a_stop_ends_it(tmp_path: Path) -> None:

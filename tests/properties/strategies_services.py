@@ -2,8 +2,8 @@
 
 A `World` is two Services in a universe small enough that they meet: they may claim the same
 external address, the same ports, and each other's NodePort after one another. Worlds are drawn as
-neighbours, a few edits apart. `Follower` makes of them what the reconciler does, in the simplest
-way: translate, merge, settle, plan; whoever uses it carries the batches out.
+neighbours, a few edits apart. `Follower` makes of them what the reconciler does: it translates in
+the simplest way, and the reconciler's planning plans; whoever uses it carries the batches out.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from ipvsproxy.config import Settings
 from ipvsproxy.core.desired import Desired, Touched
 from ipvsproxy.core.packet import Sender, SenderKind
-from ipvsproxy.core.plan import Batch, plan
-from ipvsproxy.core.portions import AT_ONCE, Sort, portions
+from ipvsproxy.core.plan import Batch
+from ipvsproxy.core.portions import AT_ONCE
 from ipvsproxy.core.settlement import Holds, Settlement
 from ipvsproxy.core.surroundings import Surroundings
 from ipvsproxy.core.translate import Inputs, translate
@@ -41,6 +41,10 @@ from ipvsproxy.objects import (
     ServicePort,
     SlicePort,
 )
+from ipvsproxy.reconciler.conditions import ConditionWriter
+from ipvsproxy.reconciler.planning import Planning
+from ipvsproxy.store import Store
+from ipvsproxy.telemetry import Conditions
 
 HERE, ELSEWHERE = "node-1", "node-2"
 MOST_BATCHES = 8
@@ -200,6 +204,15 @@ class Follower:
         self.state.network = NETWORK
         self.desired = Desired()
         self._settlement = Settlement(self.desired, self.settings)
+        self._wrong = Conditions()
+        self._planning = Planning(
+            desired=self.desired,
+            settlement=self._settlement,
+            settings=self.settings,
+            conditions=ConditionWriter(Store(HERE), self.desired, self._wrong, lambda: 0.0),
+            clock=lambda: self.now,
+            at_once=self.at_once,
+        )
 
     def tell(self, world: World) -> Touched:
         """Translate what changed; give what it touched."""
@@ -227,17 +240,8 @@ class Follower:
             }
             around = Surroundings(self.settings, self.state, node=NODE)
             nothing = True
-            put_back = Touched()
-            for portion, sort in portions(touched, self.desired, self.state, self.at_once):
-                if sort is Sort.STANDING:  # as if there were something to do
-                    put_back.add(portion)
-                    continue
-                if sort is Sort.REST:
-                    portion.add(put_back)
-                target = self._settlement.target(
-                    portion, around, connections=idle, now=self.now, whole=sort is Sort.REST
-                )
-                batch = plan(target, self.state)
+            for batch in self._planning.batches(touched, around, idle):
+                assert not list(self._wrong), "what cannot be planned is told, and left out"
                 if batch.steps:
                     nothing = False
                     yield batch

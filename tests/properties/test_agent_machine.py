@@ -13,7 +13,6 @@ import asyncio
 import os
 import random
 from collections.abc import Iterator, Sequence
-from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
@@ -25,7 +24,7 @@ from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 from ipvsproxy.config import Settings
 from ipvsproxy.core.foundation import foundation
 from ipvsproxy.core.members import SetMember
-from ipvsproxy.core.portions import AT_ONCE, portions
+from ipvsproxy.core.portions import AT_ONCE
 from ipvsproxy.core.sets import (
     CLUSTER_IP,
     IPVS_IPS,
@@ -401,7 +400,7 @@ class AgentMachine(RuleBasedStateMachine):
 
     def _start(self, dying: int | None = None) -> tuple[Store, Reconciler]:
         at_once = self.source.choice((0, AT_ONCE))
-        self.patch.setattr(planning, "portions", partial(portions, at_once=at_once))
+        self.patch.setattr(planning, "AT_ONCE", at_once)
         store = Store(NODE)
         for service in self.services.values():
             store.apply(Put(service, "test"))

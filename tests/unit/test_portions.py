@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from functools import partial
 from itertools import chain
 
 import msgspec
@@ -124,10 +123,10 @@ async def test_what_was_refused_of_a_portion_keeps_back_the_virtual_server_in_th
     """Without its entry in the ledger it would be nobody's after a restart."""
     fake = FakeDataplane()
     faulty = FaultyDataplane(fake)
+    monkeypatch.setattr(planning, "AT_ONCE", 0)
     agent = Agent(faulty)
     agent.list_all()
     await agent.settle()
-    monkeypatch.setattr(planning, "portions", partial(portions, at_once=0))
     faulty.refuse = lambda one: refusal if isinstance(one, AddMember) else None
     agent.put(service(), part())
     for _ in range(3):
