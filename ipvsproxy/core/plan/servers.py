@@ -43,6 +43,8 @@ class Servers:
         self._seed = seed
         self._switched: dict[VirtualServerKey, tuple[int, ...]] = {}
         """The change away from a scheduler that turns clients away at weight 0."""
+        self._rescheduled: dict[VirtualServerKey, tuple[int, ...]] = {}
+        """The change to another scheduler, in whose numbers weights are: the kernel may lack it."""
         self._behind: dict[Address, list[int]] = {}
         self._standing: set[Address] = set()
         self._created_at: dict[Address, list[int]] = {}
@@ -61,6 +63,8 @@ class Servers:
             self._standing.add(key.address)
             if found != wanted.server and not refuses_at_weight_zero(wanted.server):
                 step = draft.add(SetVirtualServer(key, wanted.server))
+                if found.scheduler != wanted.server.scheduler:
+                    self._rescheduled[key] = (step,)
                 if refuses_at_weight_zero(found):
                     self._switched[key] = (step,)
                     behind.append(step)
@@ -166,7 +170,15 @@ class Servers:
             yield draft.add(AddRealServer(key, member, real), needs=needs, follows=follows)
         for member, real in wanted.real_servers.items():
             if member in actual and actual[member] != real and not _lowers(actual[member], real):
-                yield draft.add(SetRealServer(key, member, real), needs=unserved, follows=follows)
+                needs = (*unserved, *self._numbers_of(key, actual[member], real))
+                yield draft.add(SetRealServer(key, member, real), needs=needs, follows=follows)
+
+    def _numbers_of(
+        self, key: VirtualServerKey, found: RealServer, real: RealServer
+    ) -> Sequence[int]:
+        """Give the step before which a weight is only another number for what is there."""
+        is_only_number = found.weight and real.weight and found._replace(weight=real.weight) == real
+        return self._rescheduled.get(key, ()) if is_only_number else ()
 
     def _lower_and_remove(self, key: VirtualServerKey, wanted: Wanted) -> Iterable[int]:
         draft, actual = self._draft, self._actual(key)
