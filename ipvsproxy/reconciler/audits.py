@@ -160,7 +160,7 @@ class Audits:
         sets = watched_sets(state)
         glance = await self._writer.glance(self._rounds.samples(), sets)
         if glance is None:
-            self._doubt()
+            self.doubt()
             return
         self.counts["glances"] += 1
         now = unseen(glance, self._numbers())
@@ -168,7 +168,7 @@ class Audits:
             self._unseen = now
         match doubts(state, glance, sets=sets, before=self._unseen, now=now):
             case Doubt.TABLES:
-                self._doubt()
+                self.doubt()
             case Doubt.ADDRESSES if await self._look(Addresses()):
                 self._unseen = self._unseen._replace(addresses=now.addresses)
             case _:
@@ -183,10 +183,10 @@ class Audits:
         else:
             same = await self._writer.look(part)
         if not same:
-            self._doubt()
+            self.doubt()
         return same
 
-    def _doubt(self) -> None:
+    def doubt(self) -> None:
         """Have everything read, at once unless that was done for this reason too often of late."""
         now = self._clock()
         pause = self.settings.sync_period / _DOUBTED_AUDITS

@@ -255,6 +255,8 @@ class Reconciler:
         postponed: AbstractSet[ServiceName],
     ) -> None:
         """Have told what is wrong."""
+        if self._writer.unread:
+            self._audits.doubt()
         self._told = self._writer.trouble
         self._conditions.kernel(self._told)
         self._conditions.own_node(

@@ -35,6 +35,7 @@ from ipvsproxy.core.plan import Batch, Step
 from ipvsproxy.core.retry import Retries, scope
 from ipvsproxy.dataplane import Dataplane, DataplaneError, Glance, Outcome, Reading, Refusal
 from ipvsproxy.model import NodeNetwork, RealServerKey, State, VirtualServerKey
+from ipvsproxy.reconciler.troubles import Beside, Troubles, parts_of
 
 _DOUBTS = frozenset({Refusal.CONTRADICTED, Refusal.BUSY})
 """After these the virtual server is not known to be as the shadow says."""
@@ -82,7 +83,9 @@ class Writer:
         """To be made, and perhaps made: the kernel's answer was lost, and nothing read since."""
         self._owed: frozenset[ForgetFlows] = frozenset()
         """Refused ones: nothing in the tables would ask for them again."""
-        self._troubles: dict[str, str] = {}
+        self._troubles = Troubles()
+        self.unread = False
+        """Whether the latest reading of virtual servers failed, and nothing was read since."""
         self.revision = 0
         """Another one when the shadow has changed."""
         self.unfinished = Touched()
@@ -108,8 +111,8 @@ class Writer:
 
     @property
     def trouble(self) -> str:
-        """Why the last dump, or the last reading since, failed; empty: they did not."""
-        return next(iter(self._troubles.values()), "")
+        """Why something of the kernel cannot be read (`troubles`); empty: all of it could."""
+        return self._troubles.reason(self._state)
 
     def next_due(self) -> float | None:
         """When the first refused operation may be tried again; None: nothing is refused."""
@@ -124,9 +127,10 @@ class Writer:
         try:
             found = await self._dataplane.dump()
         except DataplaneError as error:
-            self._troubles["dump"] = str(error)
+            self._troubles.failed([Beside.ALL], str(error))
             raise
-        self._troubles.clear()
+        self._troubles.all_read(found)
+        self.unread = False
         drifted = Counter[str]()
         if self._state is not None:
             for family in found.families - found.rulesets.keys():
@@ -147,9 +151,9 @@ class Writer:
         try:
             glance = await self._dataplane.glance(keys, sets)
         except DataplaneError as error:
-            self._troubles["look"] = str(error)
+            self._troubles.failed([Beside.GLANCE], str(error))
             return None
-        self._troubles.pop("look", None)
+        self._troubles.succeeded([Beside.GLANCE])
         return glance
 
     async def look(self, part: Part) -> bool:
@@ -161,8 +165,9 @@ class Writer:
         try:
             found = await self._dataplane.look(part)
         except DataplaneError as error:
-            self._troubles["look"] = str(error)
+            self._troubles.failed(parts_of(part), str(error))
             return False
+        self._troubles.succeeded(parts_of(part))
         if isinstance(part, Addresses):
             self.state.network = found.network
         return found == part_of(self.state, part)
@@ -176,9 +181,9 @@ class Writer:
         try:
             self.state.network = await self._dataplane.network()
         except DataplaneError as error:
-            self._troubles["network"] = str(error)
+            self._troubles.failed([Beside.NETWORK], str(error))
         else:
-            self._troubles.pop("network", None)
+            self._troubles.succeeded([Beside.NETWORK])
         return before
 
     async def read(
@@ -206,9 +211,11 @@ class Writer:
         try:
             readings = await self._dataplane.read(keys)
         except DataplaneError as error:
-            self._troubles["read"] = str(error)
+            self._troubles.failed(keys, str(error))
+            self.unread = True
             return {}
-        self._troubles.pop("read", None)
+        self._troubles.succeeded(keys)
+        self.unread = False
         self.revision += 1
         for key, reading in readings.items():
             _note(self.state, key, reading)

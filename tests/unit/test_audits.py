@@ -5,13 +5,13 @@ What is found by that, and in which time: tests/properties/test_audits.py.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 import pytest
 
 from ipvsproxy.config import Settings
 from ipvsproxy.core.parts import Addresses, KernelSettings, Part, RealServers, Rules
-from ipvsproxy.dataplane import DataplaneError, Glance
+from ipvsproxy.dataplane import DataplaneError, Glance, Reading
 from ipvsproxy.kernel.fake import FakeDataplane, copy_state
 from ipvsproxy.model import (
     Address,
@@ -21,8 +21,10 @@ from ipvsproxy.model import (
     VirtualServer,
     VirtualServerKey,
 )
+from ipvsproxy.objects import ObjectReference
 from ipvsproxy.reconciler.doubts import Doubt, Numbers, doubts, numbers, unseen, watched_sets
 from ipvsproxy.reconciler.rounds import Rounds
+from ipvsproxy.store import Gone
 from tests.unit.builders import Agent, frontend, member, part, service
 
 WEB = frontend()
@@ -48,9 +50,21 @@ class Kernel(FakeDataplane):
         return glance._replace(ipv4_virtual_servers=counted)
 
     async def look(self, one: Part) -> State:
-        if "look" in self.fails:
+        if "look" in self.fails or (
+            "only real servers" in self.fails and isinstance(one, RealServers)
+        ):
+            raise DataplaneError("not just now")
+        if "look once" in self.fails:
+            self.fails = []
             raise DataplaneError("not just now")
         return await super().look(one)
+
+    async def read(
+        self, keys: Collection[VirtualServerKey]
+    ) -> Mapping[VirtualServerKey, Reading | None]:
+        if "read" in self.fails:
+            raise DataplaneError("not just now")
+        return await super().read(keys)
 
 
 async def settled(fake: FakeDataplane, period: float = PERIOD) -> Agent:
@@ -152,6 +166,64 @@ async def test_what_cannot_be_looked_at_is_told_and_read_again_as_a_whole(
     fake.fails = ()
     await later(agent, PERIOD)
     await later(agent, PERIOD)
+    assert agent.said() == []
+
+
+@pytest.mark.parametrize("fails", ["glance", "look", "only real servers"])
+async def test_what_cannot_be_looked_at_though_all_can_be_read_is_told_until_it_can(
+    fails: str,
+) -> None:
+    fake = Kernel()
+    agent = await settled(fake)
+    fake.fails = [fails]
+    told = []
+    for _ in range(60):
+        await later(agent, GLANCE)
+        told.append("Node KernelUnreadable" in agent.said())
+    assert told[-1]
+    assert told == sorted(told), "it is not taken back and told again"
+    fake.fails = ()
+    for _ in range(2 * 12):
+        await later(agent, GLANCE)
+    assert agent.said() == []
+
+
+async def test_what_cannot_be_looked_at_once_is_read_with_all_the_rest_and_not_told() -> None:
+    fake = Kernel()
+    agent = await settled(fake)
+    fake.fails = ["look once"]
+    for _ in range(24):
+        await later(agent, GLANCE)
+        assert agent.said() == []
+    assert (fake.fails, fake.dumps) == ([], 2)
+
+
+async def test_what_cannot_be_looked_at_and_goes_is_told_no_longer() -> None:
+    fake = Kernel()
+    agent = await settled(fake)
+    fake.fails = ["only real servers"]
+    for _ in range(24):
+        await later(agent, GLANCE)
+    assert agent.said() == ["Node KernelUnreadable"]
+    agent.store.apply(Gone(ObjectReference("Service", "default", "web")))
+    await later(agent, PERIOD + 1)
+    assert WEB not in fake.state.virtual_servers
+    assert agent.said() == []
+
+
+async def test_connections_that_could_not_be_counted_once_are_no_lasting_trouble() -> None:
+    """Nobody counts them again when who was draining has come back."""
+    fake = Kernel()
+    agent = await settled(fake)
+    connections = [fake.connect(WEB, Address.parse("10.9.0.1")) for _ in range(2)]
+    assert all(connections)
+    agent.put(part("web", "10.244.1.5"))
+    await agent.settle()
+    fake.fails = ["read"]
+    await later(agent, 31)
+    fake.fails = ()
+    agent.put(part("web", "10.244.1.5", "10.244.2.5"))
+    await agent.settle()
     assert agent.said() == []
 
 
