@@ -6,10 +6,9 @@ Knows what each kind of frontend needs of the sets (core.sets), as kube-proxy's 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from typing import TypeAlias
 
-from ipvsproxy.core.endpoints import PlacedEndpoint
 from ipvsproxy.core.frontends import Kind, Place
 from ipvsproxy.core.sets import (
     CLUSTER_IP,
@@ -66,20 +65,19 @@ def frontend_members(
 
 def service_members(
     service: Service,
-    endpoints: Iterable[tuple[ServicePort, Mapping[RealServerKey, PlacedEndpoint]]],
+    local: Iterable[tuple[ServicePort, Iterable[RealServerKey]]],
     around: Surroundings,
 ) -> frozenset[SetMember]:
     """Give the members that a Service has whatever its frontends: hairpins, health checks.
 
     Every endpoint of this node is among the hairpins, ready or not: one that is not may still have
-    connections. `endpoints` are those of each port and family.
+    connections. `local` are those of each port and family.
     """
     members: set[SetMember] = set()
-    for port, found in endpoints:
-        for real, placed in found.items():
-            if placed.endpoint.node_name == around.settings.node_name:
-                name = set_name(LOOP_BACK, real.address.family)
-                members.add((name, loop_back_member(port.protocol, real)))
+    for port, found in local:
+        for real in found:
+            name = set_name(LOOP_BACK, real.address.family)
+            members.add((name, loop_back_member(port.protocol, real)))
     if service.health_check_node_port:
         member = PortMember(service.health_check_node_port)
         families = {address.family for address in service.cluster_ips}

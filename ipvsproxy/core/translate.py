@@ -12,7 +12,7 @@ Pure: the same inputs give an equal fragment, and an equal fragment touches noth
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import NamedTuple, TypeAlias
 
@@ -27,8 +27,9 @@ from ipvsproxy.core.annotations import (
     unknown_annotation,
 )
 from ipvsproxy.core.annotations.strays import strays
-from ipvsproxy.core.endpoints import PlacedEndpoint, Policy, Selection, gather, select
+from ipvsproxy.core.endpoints import Policy, Selection
 from ipvsproxy.core.frontends import Kind, Place, places
+from ipvsproxy.core.gathering import Gathered, Parts, gather_all
 from ipvsproxy.core.health_check import HealthCheck, local_endpoints
 from ipvsproxy.core.members import SetMember, frontend_members, service_members
 from ipvsproxy.core.probing import Checks, Probing, Target, Verdict
@@ -137,9 +138,17 @@ another's, or none of ours, says nothing of what was good for this one."""
 
 
 def translate(
-    inputs: Inputs, around: Surroundings, previous: Fragment | None, its: MayBeIts = lambda _: True
+    inputs: Inputs,
+    around: Surroundings,
+    previous: Fragment | None,
+    its: MayBeIts = lambda _: True,
+    *,
+    parts: Parts | None = None,
 ) -> Fragment:
-    """Say what a Service wants, given what it wanted before (None: new, or after a restart)."""
+    """Say what a Service wants, given what it wanted before (None: new, or after a restart).
+
+    `parts`: what its slices gave then, which only saves time.
+    """
     service = inputs.service
     served = frozenset(one.key for one in previous.frontends) if previous else frozenset()
     found = places(service, around, served)
@@ -156,17 +165,9 @@ def translate(
     )
     masquerade_all = around.settings.masquerade_all
     steering = steer(reader, service, choice.scheduler, masquerade_all=masquerade_all)
-    checks = Checks(
-        service.name,
-        read_check(reader),
-        asked=HEALTH_CHECK in annotations,
-        verdicts=inputs.verdicts,
-        around=around,
-        previous=previous.probing if previous else None,
-    )
-    builder = _Frontends(inputs, around, steering, weighing, checks)
-    frontends = tuple(map(builder.frontend, found.places))
-    weighing.remark(choice.scheduler, [len(one.real_servers) for one in frontends])
+    checks = _checks(inputs, reader, around, previous, asked=HEALTH_CHECK in annotations)
+    builder = _Frontends(inputs, around, steering, weighing, checks, parts=parts)
+    frontends = builder.frontends(found.places, choice.scheduler)
     said = (
         choice.problem,
         unknown_annotation(annotations),
@@ -185,11 +186,29 @@ def translate(
         choice.asked,
         choice.scheduler,
         weighing.kept,
-        service_members(service, builder.endpoints(), around) if frontends else frozenset(),
+        service_members(service, builder.local(), around) if frontends else frozenset(),
         _health_check(inputs, around) if frontends else None,
         frozenset(builder.without_local) if builder.without_local else _NO_POLICIES,
         reader.good,
         checks.probing,
+    )
+
+
+def _checks(
+    inputs: Inputs,
+    reader: Reader,
+    around: Surroundings,
+    previous: Fragment | None,
+    *,
+    asked: bool,
+) -> Checks:
+    return Checks(
+        inputs.service.name,
+        read_check(reader),
+        asked=asked,
+        verdicts=inputs.verdicts,
+        around=around,
+        previous=previous.probing if previous else None,
     )
 
 
@@ -215,21 +234,30 @@ class _Frontends:
         steering: Steering,
         weighing: Weighing,
         checks: Checks,
+        *,
+        parts: Parts | None,
     ) -> None:
         self._inputs = inputs
         self._around = around
         self._steering = steering
         self._weighing = weighing
         self._checks = checks
+        self._parts = parts
+        if parts is not None:
+            parts.begin()
         self.without_local: set[str] = set()
-        self._gathered: dict[
-            tuple[ServicePort, Family], Mapping[RealServerKey, PlacedEndpoint]
-        ] = {}
+        self._gathered: dict[tuple[ServicePort, Family], Gathered] = {}
         self._selected: dict[tuple[ServicePort, Family, Policy], Selection] = {}
 
-    def endpoints(self) -> list[tuple[ServicePort, Mapping[RealServerKey, PlacedEndpoint]]]:
-        """Give the endpoints of each port and family that has a frontend."""
-        return [(port, found) for (port, _), found in self._gathered.items()]
+    def local(self) -> list[tuple[ServicePort, Collection[RealServerKey]]]:
+        """Give the endpoints of this node, of each port and family that has a frontend."""
+        return [(port, found.local()) for (port, _), found in self._gathered.items()]
+
+    def frontends(self, found: Iterable[Place], scheduler: str) -> tuple[Frontend, ...]:
+        """Say what the virtual servers of all places look like; `scheduler` is the one in force."""
+        made = tuple(map(self.frontend, found))
+        self._weighing.remark(scheduler, [len(one.real_servers) for one in made])
+        return made
 
     def frontend(self, place: Place) -> Frontend:
         """Say what the virtual server of a place looks like."""
@@ -270,31 +298,32 @@ class _Frontends:
         local = service.external_traffic_local if place.external else service.internal_traffic_local
         return Policy.LOCAL if local else Policy.CLUSTER
 
-    def _gather(self, place: Place) -> Mapping[RealServerKey, PlacedEndpoint]:
+    def _gather(self, place: Place) -> Gathered:
         port, family = place.port, place.key.family
         if (port, family) not in self._gathered:
-            self._gathered[port, family] = gather(
-                self._inputs.slices,
-                port_name=port.name,
-                protocol=port.protocol,
-                family=family,
-                node_name=self._around.settings.node_name,
+            of_parts = gather_all if self._parts is None else self._parts.gather
+            self._gathered[port, family] = of_parts(
+                self._inputs.slices, port, family, self._around.here
             )
         return self._gathered[port, family]
 
     def _select(self, place: Place, policy: Policy) -> Selection:
         which = (place.port, place.key.family, policy)
         if which not in self._selected:
-            self._selected[which] = select(self._gather(place), policy, self._around.here)
+            self._selected[which] = self._gather(place).select(policy)
         return self._selected[which]
 
     def _weigh(
         self, place: Place, selection: Selection
     ) -> tuple[dict[RealServerKey, RealServer], Shaping]:
+        gathered = self._gather(place)
+        serving = gathered.in_order(selection.serving, self._policy(place))
         weights, shaping = self._weighing.weigh(
-            place.key, self._gather(place), sorted(selection.serving), self._steering.scheduler
+            place.key, gathered.placed, serving, self._steering.scheduler
         )
         made = {weight: self._steering.real_server(weight) for weight in set(weights.values())}
+        if len(made) == 1:
+            return dict.fromkeys(weights, *made.values()), shaping
         return {member: made[weight] for member, weight in weights.items()}, shaping
 
 

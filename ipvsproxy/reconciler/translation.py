@@ -14,6 +14,7 @@ from functools import partial
 
 from ipvsproxy.config import Settings, WatchNodes
 from ipvsproxy.core.desired import Desired, Touched, seniority
+from ipvsproxy.core.gathering import Parts, is_large
 from ipvsproxy.core.ledger import Ownership
 from ipvsproxy.core.probing import NODES_GIVEN_UP, NODES_MISSED
 from ipvsproxy.core.settlement import Holds
@@ -69,6 +70,8 @@ class Translation:
         self._untranslated: dict[ServiceName, frozenset[Address]] = {}
         self._judged: dict[ServiceName, frozenset[Address]] = {}
         """External addresses that are this node's and with which a Service was translated."""
+        self._parts: dict[ServiceName, Parts] = {}
+        """What the slices of a large Service gave in its last translation."""
         self.unavailable: set[str] = set()
         """Schedulers that this kernel has refused."""
 
@@ -203,15 +206,21 @@ class Translation:
             self._judged[name] = own
         else:
             self._judged.pop(name, None)
+        parts = self._parts.pop(name, None)
         if inputs is None:
             self._untranslated.pop(name, None)
             return self._desired.drop(name, self._clock())
+        if is_large(inputs.slices):
+            parts = self._parts[name] = parts or Parts()
+        else:
+            parts = None
         try:
             fragment = translate(
                 inputs,
                 around,
                 self._desired.fragments.get(name),
                 partial(self._may_be_of, inputs.service, around.kernel),
+                parts=parts,
             )
         except Exception as error:  # noqa: BLE001 - a bug in one Service's case is that Service's
             self._conditions.internal_error(name, Stage.TRANSLATED, error)

@@ -10,6 +10,7 @@ import msgspec
 import pytest
 
 from ipvsproxy.config import Settings
+from ipvsproxy.core.gathering import Parts
 from ipvsproxy.core.operations import (
     AddRealServer,
     AddVirtualServer,
@@ -595,11 +596,16 @@ class TestOurOwnMistakes:
         wrong = ["it divides by zero"]
 
         def translation(
-            inputs: Inputs, around: Surroundings, previous: Fragment | None, its: MayBeIts
+            inputs: Inputs,
+            around: Surroundings,
+            previous: Fragment | None,
+            its: MayBeIts,
+            *,
+            parts: Parts | None,
         ) -> Fragment:
             if wrong and inputs.service.name == self.BAD:
                 raise ZeroDivisionError(wrong[0])
-            return translate(inputs, around, previous, its)
+            return translate(inputs, around, previous, its, parts=parts)
 
         monkeypatch.setattr(translating, "translate", translation)
         return wrong

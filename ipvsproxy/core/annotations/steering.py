@@ -39,9 +39,11 @@ from ipvsproxy.core.annotations.scheduler_flags import (
 )
 from ipvsproxy.core.annotations.slow_start import SLOW_START, UNREMEMBERED, read_slow_start
 from ipvsproxy.core.frontends import Place
+from ipvsproxy.core.sharing import shared_real_server
 from ipvsproxy.model import (
     Family,
     Flags,
+    ForwardingMethod,
     Protocol,
     RealServer,
     State,
@@ -88,8 +90,8 @@ class Steering(NamedTuple):
 
     def real_server(self, weight: int) -> RealServer:
         """Say what a real server of this weight looks like."""
-        return RealServer(
-            weight, upper_threshold=self.limit.upper, lower_threshold=self.limit.lower
+        return shared_real_server(
+            weight, ForwardingMethod.MASQUERADE, self.limit.upper, self.limit.lower
         )
 
 

@@ -145,7 +145,10 @@ class Weighing:
         if kept is not None and self._taken_now:
             kept = self._kept[key] = kept.without_draining(serving)
         if not self._all_of_kernel:
-            weights = {member: self._weight(endpoints[member]) for member in serving}
+            if not self._weighs:
+                weights = dict.fromkeys(serving, DEFAULT_WEIGHT)
+            else:
+                weights = {member: self._weight(endpoints[member]) for member in serving}
             if kept is None:
                 return weights, shaping
             unknown = {member for member in serving if self._is_unknown(endpoints[member])}
@@ -170,9 +173,12 @@ class Weighing:
         slow_start = self._slow_start or 0
         return weights, Shaping(slow_start, of_kernel=True) if slow_start else UNSHAPED
 
+    @property
+    def _weighs(self) -> bool:
+        """Whether anything says what endpoints are to weigh."""
+        return self._in_slices or self._rules is not None or self._source is not None
+
     def _weight(self, placed: PlacedEndpoint) -> int:
-        if self._rules is None and self._source is None and not self._in_slices:
-            return DEFAULT_WEIGHT
         weight = self._by_slices(placed)
         if weight is None:
             weight = self._by_place(placed)
