@@ -73,9 +73,11 @@ def settle(
     remembered: dict[RealServerKey, float] = {}
     draining: set[RealServerKey] = set()
     still_listed = frontend.retiring | frontend.displaced
-    for member, found in state.real_servers.get(frontend.key, {}).items():
-        if member in real_servers or member in frontend.cut:
+    present = state.real_servers.get(frontend.key, {})
+    for member in sorted(set(present).difference(real_servers)):  # quick where nearly all stay
+        if member in frontend.cut:
             continue
+        found = present[member]
         if not frontend.whole and member not in still_listed:
             real_servers[member] = found
             held.add(member)
@@ -112,7 +114,8 @@ def _weights(
     What is held has a weight in the kernel's proportion, and what it was worth nobody knows. So
     the others keep theirs as well, but for those that go to 0 or come from there.
     """
-    if frontend.shaping == UNSHAPED and all(real.weight <= 1 for real in real_servers.values()):
+    sorts = set(real_servers.values())  # few, of however many
+    if frontend.shaping == UNSHAPED and all(real.weight <= 1 for real in sorts):
         return {}  # as they are, and of most Services
     wanted = {member: real.weight for member, real in real_servers.items() if member not in held}
     weights = shaped(wanted, frontend.shaping, scheduler, climb.steps)

@@ -7,7 +7,7 @@ real servers are wanted, draining ones too, was settled before (core.drain).
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 
 from ipvsproxy.core.drain import Wanted, refuses_at_weight_zero
 from ipvsproxy.core.operations import (
@@ -45,6 +45,8 @@ class Servers:
         """The change away from a scheduler that turns clients away at weight 0."""
         self._rescheduled: dict[VirtualServerKey, tuple[int, ...]] = {}
         """The change to another scheduler, in whose numbers weights are: the kernel may lack it."""
+        self._leaving: dict[VirtualServerKey, set[RealServerKey]] = {}
+        """The real servers that go, or whose weight falls to 0."""
         self._behind: dict[Address, list[int]] = {}
         self._standing: set[Address] = set()
         self._created_at: dict[Address, list[int]] = {}
@@ -163,15 +165,15 @@ class Servers:
         follows = (*switched, *masked, *closed)
         # Where nobody is served until now, nobody who is to be shut out may be.
         unserved = closed if not any(real.weight for real in actual.values()) else ()
-        missing = [member for member in wanted.real_servers if member not in actual]
+        missing, changed = self._compare(key, wanted)
         for member in self._insertion_order(key, missing, wanted.server.scheduler):
             real = wanted.real_servers[member]
             needs = (*created, *unserved) if real.weight else (*created, *switched)
             yield draft.add(AddRealServer(key, member, real), needs=needs, follows=follows)
-        for member, real in wanted.real_servers.items():
-            if member in actual and actual[member] != real and not _lowers(actual[member], real):
-                needs = (*unserved, *self._numbers_of(key, actual[member], real))
-                yield draft.add(SetRealServer(key, member, real), needs=needs, follows=follows)
+        for member in sorted(changed):
+            real = wanted.real_servers[member]
+            needs = (*unserved, *self._numbers_of(key, actual[member], real))
+            yield draft.add(SetRealServer(key, member, real), needs=needs, follows=follows)
 
     def _numbers_of(
         self, key: VirtualServerKey, found: RealServer, real: RealServer
@@ -180,7 +182,34 @@ class Servers:
         is_only_number = found.weight and real.weight and found._replace(weight=real.weight) == real
         return self._rescheduled.get(key, ()) if is_only_number else ()
 
+    def _compare(
+        self, key: VirtualServerKey, wanted: Wanted
+    ) -> tuple[Collection[RealServerKey], Collection[RealServerKey]]:
+        """Give the real servers that are missing, and those that are there and change.
+
+        Those that leave or are lowered are kept for later. Whole tables are compared, in which of
+        thousands one may differ.
+        """
+        actual, real_servers = self._actual(key), wanted.real_servers
+        if not actual:
+            return real_servers, ()
+        different = {member for member, _ in real_servers.items() ^ actual.items()}
+        missing = {member for member in different if member not in actual}
+        changed = {
+            member
+            for member in different
+            if member in real_servers
+            and member not in missing
+            and not _lowers(actual[member], real_servers[member])
+        }
+        if leaving := different - missing - changed:
+            self._leaving[key] = leaving
+        return missing, changed
+
     def _lower_and_remove(self, key: VirtualServerKey, wanted: Wanted) -> Iterable[int]:
+        leaving = self._leaving.get(key)
+        if not leaving:
+            return
         draft, actual = self._draft, self._actual(key)
         switched = (*self._switched.get(key, ()), *draft.rerouted.get(key, ()))
         raised = draft.raised[key]
@@ -195,14 +224,13 @@ class Servers:
         patiently = (*switched, *raised, *draft.switched.get(key, ()))
         # Whoever is led elsewhere from now on, or here until now, is so before these are gone.
         led = (*draft.led_no_more.get(key, ()), *draft.switched.get(key, ()))
-        for member, found in actual.items():
-            real = wanted.real_servers.get(member)
+        # In the order in which they came, which matters only where there are several.
+        for member in leaving if len(leaving) <= 1 else filter(leaving.__contains__, actual):
+            found, real = actual[member], wanted.real_servers.get(member)
             if real is None:
                 operation: Operation = RemoveRealServer(key, member)
-            elif _lowers(found, real):
-                operation = SetRealServer(key, member, real)
             else:
-                continue
+                operation = SetRealServer(key, member, real)
             needs = patiently if member in wanted.patient and found.weight else switched
             step = draft.add(
                 operation,
@@ -242,7 +270,7 @@ class Servers:
         return mixing
 
     def _insertion_order(
-        self, key: VirtualServerKey, members: Sequence[RealServerKey], scheduler: str
+        self, key: VirtualServerKey, members: Collection[RealServerKey], scheduler: str
     ) -> list[RealServerKey]:
         """Order real servers for insertion: equal on all nodes for hashes, else spread by node."""
         if scheduler in _ORDERED_BY_ADDRESS:
@@ -261,11 +289,14 @@ class Servers:
 
         Its own only: with those of all others, a cold start would be quadratic.
         """
-        if not self._draft.loop_backs:
-            return []
-        steps = (
-            self._draft.loop_backs.get((key.protocol, member)) for member in wanted.real_servers
-        )
+        loop_backs, real_servers = self._draft.loop_backs, wanted.real_servers
+        if len(loop_backs) < len(real_servers):
+            return [
+                step
+                for (protocol, member), step in loop_backs.items()
+                if protocol is key.protocol and member in real_servers
+            ]
+        steps = (loop_backs.get((key.protocol, member)) for member in real_servers)
         return [step for step in steps if step is not None]
 
 
