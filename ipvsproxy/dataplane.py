@@ -55,18 +55,13 @@ class Outcome(NamedTuple):
 DONE = Outcome()
 
 
-class RealServerReading(NamedTuple):
-    """A real server as the kernel reports it, with its connections."""
-
-    server: RealServer
-    connections: Connections
-
-
 class Reading(NamedTuple):
     """A virtual server as the kernel reports it."""
 
     server: VirtualServer
-    real_servers: Mapping[RealServerKey, RealServerReading]
+    real_servers: Mapping[RealServerKey, RealServer]
+    connections: Mapping[RealServerKey, Connections]
+    """Of each of the real servers."""
 
 
 class Counters(NamedTuple):
@@ -152,7 +147,8 @@ class Dataplane(Protocol):
     ) -> Mapping[VirtualServerKey, Reading | None]:
         """Read a few virtual servers with their connection counts; None for one that is not there.
 
-        Costs one request to the kernel for each key. Raises DataplaneError as `dump` does.
+        Costs a request or two to the kernel for each key, and what its real servers take to list.
+        Raises DataplaneError as `dump` does.
         """
         ...
 

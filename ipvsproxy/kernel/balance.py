@@ -36,7 +36,7 @@ from ipvsproxy.model import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
 __all__ = ["Connection", "Traffic"]
 
@@ -121,6 +121,17 @@ class Traffic:
         if key.protocol is Protocol.UDP:
             return Connections(0, here, persistent)
         return Connections(here, 0, persistent)
+
+    def counts(
+        self, key: VirtualServerKey, members: Iterable[RealServerKey]
+    ) -> dict[RealServerKey, Connections]:
+        """Count those of some real servers of a virtual server."""
+        busy = {one.member for one in self.open if one.key == key}
+        busy.update(chosen for name, chosen in self._affinity.items() if name[0] == key)
+        counted = dict.fromkeys(members, Connections(0, 0))
+        for member in busy & counted.keys():
+            counted[member] = self.count(key, member)
+        return counted
 
     def counters(self, key: VirtualServerKey, member: RealServerKey | None = None) -> Counters:
         """Give what was counted of a virtual server, or of one of its real servers."""

@@ -27,6 +27,7 @@ import sys
 from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
+from ipvsproxy.core.sharing import shared_real_server
 from ipvsproxy.dataplane import Counters
 from ipvsproxy.kernel.configuration import PERSISTENT, virtual_server
 from ipvsproxy.kernel.message import CodecError, attribute, attributes
@@ -266,7 +267,7 @@ def decode_real_server(payload: bytes, family: Family) -> ReportedRealServer:
         number = _U32.unpack
         return ReportedRealServer(
             _real_server_key(found, family),
-            RealServer(
+            shared_real_server(
                 number(found[_WEIGHT])[0],
                 _METHODS[number(found[_METHOD])[0] & _METHOD_MASK],
                 number(found[_UPPER])[0],

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ipvsproxy.dataplane import Dataplane, Glance, Outcome, Reading, RealServerReading
+from ipvsproxy.dataplane import Dataplane, Glance, Outcome, Reading
 from ipvsproxy.kernel.fake import ALL_SCHEDULERS, FakeDataplane, Wrapper, copy_state
 from ipvsproxy.model import Connections, State, VirtualServerKey
 
@@ -74,14 +74,7 @@ class DryRunDataplane(Wrapper):
 def _with_connections(planned: Reading | None, real: Reading | None) -> Reading | None:
     if planned is None:
         return None
-    found = {} if real is None else real.real_servers
-    return Reading(
-        planned.server,
-        {
-            member: RealServerReading(
-                reading.server,
-                found[member].connections if member in found else _NO_CONNECTIONS,
-            )
-            for member, reading in planned.real_servers.items()
-        },
+    found = {} if real is None else real.connections
+    return planned._replace(
+        connections={member: found.get(member, _NO_CONNECTIONS) for member in planned.real_servers}
     )

@@ -23,7 +23,6 @@ from ipvsproxy.dataplane import (
     Glance,
     Outcome,
     Reading,
-    RealServerReading,
     Refusal,
     TrafficReading,
 )
@@ -232,13 +231,7 @@ class FakeDataplane:
         if server is None:
             return None
         members = self.state.real_servers[key]
-        return Reading(
-            server,
-            {
-                member: RealServerReading(real, self.traffic.count(key, member))
-                for member, real in members.items()
-            },
-        )
+        return Reading(server, dict(members), self.traffic.counts(key, members))
 
 
 class Wrapper:

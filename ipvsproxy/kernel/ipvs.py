@@ -31,7 +31,6 @@ from ipvsproxy.dataplane import (
     DataplaneError,
     Outcome,
     Reading,
-    RealServerReading,
     Refusal,
 )
 from ipvsproxy.kernel import codec
@@ -131,18 +130,20 @@ class Ipvs:
             reason = _said(answer.error) if answer.error else str(error)
             raise DataplaneError(f"the timeouts of IPVS cannot be read: {reason}") from error
 
-    def list_real_servers(self, key: VirtualServerKey) -> dict[RealServerKey, RealServerReading]:
+    def list_real_servers(self, key: VirtualServerKey) -> dict[RealServerKey, RealServer]:
         """List the real servers of one virtual server; none if it does not exist.
 
         Raises DataplaneError.
         """
+        return {one.key: one.server for one in self._report_real_servers(key)}
+
+    def _report_real_servers(self, key: VirtualServerKey) -> list[codec.ReportedRealServer]:
         payloads = self._list(codec.encode_list_real_servers(key))
         family = key.family
         try:
-            reported = [codec.decode_real_server(payload, family) for payload in payloads]
+            return [codec.decode_real_server(payload, family) for payload in payloads]
         except CodecError as error:
             raise DataplaneError(f"the real servers of {key} cannot be read: {error}") from error
-        return {one.key: RealServerReading(one.server, one.connections) for one in reported}
 
     def real_servers(
         self, keys: Iterable[VirtualServerKey]
@@ -162,10 +163,7 @@ class Ipvs:
         for key in keys:
             count = self._counts.get(key)
             read = self._option.read(key, count) if count is not None else None
-            if read is None:
-                listed = self.list_real_servers(key)
-                read = {member: reading.server for member, reading in listed.items()}
-            found[key] = read
+            found[key] = self.list_real_servers(key) if read is None else read
         return found
 
     def virtual_servers(self) -> dict[VirtualServerKey, VirtualServer]:
@@ -232,11 +230,23 @@ class Ipvs:
             raise DataplaneError(f"the counters of {key} cannot be read: {error}") from error
 
     def read(self, keys: Collection[VirtualServerKey]) -> dict[VirtualServerKey, Reading | None]:
-        """Read a few virtual servers; None for one that does not exist. Raises DataplaneError."""
-        return {
-            key: None if server is None else Reading(server, self.list_real_servers(key))
-            for key, server in self.configurations(keys).items()
+        """Read a few virtual servers; None for one that does not exist. Raises DataplaneError.
+
+        Those of IPv4 are read by two system calls each, however many real servers they have.
+        """
+        found: dict[VirtualServerKey, Reading | None] = {
+            key: self._option.reading(key) for key in keys
         }
+        missed = [key for key, reading in found.items() if reading is None]
+        for key, server in self.configurations(missed).items():
+            if server is not None:
+                reported = self._report_real_servers(key)
+                found[key] = Reading(
+                    server,
+                    {one.key: one.server for one in reported},
+                    {one.key: one.connections for one in reported},
+                )
+        return found
 
     def apply(self, operations: Sequence[IpvsOperation]) -> list[Outcome]:
         """Carry out operations in their order; one outcome for each."""

@@ -1,12 +1,15 @@
 """Real servers of IPv4 virtual servers by one system call each, for a table is read one by one.
 
-Knows IP_VS_SO_GET_INFO, _SERVICES and _DESTS (include/uapi/linux/ip_vs.h). By netlink the real
-servers of one virtual server take a send and two receives, and attributes that are decoded one by
-one: at 5,000 Services the most of an audit. The interface tells of IPv4 only: how many real servers
-a virtual server has is told too, and where others come than that many, or anything fails, netlink
-is asked (a virtual server may have real servers of IPv6 behind a tunnel). The kernel fills the room
-that it is given and says neither how much of it nor whether more was to tell
+Knows IP_VS_SO_GET_INFO, _SERVICES, _SERVICE and _DESTS (include/uapi/linux/ip_vs.h). By netlink
+the real servers of one virtual server take a send and two receives, and attributes that are decoded
+one by one: at 5,000 Services the most of an audit. The interface tells of IPv4 only: how many real
+servers a virtual server has is told too, and where others come than that many, or anything fails,
+netlink is asked (a virtual server may have real servers of IPv6 behind a tunnel). The kernel fills
+the room that it is given and says neither how much of it nor whether more was to tell
 (__ip_vs_get_dest_entries in ip_vs_ctl.c): so there is room for one more than were counted.
+
+While real servers drain, their virtual server is read every few seconds, and may have thousands: so
+what has been read of large ones is recognized by its bytes, and made into objects once.
 """
 
 from __future__ import annotations
@@ -14,12 +17,17 @@ from __future__ import annotations
 import ctypes
 import socket
 import struct
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
+from ipvsproxy.core.sharing import shared_real_server
+from ipvsproxy.dataplane import Reading
 from ipvsproxy.kernel.configuration import virtual_server
 from ipvsproxy.model import (
     Address,
+    Connections,
+    Family,
     ForwardingMethod,
     Protocol,
     RealServer,
@@ -29,11 +37,11 @@ from ipvsproxy.model import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator
 
 __all__ = ["SocketOption"]
 
-_GET_INFO, _GET_SERVICES, _GET_DESTS = (64 + 1024 + 64 + one for one in (1, 2, 4))
+_GET_INFO, _GET_SERVICES, _GET_SERVICE, _GET_DESTS = (64 + 1024 + 64 + one for one in range(1, 5))
 _INFO = struct.Struct("=III")  # struct ip_vs_getinfo: version, size, number of virtual servers
 # struct ip_vs_get_services: the number; and of struct ip_vs_service_entry: protocol, address, port,
 # firewall mark, scheduler, flags, timeout, netmask, number of real servers; each is aligned for
@@ -44,12 +52,18 @@ _SERVICE = struct.Struct("=H2x4s2s2xI16sII4sI56x")
 # struct ip_vs_dest_entry up to its counters
 _DESTS = struct.Struct("=H2x4s2s2xII4x")
 _DEST = struct.Struct("=4s2s2xIiII12x60x")
+_COUNTED_DEST = struct.Struct("=24sIII60x")  # its configuration; active, inactive, persistent
+_CONFIGURATION = struct.Struct("=4s2s2xIiII")
 _KNOWN_LAYOUT = struct.calcsize("P") == struct.calcsize("Q")
 """On 32-bit machines 64-bit numbers are aligned otherwise."""
 _METHOD_MASK = 0x7  # IP_VS_CONN_F_FWD_MASK
 _METHODS = {int(method): method for method in ForwardingMethod}
 _PROTOCOLS = {int(protocol): protocol for protocol in Protocol}
 _NOTHING = bytes(4)
+_LARGE = 200
+"""Of virtual servers with more real servers than these it is remembered what was read ..."""
+_REMEMBERED = 8
+"""... of so many of them."""
 
 
 class ListedVirtualServer(NamedTuple):
@@ -59,12 +73,42 @@ class ListedVirtualServer(NamedTuple):
     real_servers: int
 
 
+class _RealServers(dict[bytes, tuple[RealServerKey, RealServer]]):
+    """What the kernel's entries say, by their bytes; one that is new is decoded.
+
+    Raises KeyError for a forwarding method that is not known.
+    """
+
+    def __missing__(self, entry: bytes) -> tuple[RealServerKey, RealServer]:
+        address, port, flags, weight, upper, lower = _CONFIGURATION.unpack(entry)
+        server = shared_real_server(weight, _METHODS[flags & _METHOD_MASK], upper, lower)
+        self[entry] = RealServerKey(Address(address), int.from_bytes(port)), server
+        return self[entry]
+
+
+class _Counts(Mapping[RealServerKey, Connections]):
+    """The connections of real servers, of which few are asked for."""
+
+    def __init__(self, numbers: Mapping[RealServerKey, tuple[int, ...]]) -> None:
+        self._numbers = numbers
+
+    def __getitem__(self, member: RealServerKey) -> Connections:
+        return Connections(*self._numbers[member])
+
+    def __iter__(self) -> Iterator[RealServerKey]:
+        return iter(self._numbers)
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+
 class SocketOption:
     """A socket by which the table is read; opens itself when used."""
 
     def __init__(self) -> None:
         self._socket: socket.socket | None = None
         self._system = ctypes.CDLL(None, use_errno=True)
+        self._known: dict[VirtualServerKey, _RealServers] = {}
 
     def number(self) -> int | None:
         """Say how many virtual servers of IPv4 there are, those by firewall mark included.
@@ -106,13 +150,11 @@ class SocketOption:
 
     def read(self, key: VirtualServerKey, count: int) -> dict[RealServerKey, RealServer] | None:
         """Read the real servers, `count` of them; None: there are others, ask by netlink."""
-        room = count + 1  # the kernel gives no more than that, and does not say that there are
-        question = _DESTS.pack(key.protocol, key.address, key.port.to_bytes(2), 0, room)
-        answer = self._ask(_GET_DESTS, question, room * _DEST.size)
+        answer = self._entries(key, count)
         if answer is None:
             return None
         found = {
-            RealServerKey(Address(address), int.from_bytes(port)): RealServer(
+            RealServerKey(Address(address), int.from_bytes(port)): shared_real_server(
                 weight, _METHODS[flags & _METHOD_MASK], upper, lower
             )
             for address, port, flags, weight, upper, lower in _DEST.iter_unpack(answer)
@@ -120,14 +162,69 @@ class SocketOption:
         }
         return found if len(found) == count else None
 
+    def reading(self, key: VirtualServerKey) -> Reading | None:
+        """Read a virtual server of IPv4, with its connections.
+
+        None: it is not there, is of IPv6, has real servers of IPv6, or that fails: ask by netlink.
+        """
+        if key.family is not Family.IPV4 or not _KNOWN_LAYOUT:
+            return None
+        listed = self._virtual_server(key)
+        answer = None if listed is None else self._entries(key, listed.real_servers)
+        if listed is None or answer is None:
+            return None
+        count = listed.real_servers
+        entries, end = answer[: -_DEST.size], answer[-_DEST.size :]
+        if end[:4] != _NOTHING or entries[-_DEST.size :][:4] == _NOTHING:
+            return None  # there are more by now, or fewer
+        known = self._known.pop(key, _RealServers())
+        try:
+            found, numbers = _decoded(entries, known)
+        except KeyError:
+            return None
+        if count > _LARGE:
+            self._remember(key, known)
+        return Reading(listed.server, found, _Counts(numbers))
+
     def close(self) -> None:
         """Close the socket; the next use opens another."""
         if self._socket is not None:
             self._socket.close()
             self._socket = None
 
+    def _virtual_server(self, key: VirtualServerKey) -> ListedVirtualServer | None:
+        """Read one virtual server of IPv4; None where it is not there, or that fails."""
+        question = _SERVICE.pack(
+            key.protocol, key.address, key.port.to_bytes(2), 0, b"", 0, 0, _NOTHING, 0
+        )
+        answer = self._exchange(_GET_SERVICE, question, 0)
+        if answer is None:
+            return None
+        *_, name, flags, timeout, mask, real_servers = _SERVICE.unpack(answer)
+        try:
+            return ListedVirtualServer(_server(name, flags, timeout, mask), real_servers)
+        except UnicodeError:
+            return None
+
+    def _entries(self, key: VirtualServerKey, count: int) -> bytes | None:
+        """Read the real servers, with room for one more; None where that fails."""
+        room = count + 1  # the kernel gives no more than that, and does not say that there are
+        question = _DESTS.pack(key.protocol, key.address, key.port.to_bytes(2), 0, room)
+        return self._ask(_GET_DESTS, question, room * _DEST.size)
+
+    def _remember(self, key: VirtualServerKey, known: _RealServers) -> None:
+        """Remember what was read of a large virtual server, and forget that of the oldest."""
+        self._known[key] = known
+        if len(self._known) > _REMEMBERED:
+            del self._known[next(iter(self._known))]
+
     def _ask(self, option: int, question: bytes, room: int) -> bytes | None:
-        """Ask with a question, which the socket module cannot; give what comes behind it."""
+        """Ask with a question; give what comes behind it, None where that fails."""
+        answer = self._exchange(option, question, room)
+        return None if answer is None else answer[len(question) :]
+
+    def _exchange(self, option: int, question: bytes, room: int) -> bytes | None:
+        """Ask with a question, which the socket module cannot; give it as the kernel leaves it."""
         size = len(question) + room
         buffer = ctypes.create_string_buffer(question, size)
         length = ctypes.c_uint(size)
@@ -138,13 +235,30 @@ class SocketOption:
         failed = self._system.getsockopt(
             number, socket.SOL_IP, option, buffer, ctypes.byref(length)
         )
-        return None if failed else buffer.raw[len(question) :]
+        return None if failed else buffer.raw
 
     def opened(self) -> socket.socket:
         """Give the socket. Raises OSError."""
         if self._socket is None:
             self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
         return self._socket
+
+
+def _decoded(
+    entries: bytes, known: _RealServers
+) -> tuple[dict[RealServerKey, RealServer], dict[RealServerKey, tuple[int, ...]]]:
+    """Give the real servers of some entries, and how many connections each has.
+
+    What is not among the entries is not known afterwards.
+    """
+    if not entries:
+        return {}, {}
+    configurations, *counts = zip(*_COUNTED_DEST.iter_unpack(entries), strict=True)
+    found = dict(map(known.__getitem__, configurations))
+    if len(known) > 2 * len(found):
+        for one in known.keys() - set(configurations):
+            del known[one]
+    return found, dict(zip(found, zip(*counts, strict=True), strict=True))
 
 
 @lru_cache(maxsize=256)

@@ -137,6 +137,7 @@ class Writer:
                 if family in self._state.rulesets:
                     found.rulesets[family] = self._state.rulesets[family]
             drifted = drift(self._state, found)
+            _keep(self._state, found)
         self._state = found
         self.revision += 1
         return drifted
@@ -189,7 +190,7 @@ class Writer:
     async def read(
         self, keys: Collection[VirtualServerKey]
     ) -> dict[VirtualServerKey, dict[RealServerKey, int]]:
-        """Read a few virtual servers into the shadow; give the connections of each real server.
+        """Read a few virtual servers into the shadow; give the connections of who is at weight 0.
 
         Connections are the active and the inactive ones, as kube-proxy counts them for draining.
         A kernel that cannot be read just now tells nothing: the answer is empty, and `trouble`
@@ -198,8 +199,10 @@ class Writer:
         readings = await self._note_readings(keys) if keys else {}
         return {
             key: {
-                member: real.connections.active + real.connections.inactive
+                member: counted.active + counted.inactive
                 for member, real in reading.real_servers.items()
+                if not real.weight
+                for counted in (reading.connections[member],)
             }
             for key, reading in readings.items()
             if reading is not None
@@ -351,10 +354,18 @@ def _differing(before: Mapping[_Key, _Value], after: Mapping[_Key, _Value]) -> i
     return sum(before.get(key) != after.get(key) for key in keys)
 
 
+def _keep(before: State, found: State) -> None:
+    """Keep the real servers that are as before: others hold the same objects, and memory is one."""
+    for key, real_servers in before.real_servers.items():
+        if found.real_servers.get(key) == real_servers:
+            found.real_servers[key] = real_servers
+
+
 def _note(state: State, key: VirtualServerKey, reading: Reading | None) -> None:
     if reading is None:
         state.virtual_servers.pop(key, None)
         state.real_servers.pop(key, None)
         return
     state.virtual_servers[key] = reading.server
-    state.real_servers[key] = {member: real.server for member, real in reading.real_servers.items()}
+    if state.real_servers.get(key) != reading.real_servers:  # else names stay the same objects
+        state.real_servers[key] = dict(reading.real_servers)

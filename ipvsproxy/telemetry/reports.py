@@ -272,9 +272,9 @@ def _kernel_row(
     real_servers = tuple(
         RealServerRow(
             address=str(member),
-            weight=real.server.weight,
-            active=real.connections.active,
-            inactive=real.connections.inactive,
+            weight=real.weight,
+            active=reading.connections[member].active,
+            inactive=reading.connections[member].inactive,
             draining=str(member) in draining,
             unhealthy=str(member) in unhealthy,
         )

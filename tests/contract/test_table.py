@@ -270,7 +270,8 @@ async def test_a_reading_has_counts_and_none_for_what_is_missing(dataplane: Data
     web = readings[WEB]
     assert web is not None
     assert web.server == ROUND
-    assert dict(web.real_servers) == {POD: (RealServer(5), Connections(0, 0, 0))}
+    assert dict(web.real_servers) == {POD: RealServer(5)}
+    assert dict(web.connections) == {POD: Connections(0, 0, 0)}
     assert await dataplane.read([]) == {}
 
 

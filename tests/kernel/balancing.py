@@ -118,10 +118,10 @@ class Balancing:
 
     def remembered(self) -> list[int]:
         """Count the connections that the kernel remembers, by pod."""
-        found = self.ipvs.list_real_servers(self.key)
-        return [
-            found[one].connections.active + found[one].connections.inactive for one in self.members
-        ]
+        reading = self.ipvs.read([self.key])[self.key]
+        assert reading is not None
+        counts = [reading.connections[one] for one in self.members]
+        return [one.active + one.inactive for one in counts]
 
     def wait_for(self, counts: list[int]) -> None:
         """Wait until the kernel remembers so many connections, by pod."""

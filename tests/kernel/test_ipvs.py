@@ -16,7 +16,7 @@ from ipvsproxy.core.operations import (
     SetRealServer,
     SetVirtualServer,
 )
-from ipvsproxy.dataplane import DONE, Outcome, Reading, RealServerReading, Refusal
+from ipvsproxy.dataplane import DONE, Outcome, Reading, Refusal
 from ipvsproxy.kernel.ipvs import Ipvs, IpvsOperation
 from ipvsproxy.kernel.ipvs_sockopt import SocketOption
 from ipvsproxy.model import (
@@ -78,9 +78,8 @@ def test_every_protocol_and_family_is_written_and_read_back(ipvs: Ipvs) -> None:
         apply(ipvs, AddVirtualServer(key, RR), AddRealServer(key, member, RealServer(3)))
 
     assert ipvs.list_virtual_servers() == dict.fromkeys(keys, RR)
-    reading = RealServerReading(RealServer(3), Connections(0, 0))
     for key in keys:
-        assert ipvs.list_real_servers(key) == {pods[key.family]: reading}
+        assert ipvs.list_real_servers(key) == {pods[key.family]: RealServer(3)}
     assert sorted(ipvsadm()) == sorted(
         [
             "-A -t 10.0.0.1:8001 -s rr",
@@ -132,7 +131,7 @@ def test_the_whole_table_is_the_same_by_system_calls_and_by_netlink(
     asked: list[VirtualServerKey] = []
     listed = ipvs.list_real_servers
 
-    def list_real_servers(key: VirtualServerKey) -> dict[RealServerKey, RealServerReading]:
+    def list_real_servers(key: VirtualServerKey) -> dict[RealServerKey, RealServer]:
         asked.append(key)
         return listed(key)
 
@@ -162,6 +161,53 @@ def test_real_servers_that_come_between_counting_and_reading_are_not_left_out(
         assert option.read(WEB, count) == ({} if before == 0 else None)
 
 
+@pytest.mark.parametrize("count", [0, 1, 5, 1000])
+def test_a_reading_is_what_netlink_lists_whatever_was_read_before(ipvs: Ipvs, count: int) -> None:
+    """Of large virtual servers what was read is remembered, and recognized."""
+    members = [RealServerKey(Address(bytes([10, 9, i >> 8, i & 255])), 80) for i in range(count)]
+    apply(ipvs, AddVirtualServer(WEB, VirtualServer("wlc", Flags.NONE, 60, 16)))
+    apply(ipvs, *(AddRealServer(WEB, member, RealServer(1)) for member in members))
+    changes: list[Sequence[IpvsOperation]] = [
+        [],
+        [SetRealServer(WEB, member, RealServer(0)) for member in members[:2]],
+        [RemoveRealServer(WEB, member) for member in members[:1]],
+        [AddRealServer(WEB, POD, RealServer(7, upper_threshold=9, lower_threshold=3))],
+        [SetVirtualServer(WEB, RR)],
+        *[
+            [SetRealServer(WEB, member, RealServer(weight)) for member in members[1:]]
+            for weight in (2, 3, 4)
+        ],
+    ]
+    for change in changes:
+        apply(ipvs, *change)
+        with closing(SocketOption()) as forgetful:
+            assert ipvs._option.reading(WEB) == forgetful.reading(WEB)
+        listed = ipvs.list_real_servers(WEB)
+        expected = Reading(
+            ipvs.list_virtual_servers()[WEB], listed, dict.fromkeys(listed, Connections(0, 0))
+        )
+        assert ipvs._option.reading(WEB) == expected
+        assert ipvs.read([WEB]) == {WEB: expected}
+
+
+def test_what_the_older_interface_does_not_tell_is_read_by_netlink(ipvs: Ipvs) -> None:
+    apply(ipvs, AddVirtualServer(WEB6, RR), AddRealServer(WEB6, POD6, RealServer(1)))
+    text = "-A -t 10.0.0.9:80 -s rr\n-a -t 10.0.0.9:80 -r [fd00::9]:80 -i -w 1\n"
+    subprocess.run(["ipvsadm", "-R"], check=True, input=text, text=True)
+    mixed = VirtualServerKey(Protocol.TCP, Address.parse("10.0.0.9"), 80)
+    tunnelled = RealServerKey(Address.parse("fd00::9"), 80)
+    for key in (WEB6, mixed, WEB):
+        assert ipvs._option.reading(key) is None
+    nothing = Connections(0, 0)
+    assert ipvs.read([WEB6, mixed, WEB]) == {
+        WEB6: Reading(RR, {POD6: RealServer(1)}, {POD6: nothing}),
+        mixed: Reading(
+            RR, {tunnelled: RealServer(1, ForwardingMethod.TUNNEL)}, {tunnelled: nothing}
+        ),
+        WEB: None,
+    }
+
+
 def test_every_scheduler_is_added_set_in_place_and_keeps_the_real_servers(ipvs: Ipvs) -> None:
     apply(ipvs, AddVirtualServer(WEB, RR), AddRealServer(WEB, POD, RealServer(3)))
     lacking = set()
@@ -176,10 +222,8 @@ def test_every_scheduler_is_added_set_in_place_and_keeps_the_real_servers(ipvs: 
             lacking.add(scheduler)
             continue
         reading = ipvs.read([other, WEB])
-        assert reading[other] == Reading(server, {})
-        assert reading[WEB] == Reading(
-            server, {POD: RealServerReading(RealServer(3), Connections(0, 0))}
-        )
+        assert reading[other] == Reading(server, {}, {})
+        assert reading[WEB] == Reading(server, {POD: RealServer(3)}, {POD: Connections(0, 0)})
     assert lacking <= {Scheduler.TWOS}, "which came with 6.8 or so; all others are in 6.1"
 
 
@@ -276,9 +320,9 @@ def test_set_takes_persistence_and_flags_away_again(ipvs: Ipvs) -> None:
 def test_a_real_server_is_set_in_place(ipvs: Ipvs) -> None:
     wanted = RealServer(0, upper_threshold=9, lower_threshold=3)
     apply(ipvs, AddVirtualServer(WEB, RR), AddRealServer(WEB, POD, RealServer(65535)))
-    assert ipvs.list_real_servers(WEB)[POD].server.weight == 65535
+    assert ipvs.list_real_servers(WEB)[POD].weight == 65535
     apply(ipvs, SetRealServer(WEB, POD, wanted))
-    assert ipvs.list_real_servers(WEB) == {POD: RealServerReading(wanted, Connections(0, 0))}
+    assert ipvs.list_real_servers(WEB) == {POD: wanted}
 
 
 def test_what_others_made_is_read_and_firewall_marks_are_left_out(ipvs: Ipvs) -> None:
@@ -289,7 +333,7 @@ def test_what_others_made_is_read_and_firewall_marks_are_left_out(ipvs: Ipvs) ->
     )
     subprocess.run(["ipvsadm", "-R"], check=True, input=text, text=True)
     assert ipvs.list_virtual_servers() == {WEB: VirtualServer("wlc", Flags.NONE, 60, 16)}
-    assert {key: one.server for key, one in ipvs.list_real_servers(WEB).items()} == {
+    assert ipvs.list_real_servers(WEB) == {
         RealServerKey(Address.parse("10.9.0.1"), 80): RealServer(2, ForwardingMethod.DIRECT_ROUTE),
         RealServerKey(Address.parse("fd00::9"), 80): RealServer(1, ForwardingMethod.TUNNEL),
     }
@@ -312,4 +356,4 @@ def test_hundreds_are_read_at_once_with_a_small_receive_buffer(ipvs: Ipvs) -> No
     connection = ipvs._netlink._connection()
     assert connection.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) == 2 << 20
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 32768)
-    assert ipvs.read(others) == dict.fromkeys(others, Reading(RR, {}))
+    assert ipvs.read(others) == dict.fromkeys(others, Reading(RR, {}, {}))

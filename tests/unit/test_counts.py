@@ -332,6 +332,12 @@ async def _calls(count: int, changed: EndpointSlice) -> int:
     """Count the calls of functions that a change makes in a cluster of `count` Services."""
     fake = CountedDataplane()
     agent = await settled(fake, count)
+    calls = await _calls_of(agent, fake, changed)
+    assert fake.writes
+    return calls
+
+
+async def _calls_of(agent: Agent, fake: CountedDataplane, changed: EndpointSlice) -> int:
     calls = 0
 
     def count_call(_frame: object, event: str, _argument: Any) -> None:
@@ -343,8 +349,44 @@ async def _calls(count: int, changed: EndpointSlice) -> int:
         await spent(agent, fake, changed)
     finally:
         sys.setprofile(None)
-    assert fake.writes
     return calls
+
+
+@pytest.mark.parametrize("starting", [0, 3], ids=["all ready", "some starting"])
+async def test_an_endpoint_of_a_large_service_costs_what_its_slice_does(starting: int) -> None:
+    """For each other slice there are a few calls, and for the endpoints in them none."""
+    few, many = [await _replaced(slices, starting) for slices in (10, 40)]
+    for_others = many["calls"] - few["calls"]
+    assert for_others / 30 <= CALLS_FOR_EACH_SLICE
+    many["calls"] = few["calls"] = 0
+    assert +few == +many == {"writes": 3, "reads": 1, "translated": 1}
+
+
+CALLS_FOR_EACH_SLICE = 15
+"""In both cycles, the fake's own included."""
+
+
+async def _replaced(slices: int, starting: int) -> Counter[str]:
+    """Replace an endpoint of a Service with slices of 100, where so many are starting."""
+    fake = CountedDataplane()
+    agent = Agent(fake)
+    agent.put(service("s0", "10.96.1.7"))
+    agent.list_all(_hundred(index, starting if index else 0) for index in range(slices))
+    await agent.settle()
+    await spent(agent, fake, _hundred(0, 0, last=100))
+    cost = await spent(agent, fake, _hundred(0, 0))
+    cost["calls"] = await _calls_of(agent, fake, _hundred(0, 0, last=100))
+    return cost
+
+
+def _hundred(index: int, starting: int, last: int = 99) -> EndpointSlice:
+    return msgspec.structs.replace(
+        part("s0", name=f"s0-{index}"),
+        endpoints=tuple(
+            Endpoint(Address((10, 244, index, number)), ready=number >= starting)
+            for number in (*range(99), last)
+        ),
+    )
 
 
 @pytest.mark.parametrize("stage", ["added", "replaced"])

@@ -136,7 +136,7 @@ async def test_a_draining_server_keeps_its_connections_and_a_removed_one_breaks_
     await fake.apply([SetRealServer(WEB, FIRST, RealServer(0))])
     web = (await fake.read([WEB]))[WEB]
     assert web is not None
-    assert web.real_servers[FIRST].connections == Connections(1, 0)
+    assert web.connections[FIRST] == Connections(1, 0)
     assert not fake.traffic.broken
     await fake.apply([RemoveRealServer(WEB, FIRST)])
     assert fake.traffic.broken == [one for one in held if one.member == FIRST]
@@ -165,7 +165,7 @@ async def test_flows_of_udp_count_as_inactive() -> None:
     fake.connect(DNS, CLIENTS[0])
     dns = (await fake.read([DNS]))[DNS]
     assert dns is not None
-    assert dns.real_servers[FIRST].connections == Connections(0, 1)
+    assert dns.connections[FIRST] == Connections(0, 1)
 
 
 async def test_the_text_is_the_table_in_order() -> None:
@@ -263,7 +263,9 @@ async def test_a_dry_run_answers_as_the_kernel_would_and_writes_nothing() -> Non
     assert dry.recorded == (*change[:2],)
     planned = (await dry.read([WEB]))[WEB]
     assert planned is not None
-    assert planned.real_servers[connection.member] == (RealServer(0), Connections(1, 0))
-    assert planned.real_servers[THIRD] == (RealServer(1), Connections(0, 0))
+    assert planned.real_servers[connection.member] == RealServer(0)
+    assert planned.real_servers[THIRD] == RealServer(1)
+    assert planned.connections[connection.member] == Connections(1, 0)
+    assert planned.connections[THIRD] == Connections(0, 0)
     assert THIRD in (await dry.dump()).real_servers[WEB]
     assert (fake.state, fake.writes) == (before, writes)

@@ -7,7 +7,7 @@ import pytest
 from prometheus_client.exposition import generate_latest
 
 from ipvsproxy.core.problem import ProblemKind
-from ipvsproxy.dataplane import Reading, RealServerReading
+from ipvsproxy.dataplane import Reading
 from ipvsproxy.model import (
     Address,
     Connections,
@@ -237,14 +237,11 @@ def key(address: str, port: int = 80) -> VirtualServerKey:
 
 
 def reading(scheduler: str, *servers: tuple[str, int, int]) -> Reading:
+    named = {RealServerKey(Address.parse(one[0]), 8080): one for one in servers}
     return Reading(
         VirtualServer(scheduler),
-        {
-            RealServerKey(Address.parse(address), 8080): RealServerReading(
-                RealServer(weight), Connections(active=active, inactive=1)
-            )
-            for address, weight, active in servers
-        },
+        {member: RealServer(weight) for member, (_, weight, _) in named.items()},
+        {member: Connections(active, inactive=1) for member, (_, _, active) in named.items()},
     )
 
 

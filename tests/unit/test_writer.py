@@ -188,8 +188,23 @@ async def test_connections_are_the_active_and_the_inactive_ones() -> None:
     await writer.carry_out(batch(AddVirtualServer(WEB, RR), Step(add(), needs=(0,))))
     for _ in range(3):
         fake.connect(WEB, ONE.address)
+    assert await writer.read([WEB, OTHER]) == {WEB: {}}, "of who is at weight 0"
+    await writer.carry_out(batch(SetRealServer(WEB, ONE, RealServer(0))))
     assert await writer.read([WEB, OTHER]) == {WEB: {ONE: 3}}
     assert await writer.read([]) == {}
+
+
+async def test_what_is_read_and_as_before_is_the_same_object() -> None:
+    fake = Recorder()
+    writer = await writer_on(fake)
+    await writer.carry_out(batch(AddVirtualServer(WEB, RR), Step(add(), needs=(0,))))
+    before = writer.state.real_servers[WEB]
+    await writer.read([WEB])
+    await writer.dump()
+    assert writer.state.real_servers[WEB] is before
+    fake.state.real_servers[WEB][ONE] = RealServer(9)
+    await writer.dump()
+    assert writer.state.real_servers[WEB] == {ONE: RealServer(9)}
 
 
 async def test_a_reading_that_fails_tells_nothing_and_ends_nothing() -> None:
