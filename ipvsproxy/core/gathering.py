@@ -165,14 +165,27 @@ class Parts:
         self._before, self._kept = self._kept, {}
 
     def gather(
-        self, slices: Sequence[EndpointSlice], port: ServicePort, family: Family, here: Whereabouts
+        self,
+        slices: Sequence[EndpointSlice],
+        port: ServicePort,
+        family: Family,
+        here: Whereabouts,
+        *,
+        present: Collection[RealServerKey] = (),
     ) -> Gathered:
-        """Gather the endpoints of one port and family."""
+        """Gather the endpoints of one port and family; `present` are in the kernel for them.
+
+        Real servers that were there before, or are in the kernel at the start, are named by the
+        same objects: those are told to be equal at a glance, wherever what is wanted is compared
+        with what was, and with what is there.
+        """
         which = _Which(port.name, port.protocol, family, here)
-        before = self._before.pop(which, None) or _Kept({}, {})
+        before = self._before.pop(which, None)
+        known = before.parts if before is not None else {}
+        named = {one: one for one in present} if before is None else {}
         kept = self._kept[which] = _Kept(
             {
-                one.name: _part_of(one, which, before.parts.get(one.name))
+                one.name: _part_of(one, which, known.get(one.name), named)
                 for one in sorted(slices, key=_name)
                 if one.family is family
             },
@@ -182,7 +195,7 @@ class Parts:
         for part in kept.parts.values():
             placed.update(part.placed)
         if len(placed) == sum(len(part.placed) for part in kept.parts.values()):
-            return _InParts(placed, here, kept, before.orders)
+            return _InParts(placed, here, kept, before.orders if before is not None else {})
         return gather_all(slices, port, family, here)
 
 
@@ -203,17 +216,22 @@ def _gather(slices: Iterable[EndpointSlice], which: _Which) -> dict[RealServerKe
     )
 
 
-def _part_of(origin: EndpointSlice, which: _Which, before: _Part | None) -> _Part:
+def _part_of(
+    origin: EndpointSlice,
+    which: _Which,
+    before: _Part | None,
+    named: Mapping[RealServerKey, RealServerKey],
+) -> _Part:
     """Give what a slice gives, as it was `before` where it is the same slice.
 
-    Real servers that were in it before are named by the same objects: those are told to be equal
-    at a glance, wherever what is wanted is compared with what was, and with what is there.
+    `named`: the objects that real servers are named by, where there was none before.
     """
-    if before is not None and before.origin is origin:
-        return before
-    placed = _gather((origin,), which)
     if before is not None:
+        if before.origin is origin:
+            return before
         named = {one: one for one in before.placed}
+    placed = _gather((origin,), which)
+    if named:
         placed = {named.get(one, one): endpoint for one, endpoint in placed.items()}
     ready = {one: found.endpoint for one, found in placed.items() if found.endpoint.ready}
     unready = frozenset(one for one in placed if one not in ready)

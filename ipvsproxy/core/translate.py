@@ -301,10 +301,13 @@ class _Frontends:
     def _gather(self, place: Place) -> Gathered:
         port, family = place.port, place.key.family
         if (port, family) not in self._gathered:
-            of_parts = gather_all if self._parts is None else self._parts.gather
-            self._gathered[port, family] = of_parts(
-                self._inputs.slices, port, family, self._around.here
-            )
+            slices, here = self._inputs.slices, self._around.here
+            if self._parts is None:
+                found = gather_all(slices, port, family, here)
+            else:
+                present = self._around.kernel.real_servers.get(place.key, ())
+                found = self._parts.gather(slices, port, family, here, present=present)
+            self._gathered[port, family] = found
         return self._gathered[port, family]
 
     def _select(self, place: Place, policy: Policy) -> Selection:

@@ -189,6 +189,11 @@ def test_real_servers_that_stay_are_named_by_the_same_objects() -> None:
     before = _many("s1", "s2")
     parts.begin()
     old = parts.gather(before, HTTP, Family.IPV4, HERE).placed
+    again = Parts()
+    again.begin()
+    assert {*map(id, again.gather(before, HTTP, Family.IPV4, HERE, present=old).placed)} == {
+        *map(id, old)
+    }, "after a restart, those of the kernel"
     changed = msgspec.structs.replace(before[0], endpoints=before[0].endpoints[1:])
     parts.begin()
     new = parts.gather([changed, before[1]], HTTP, Family.IPV4, HERE).placed
