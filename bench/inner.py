@@ -18,6 +18,7 @@ from bench.workload import NODE, Objects, Size, endpoint_slice, objects, pods, s
 from ipvsproxy.config import Settings
 from ipvsproxy.core.desired import Desired, Touched
 from ipvsproxy.core.operations import AddRealServer, advance
+from ipvsproxy.core.pieces import whole
 from ipvsproxy.core.plan import Batch, plan
 from ipvsproxy.core.settlement import Holds, Settlement
 from ipvsproxy.core.surroundings import Surroundings
@@ -79,7 +80,9 @@ def _of_a_change(size: Size, fragments: list[Fragment]) -> Iterator[tuple[str, f
         advance(state, step.operation)
 
     def compare_all() -> None:
-        batch = _plan(settlement, settlement.sweep(state, Holds(), 0.0), state)
+        everything = Touched()
+        whole(settlement.sweep(everything, state, Holds(), 0.0))
+        batch = _plan(settlement, everything, state)
         assert not batch.steps, "nothing has changed"
 
     yield "compare a Service, none changed", _least(compare_all) / size.services

@@ -2,11 +2,12 @@
 
 Knows that nearly all that the agent keeps is values without cycles, which go when nothing refers to
 them any more: the collector finds next to nothing, and looks at everything for it. At a start with
-5,000 Services it took a fifth of the agent's own time. So it comes less often, and what was there
-before the start, and after it, is not looked at again. It stays on: errors have cycles, and a
-connection that failed in the TLS handshake keeps its large buffers in one. So the slow pace is for
-the start only: it ends with it, and after `_START_SECONDS` where there is no API server to start
-from, which is when connections fail.
+5,000 Services it took a fifth of the agent's own time, and held the event loop for tens of
+milliseconds at a time. So it does not come while the agent starts, and what was there before the
+start, and after it, is not looked at again. Afterwards it comes as always: errors have cycles, and
+a connection that failed in the TLS handshake keeps its large buffers in one. So it does where a
+start waits for something, as for an API server that cannot be reached, which is when connections
+fail.
 """
 
 from __future__ import annotations
@@ -14,21 +15,19 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import gc
-from collections.abc import Awaitable
+from collections.abc import Coroutine
 
-_NEW_OBJECTS = 50_000
-"""New objects that are kept before the collector looks at the new ones; Python's is 700."""
-_ROUNDS = 20
-"""Such looks before it looks at older ones too; Python's is 10."""
 _LATER = (2_000, 10, 10)
 """The pace once the start is over: what it has left is passed over, so that a look is cheap."""
 _START_SECONDS = 20.0
-"""A start that takes longer waits for something, and goes on at the later pace."""
+"""A start that takes longer waits for something, or has much to do."""
+_MUCH = 50_000
+"""New objects in that time by which one is told from the other."""
 
 
 def begin() -> None:
-    """Set the collector's pace; best before anything large is imported."""
-    gc.set_threshold(_NEW_OBJECTS, _ROUNDS, _ROUNDS)
+    """Keep the collector away for the start; best before anything large is imported."""
+    gc.set_threshold(0)
 
 
 def pass_over_imports() -> None:
@@ -36,16 +35,29 @@ def pass_over_imports() -> None:
     gc.freeze()
 
 
-async def tidy_up(after: Awaitable[object]) -> None:
+async def tidy_up(after: Coroutine[None, None, object]) -> None:
     """Give back what a start has used, and have the collector pass over what it has left."""
-    waiting = asyncio.get_running_loop().call_later(_START_SECONDS, gc.set_threshold, *_LATER)
+    start = asyncio.create_task(after)
     try:
-        await after
+        await _until_over(start)
     finally:
-        waiting.cancel()
+        start.cancel()
     # Without a look at it all: at 5,000 Services that is a tenth of a second for two dozen objects.
     gc.freeze()
     gc.set_threshold(*_LATER)
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's
     if trim is not None:
-        trim(0)
+        await asyncio.to_thread(trim, 0)  # tens of milliseconds
+
+
+async def _until_over(start: asyncio.Task[object]) -> None:
+    """Wait for a start; the collector comes meanwhile if that is all there is to do."""
+    while True:
+        done, _ = await asyncio.wait([start], timeout=_START_SECONDS)
+        if done:
+            break
+        if gc.get_count()[0] < _MUCH:
+            gc.set_threshold(*_LATER)
+            break
+        gc.freeze()
+    await start

@@ -11,9 +11,11 @@ from collections.abc import Callable
 
 from ipvsproxy.agent.changes import Changes
 from ipvsproxy.core.operations import ReplaceChains
+from ipvsproxy.core.pieces import MANY, Pieces, cut
 from ipvsproxy.model import SetType
 from ipvsproxy.probe import Prober
 from ipvsproxy.reconciler import CycleReport, Reconciler
+from ipvsproxy.reconciler.turns import in_turns
 from ipvsproxy.store import Event, Store
 from ipvsproxy.telemetry import CycleSummary, Health, Metrics
 from ipvsproxy.telemetry.metrics import TRAFFIC_POLICIES
@@ -98,8 +100,10 @@ class Observer:
         for kind, count in report.drift.items():
             metrics.drift.labels(kind).inc(count)
 
-    def gauges(self, reconciler: Reconciler) -> None:
+    async def gauges(self, reconciler: Reconciler) -> None:
         """Write down the sizes of things; for when somebody looks."""
+        counts = await in_turns(sizes(self._store, reconciler))
+        without = await in_turns(_without_local(reconciler))
         metrics = self._metrics
         for kind, count in self._events.items():
             metrics.source_events.labels(kind.__name__).inc(count)
@@ -116,13 +120,8 @@ class Observer:
             "draining_real_servers": metrics.draining_real_servers,
             "pending_services": metrics.pending_services,
         }
-        for name, count in sizes(self._store, reconciler).items():
+        for name, count in counts.items():
             gauges[name].set(count)
-        without = Counter(
-            policy
-            for fragment in reconciler.desired.fragments.values()
-            for policy in fragment.without_local
-        )
         for policy in TRAFFIC_POLICIES:
             metrics.no_local_endpoints.labels(policy).set(without[policy])
         state = reconciler.state
@@ -151,14 +150,28 @@ class Observer:
             gauge.set(len(probing.unhealthy))
 
 
-def sizes(store: Store, reconciler: Reconciler) -> dict[str, int]:
+def sizes(store: Store, reconciler: Reconciler) -> Pieces[dict[str, int]]:
     """Count what there is: Services, and what the kernel holds for them."""
     state = reconciler.state
-    held = reconciler.desired.held
+    held = tuple(reconciler.desired.held)
+    real_servers = 0
+    for keys in cut(held if state is not None else (), MANY):
+        assert state is not None, "else there are no keys"
+        real_servers += sum(len(state.real_servers.get(key, ())) for key in keys)
+        yield
     return {
         "services": len(store.names),
         "virtual_servers": len(held),
-        "real_servers": sum(len(state.real_servers.get(key, ())) for key in held) if state else 0,
+        "real_servers": real_servers,
         "draining_real_servers": sum(len(some) for some in reconciler.draining.values()),
         "pending_services": reconciler.pending,
     }
+
+
+def _without_local(reconciler: Reconciler) -> Pieces[Counter[str]]:
+    """Count the Services that have no endpoint on this node, by the policy that asks for one."""
+    found = Counter[str]()
+    for fragments in cut(tuple(reconciler.desired.fragments.values()), MANY):
+        found.update(policy for fragment in fragments for policy in fragment.without_local)
+        yield
+    return found

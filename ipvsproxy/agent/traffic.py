@@ -13,9 +13,11 @@ from contextlib import suppress
 
 import structlog
 
+from ipvsproxy.core.pieces import Pieces, cut
 from ipvsproxy.dataplane import Dataplane, DataplaneError
 from ipvsproxy.model import VirtualServerKey
 from ipvsproxy.reconciler import Reconciler
+from ipvsproxy.reconciler.turns import in_turns
 from ipvsproxy.store import Store
 from ipvsproxy.telemetry import Metrics
 from ipvsproxy.telemetry.traffic import TrafficPort
@@ -74,23 +76,29 @@ class TrafficReader:
             log.debug("the traffic counters cannot be read", reason=str(error))
             metrics.traffic_read.set(0)
         else:
+            ports = await in_turns(self._ports())
             services = frozenset(self._store.names)
-            await asyncio.to_thread(metrics.traffic.take, readings, self._ports(), services)
+            await asyncio.to_thread(metrics.traffic.take, readings, ports, services)
             metrics.traffic_read.set(1)
             metrics.traffic_read_at.set(self._wall_clock())
         finally:
             self._read_at = self._clock()
             self._reading = None
 
-    def _ports(self) -> dict[VirtualServerKey, TrafficPort]:
-        """Say whose the virtual servers are that Services have now."""
+    def _ports(self) -> Pieces[dict[VirtualServerKey, TrafficPort]]:
+        """Say whose the virtual servers are that Services have now.
+
+        A Service that changes meanwhile may be as it was, until the next reading.
+        """
         desired = self._reconciler.desired
         found: dict[VirtualServerKey, TrafficPort] = {}
-        for name, fragment in desired.fragments.items():
-            ports = self._store.port_names(name)
-            for frontend in fragment.frontends:
-                key = frontend.key
-                if key in desired.held and desired.owner(key) == name:
-                    port = ports.get((key.protocol, key.port)) or str(key.port)
-                    found[key] = TrafficPort(name, port, key.protocol.name)
+        for some in cut(tuple(desired.fragments.items())):
+            for name, fragment in some:
+                ports = self._store.port_names(name)
+                for frontend in fragment.frontends:
+                    key = frontend.key
+                    if key in desired.held and desired.owner(key) == name:
+                        port = ports.get((key.protocol, key.port)) or str(key.port)
+                        found[key] = TrafficPort(name, port, key.protocol.name)
+            yield
         return found

@@ -11,6 +11,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import msgspec
+
 from ipvsproxy import __version__
 from ipvsproxy.agent.changes import Changes
 from ipvsproxy.agent.observer import Observer, sizes
@@ -21,6 +23,7 @@ from ipvsproxy.dataplane import Dataplane
 from ipvsproxy.http import HealthChecks
 from ipvsproxy.probe import ProbedTraffic, Prober, ask
 from ipvsproxy.reconciler import Reconciler
+from ipvsproxy.reconciler.turns import a_few_at_a_time, in_turns
 from ipvsproxy.store import Event, Store
 from ipvsproxy.telemetry import (
     AgentStatus,
@@ -77,29 +80,34 @@ class Wiring:
         if changed:
             self.reconciler.wake()
 
-    def status(self) -> AgentStatus:
-        """Say what the agent knows: what /status answers."""
-        return AgentStatus(
+    async def status(self) -> AgentStatus:
+        """Say what the agent knows: what /status answers.
+
+        The Services are shown a few at a time, as they are then: no older than `applied_revision`
+        says, and what has changed since may be seen of some and not of others.
+        """
+        head = AgentStatus(
             version=__version__,
             node=self.settings.node_name,
             applied_revision=self.reconciler.applied_revision,
             synced=self.health.synced,
             working=self.observer.working,
             restart_needed=self.observer.restart_needed,
-            services=tuple(
-                self._service_status(fragment)
-                for _, fragment in sorted(self.reconciler.desired.fragments.items())
-            ),
             conditions=tuple(self.conditions),
-            counts=sizes(self.store, self.reconciler),
             last_cycle=self.observer.last_cycle,
             writes=dict(self.observer.writes),
         )
+        fragments = sorted(self.reconciler.desired.fragments.items())
+        services: list[ServiceStatus] = []
+        async for some in a_few_at_a_time(fragments):
+            services += (self._service_status(fragment) for _, fragment in some)
+        counts = await in_turns(sizes(self.store, self.reconciler))
+        return msgspec.structs.replace(head, services=tuple(services), counts=counts)
 
     async def scrape(self) -> None:
         """Bring gauges and traffic counters up to date, before a scrape."""
         await self.traffic.refresh()
-        self.observer.gauges(self.reconciler)
+        await self.observer.gauges(self.reconciler)
         self.observer.probes(self.reconciler, self.prober)
         self.metrics.health_check_node_ports.set(self.health_checks.listening)
 

@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 from ipvsproxy.core.desired import Desired, Touched
 from ipvsproxy.core.members import SetMember
+from ipvsproxy.core.pieces import AT_A_TIME
 from ipvsproxy.core.predecessors import are_others
 from ipvsproxy.core.translate import Fragment
 from ipvsproxy.model import Address, State
@@ -33,6 +34,8 @@ class Sort(Enum):
     """It may be carried out."""
     STANDING = "standing"
     """It may be passed over if nothing of it is to be done; else it is part of the rest."""
+    PAUSE = "pause"
+    """Nothing is in it: many Services were looked at, and others may have their turn."""
     REST = "rest"
     """All that has to be seen as one; the last one."""
 
@@ -49,14 +52,16 @@ def portions(
 ) -> Iterator[Portion]:
     """Split what was touched. The rest comes always, as the last one; mostly it is the only one.
 
-    `desired` and `state` are looked at when a portion is asked for: by then the one before it may
-    have been carried out. What a virtual server waits for is in its portion, and nothing of the
+    `touched` is used up: what goes into a portion is taken out of it, and it is the rest in the
+    end. `desired` and `state` are looked at when a portion is asked for: by then the one before it
+    may have been carried out. What a virtual server waits for is in its portion, and nothing of the
     rest leads to one that is not there. So a member that others need too is in both.
     """
-    rest = Touched(set(touched.keys), set(touched.addresses), set(touched.members))
     if len(touched.keys) > at_once and _chains_stand(state):
         collected = {sort: (Touched(), 0) for sort in (Sort.NEW, Sort.STANDING)}
-        for fragment in list(desired.fragments.values()):
+        for looked_at, fragment in enumerate(list(desired.fragments.values()), 1):
+            if looked_at % AT_A_TIME == 0:
+                yield Portion(Touched(), Sort.PAUSE)
             sort = _sort(fragment, touched, desired, state)
             if sort is Sort.REST:
                 continue
@@ -68,11 +73,11 @@ def portions(
             collected[sort] = some, size
             if size >= at_once:
                 collected[sort] = Touched(), 0
-                rest.keys -= some.keys
-                rest.addresses -= some.addresses
-                rest.members -= {one for one in some.members if not desired.is_shared(one)}
+                touched.keys -= some.keys
+                touched.addresses -= some.addresses
+                touched.members -= {one for one in some.members if not desired.is_shared(one)}
                 yield Portion(some, sort)
-    yield Portion(rest, Sort.REST)
+    yield Portion(touched, Sort.REST)
 
 
 def _chains_stand(state: State) -> bool:

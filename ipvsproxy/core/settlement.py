@@ -22,6 +22,7 @@ from ipvsproxy.core.foundation import Foundation, foundation, needed_sets
 from ipvsproxy.core.frontends import Kind
 from ipvsproxy.core.ledger import Ownership
 from ipvsproxy.core.members import SetMember
+from ipvsproxy.core.pieces import MANY, Pieces, cut
 from ipvsproxy.core.plan import Target
 from ipvsproxy.core.predecessors import are_others
 from ipvsproxy.core.sets import (
@@ -134,33 +135,47 @@ class Settlement:
             redirections=self._desired.redirections,
         )
 
-    def sweep(self, state: State, holds: Holds, now: float) -> Touched:
-        """Touch everything: all that is wanted, and - where the picture allows - all leftovers."""
+    def sweep(self, touched: Touched, state: State, holds: Holds, now: float) -> Pieces[None]:
+        """Touch everything: all that is wanted, and - where the picture allows - all leftovers.
+
+        Nobody else may change what is wanted, or the state, before the last piece is done.
+        """
         self._swept = not holds.everything
-        ours = Ownership(state)
-        removable = [
-            key
-            for key in state.virtual_servers
-            if self._removable(key, state, holds) and key in ours
-        ]
-        members = _members_of(state, self._sets(state)) if removable else {}
-        leftovers = [
-            _leftover(key, state, frozenset(members.get(key, ())))
-            for key in removable
-            if key not in self._over
-        ]
+        removable = yield from self._leftover_keys(state, holds)
         self._over &= state.virtual_servers.keys()
-        touched = self._desired.depart(leftovers, now)
-        touched.keys.update(self._over.intersection(removable))
-        touched.keys.update(self._desired.held)
-        touched.members.update(self._desired.members())
-        touched.members.update(self._stale_members(state, holds))
-        touched.addresses.update(
-            address
-            for address in state.addresses
-            if self._desired.binds(address) or not (holds.hold(address) or self._excluded(address))
-        )
-        return touched
+        members = (yield from _members_of(state, self._sets(state))) if removable else {}
+        for keys in cut(removable):
+            leftovers = (
+                _leftover(key, state, frozenset(members.get(key, ())))
+                for key in keys
+                if key not in self._over
+            )
+            touched.add(self._desired.depart(leftovers, now))
+            touched.keys.update(self._over.intersection(keys))
+            yield
+        for held in cut(self._desired.held, MANY):
+            touched.keys.update(held)
+            yield
+        for needed in cut(self._desired.members(), MANY):
+            touched.members.update(needed)
+            yield
+        yield from self._touch_stale_members(touched, state, holds)
+        for addresses in cut(state.addresses, MANY):
+            touched.addresses.update(
+                one
+                for one in addresses
+                if self._desired.binds(one) or not (holds.hold(one) or self._excluded(one))
+            )
+            yield
+
+    def _leftover_keys(self, state: State, holds: Holds) -> Pieces[list[VirtualServerKey]]:
+        """Find the virtual servers of ours that nobody wants, and that may go."""
+        ours = Ownership(state)
+        found: list[VirtualServerKey] = []
+        for keys in cut(state.virtual_servers, MANY):
+            found += (key for key in keys if self._removable(key, state, holds) and key in ours)
+            yield
+        return found
 
     def _foundation(self, around: Surroundings, *, whole: bool) -> Foundation:
         """Give the foundation; while not all is known, without chains in the place of others'.
@@ -271,11 +286,15 @@ class Settlement:
     def _sets(self, state: State) -> Collection[str]:
         return needed_sets(self.settings, state.families).keys()
 
-    def _stale_members(self, state: State, holds: Holds) -> Iterator[SetMember]:
+    def _touch_stale_members(self, touched: Touched, state: State, holds: Holds) -> Pieces[None]:
         for name in self._sets(state):
-            for member in state.members.get(name, ()):
-                if not self._desired.needs((name, member)) and not self._stays(member, holds):
-                    yield name, member
+            for members in cut(state.members.get(name, ()), MANY):
+                touched.members.update(
+                    (name, member)
+                    for member in members
+                    if not self._desired.needs((name, member)) and not self._stays(member, holds)
+                )
+                yield
 
     def _stays(self, member: Member, holds: Holds) -> bool:
         """Whether a member that nobody needs is not to be removed."""
@@ -305,29 +324,39 @@ def is_about(name: str, member: Member, keys: AbstractSet[VirtualServerKey]) -> 
             assert_never(member)
 
 
-def _members_of(state: State, names: Collection[str]) -> Mapping[VirtualServerKey, list[SetMember]]:
+def _members_of(
+    state: State, names: Collection[str]
+) -> Pieces[Mapping[VirtualServerKey, list[SetMember]]]:
     """Give the set members of every frontend that is in the kernel, but for redirections."""
     found: defaultdict[VirtualServerKey, list[SetMember]] = defaultdict(list)
     for name in names:
         if role_of(name) in (Role.REDIRECTS, Role.SHUTS_OUT) or name in LOOP_BACKS:
             continue
-        for member in state.members.get(name, ()):
-            match member:
-                case IpPortMember(address, protocol, port):
-                    found[VirtualServerKey(protocol, address, port)].append((name, member))
-                case IpPortIpMember(address, protocol, port) | IpPortNetMember(
-                    address, protocol, port
-                ):
-                    found[VirtualServerKey(protocol, address, port)].append((name, member))
-                case _:
-                    pass
-    for key in state.virtual_servers:
-        found[key] += [
-            (name, member)
-            for name, member in _shared_members(key, state)
-            if name in names and member in state.members.get(name, ())
-        ]
+        for members in cut(state.members.get(name, ()), MANY):
+            for member in members:
+                if (key := _frontend_of(member)) is not None:
+                    found[key].append((name, member))
+            yield
+    for keys in cut(state.virtual_servers, MANY):
+        for key in keys:
+            found[key] += [
+                (name, member)
+                for name, member in _shared_members(key, state)
+                if name in names and member in state.members.get(name, ())
+            ]
+        yield
     return found
+
+
+def _frontend_of(member: Member) -> VirtualServerKey | None:
+    """Give the virtual server that a member begins with; None where it names none."""
+    match member:
+        case IpPortMember(address, protocol, port) | IpPortNetMember(address, protocol, port):
+            return VirtualServerKey(protocol, address, port)
+        case IpPortIpMember(address, protocol, port):
+            return VirtualServerKey(protocol, address, port)
+        case _:
+            return None
 
 
 def _shared_members(key: VirtualServerKey, state: State) -> Iterator[SetMember]:

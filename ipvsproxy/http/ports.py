@@ -54,7 +54,7 @@ class Agent(Protocol):
         """Answer on the health check node ports of Services."""
         ...
 
-    def status(self) -> AgentStatus:
+    async def status(self) -> AgentStatus:
         """Answer /status."""
         ...
 
@@ -98,9 +98,8 @@ def metrics_application(agent: Agent) -> web.Application:
         return web.Response(body=body, headers={"Content-Type": content_type})
 
     async def show_status(_: web.Request) -> web.Response:
-        return web.Response(
-            body=msgspec.json.encode(agent.status()), content_type="application/json"
-        )
+        body = msgspec.json.encode(await agent.status())
+        return web.Response(body=body, content_type="application/json")
 
     async def proxy_mode(_: web.Request) -> web.Response:
         return web.Response(text=PROXY_MODE)

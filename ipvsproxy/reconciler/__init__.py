@@ -8,6 +8,7 @@
     rounds       what of it is read next, and how much
     doubts       what a glance at it gives reason to doubt
     sweeps       when everything is compared, not only what was touched
+    turns        what takes long gives way to others after each piece
     polls        when the connections of draining real servers are looked at
     network      following the node's own network
     conditions   what is wrong with which Service

@@ -37,6 +37,7 @@ from ipvsproxy.model import (
     VirtualServerKey,
 )
 from ipvsproxy.objects import ServiceName
+from ipvsproxy.reconciler.turns import a_few_at_a_time
 from ipvsproxy.reconciler.writer import RefusedOperation, virtual_server_of
 from ipvsproxy.store import Store
 from ipvsproxy.telemetry import Conditions, ConditionType, Teller, tell_nobody
@@ -97,7 +98,7 @@ class ConditionWriter:
         self._unread: dict[tuple[str, ConditionType], str] = {}
         self._revision = -1
 
-    def update(
+    async def update(
         self,
         names: Iterable[ServiceName],
         keys: Iterable[VirtualServerKey],
@@ -108,10 +109,14 @@ class ConditionWriter:
         """Tell what a cycle has found; `names` were translated, `keys` settled; log what is new.
 
         Of the Services in `postponed` nothing is told: the next cycle begins at once and knows.
+        A few Services at a time; whoever asks meanwhile sees some conditions that are about to go.
         """
-        claimants = {name for key in keys for name in self._desired.claimants(key)}
-        for name in claimants.union(names) - postponed:
-            self._translated(name)
+        concerned = set(names)
+        async for some in a_few_at_a_time(keys):
+            concerned.update(name for key in some for name in self._desired.claimants(key))
+        async for several in a_few_at_a_time(concerned - postponed):
+            for name in several:
+                self._translated(name)
         self._refusals(refusals, {_subject(name) for name in postponed})
         self._tell_shortcomings()
         if self._store.revision != self._revision:

@@ -18,8 +18,9 @@ import asyncio
 import contextlib
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from collections.abc import Set as AbstractSet
+from itertools import chain
 
 import structlog
 
@@ -44,6 +45,7 @@ from ipvsproxy.reconciler.progress import Progress
 from ipvsproxy.reconciler.report import CycleReport
 from ipvsproxy.reconciler.sweeps import Sweeps
 from ipvsproxy.reconciler.translation import Translation
+from ipvsproxy.reconciler.turns import a_few_at_a_time, in_turns
 from ipvsproxy.reconciler.writer import Writer, Written
 from ipvsproxy.store import Store
 from ipvsproxy.telemetry import Conditions, Teller, tell_nobody
@@ -208,7 +210,7 @@ class Reconciler:
         self._woken.clear()
         self._take_settings()
         if not self._store.listed:
-            self._conditions.update((), (), ())
+            await self._conditions.update((), (), ())
             return report
         if self._observer is not None:
             self._observer.cycle_started()
@@ -221,12 +223,10 @@ class Reconciler:
             await self._network.look()
         around = self._translation.around(self._writer.state)
         touched = await self._translation.in_turns(names, around, last=complete)
-        touched.add(
-            self._sweeps.touched(
-                self._writer.state,
-                self._translation.holds(self._writer.state),
-                translated=complete,
-                now=self._clock(),
+        holds = self._translation.holds(self._writer.state)
+        await in_turns(
+            self._sweeps.touch(
+                touched, self._writer.state, holds, translated=complete, now=self._clock()
             )
         )
         touched.add(self._writer.unfinished)
@@ -238,9 +238,8 @@ class Reconciler:
             self._health_checks.update(self._desired.health_checks, around.health_check_addresses)
         self._probe()
         postponed = self._translation.lacking(written.unsupported)
-        settled = {*self._planning.settled, *connections}
-        self._polls.schedule(settled, connections, self._settlement.draining, self._clock())
-        self._tell(names, self._planning.settled, postponed)
+        await self._schedule_polls(connections)
+        await self._tell(names, self._planning.settled, postponed)
         report.translated = len(names)
         report.add(written)
         self._finish(report)
@@ -248,7 +247,7 @@ class Reconciler:
             await self._progress.reach(report.covers)
         return report
 
-    def _tell(
+    async def _tell(
         self,
         names: Iterable[ServiceName],
         keys: Iterable[VirtualServerKey],
@@ -262,7 +261,14 @@ class Reconciler:
         self._conditions.own_node(
             self._settings.node_name, needed_for=needs_own_node(self._settings)
         )
-        self._conditions.update(names, keys, self._writer.refusals, postponed=postponed)
+        await self._conditions.update(names, keys, self._writer.refusals, postponed=postponed)
+
+    async def _schedule_polls(self, looked_at: Collection[VirtualServerKey]) -> None:
+        """Say when what drains is looked at next, of what was settled or looked at just now."""
+        now, settled = self._clock(), self._planning.settled
+        others = (key for key in looked_at if key not in settled)
+        async for keys in a_few_at_a_time(chain(settled, others)):
+            self._polls.schedule(keys, looked_at, self._settlement.draining, now)
 
     def _probe(self) -> None:
         """Have probed what is to be probed now."""

@@ -71,8 +71,9 @@ class Planning:
     ) -> Iterator[Batch]:
         """Say how to get to what is wanted of what was touched, one portion after the other.
 
-        A mistake of ours in the case of one virtual server stays with it: it is found by trying
-        each alone, and what else was touched is planned without it.
+        An empty one says that planning has taken its time and others may have theirs. `touched` is
+        used up. A mistake of ours in the case of one virtual server stays with it: it is found by
+        trying each alone, and what else was touched is planned without it.
         """
         self.settled = set()
         if self.due is not None and self._due <= self._clock():
@@ -80,6 +81,9 @@ class Planning:
             self._unplanned = Touched()
         put_back = Touched()
         for some, sort in portions(touched, self._desired, around.kernel, at_once=self._at_once):
+            if sort is Sort.PAUSE:
+                yield Batch()
+                continue
             if sort is Sort.REST:
                 some.add(put_back)
             target, batch = self._decide(some, around, connections, whole=sort is Sort.REST)

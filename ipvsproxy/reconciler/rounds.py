@@ -13,12 +13,12 @@ What has come since a round began is read at its end, so nothing waits for two r
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Container, Iterable, Iterator, Mapping
+from collections import defaultdict, deque
+from collections.abc import Container, Iterable, Iterator
 from itertools import cycle
 
 from ipvsproxy.core.parts import Addresses, Members, Part, RealServers, VirtualServers
-from ipvsproxy.model import Family, State, VirtualServerKey
+from ipvsproxy.model import State, VirtualServerKey
 from ipvsproxy.reconciler.doubts import watched_sets
 
 PER_PERIOD = 10_000
@@ -45,7 +45,8 @@ class Rounds:
         self._credit = 0.0
         self._credited = now
         self._begun = False
-        self._keys: Mapping[Family, Iterator[VirtualServerKey]] = {}
+        self._keys: list[Iterator[VirtualServerKey]] = []
+        """Of each family."""
 
     def restart(self, now: float) -> None:
         """Forget the round: everything was read just now. The next begins when it is asked for."""
@@ -77,8 +78,7 @@ class Rounds:
 
     def samples(self) -> list[VirtualServerKey]:
         """Give a virtual server of each family, others each time."""
-        found = (next(keys, None) for keys in self._keys.values())
-        return [key for key in found if key is not None]
+        return [next(keys) for keys in self._keys]
 
     def _begin(self, state: State) -> None:
         self._begun = True
@@ -86,10 +86,10 @@ class Rounds:
         self._covered.clear()
         self._add(_before_real_servers(state))
         self._add(_of_real_servers(state, self._covered))
-        self._keys = {
-            family: cycle([key for key in state.virtual_servers if key.family is family])
-            for family in Family
-        }
+        by_length: defaultdict[int, list[VirtualServerKey]] = defaultdict(list)
+        for key in state.virtual_servers:
+            by_length[len(key.address)].append(key)
+        self._keys = [cycle(keys) for keys in by_length.values()]
 
     def _add(self, parts: Iterable[tuple[float, Part]]) -> None:
         for cost, part in parts:

@@ -7,6 +7,7 @@ leftovers yet; does not know what is done with what was touched.
 from __future__ import annotations
 
 from ipvsproxy.core.desired import Desired, Touched
+from ipvsproxy.core.pieces import Pieces
 from ipvsproxy.core.settlement import Holds, Settlement
 from ipvsproxy.model import State
 
@@ -22,7 +23,9 @@ class Sweeps:
         self._held = Holds(everything=True)
         """What could not be told from leftovers in the last cycle."""
 
-    def touched(self, state: State, held: Holds, *, translated: bool, now: float) -> Touched:
+    def touch(
+        self, touched: Touched, state: State, held: Holds, *, translated: bool, now: float
+    ) -> Pieces[None]:
         """Touch everything where that is due, also when more of the picture is known than before.
 
         Not before every Service has been `translated`: what is not claimed yet is no leftover.
@@ -30,10 +33,8 @@ class Sweeps:
         before, self._held = self._held, held
         if before.everything > held.everything or before.addresses - held.addresses:
             self.due = True
-        touched = Touched()
         if self.due and translated:
             self.due = False
             for key in self._desired.foreign - state.virtual_servers.keys():
                 touched.add(self._desired.clear_foreign(key))
-            touched.add(self._settlement.sweep(state, held, now))
-        return touched
+            yield from self._settlement.sweep(touched, state, held, now)

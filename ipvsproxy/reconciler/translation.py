@@ -144,10 +144,11 @@ class Translation:
 
     def needs_listeners(self, names: Iterable[ServiceName], state: State) -> bool:
         """Whether a Service is new at an address of this node, where somebody may listen."""
+        own = state.network.addresses
         return any(
-            state.network.addresses.intersection(self._store.external_addresses(name))
-            - self._judged.get(name, frozenset())
+            own.intersection(external) - self._judged.get(name, frozenset())
             for name in names
+            if (external := self._store.external_addresses(name))
         )
 
     def translate(self, names: Iterable[ServiceName], around: Surroundings) -> Touched:
@@ -166,7 +167,7 @@ class Translation:
         """
         touched = Touched()
         for start in range(0, len(names), _AT_A_TIME):
-            if start:
+            if len(names) > _AT_A_TIME:
                 await asyncio.sleep(0)
             touched.add(self.translate(names[start : start + _AT_A_TIME], around))
         if last and self._starting:

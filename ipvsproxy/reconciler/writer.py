@@ -31,11 +31,13 @@ from ipvsproxy.core.operations import (
     describe,
 )
 from ipvsproxy.core.parts import Addresses, Part, part_of
+from ipvsproxy.core.pieces import MANY, Pieces, cut
 from ipvsproxy.core.plan import Batch, Step
 from ipvsproxy.core.retry import Retries, scope
 from ipvsproxy.dataplane import Dataplane, DataplaneError, Glance, Outcome, Reading, Refusal
 from ipvsproxy.model import NodeNetwork, RealServerKey, State, VirtualServerKey
 from ipvsproxy.reconciler.troubles import Beside, Troubles, parts_of
+from ipvsproxy.reconciler.turns import in_turns
 
 _DOUBTS = frozenset({Refusal.CONTRADICTED, Refusal.BUSY})
 """After these the virtual server is not known to be as the shadow says."""
@@ -136,7 +138,7 @@ class Writer:
             for family in found.families - found.rulesets.keys():
                 if family in self._state.rulesets:
                     found.rulesets[family] = self._state.rulesets[family]
-            drifted = drift(self._state, found)
+            drifted = await in_turns(drift(self._state, found))
             _keep(self._state, found)
         self._state = found
         self.revision += 1
@@ -334,24 +336,29 @@ def virtual_server_of(operation: Operation) -> VirtualServerKey | None:
             return None
 
 
-def drift(before: State, after: State) -> Counter[str]:
+def drift(before: State, after: State) -> Pieces[Counter[str]]:
     """Count in how many places two pictures of the kernel differ, by kind."""
     counted = Counter(
         link=int(before.link != after.link),
         addresses=len(before.addresses ^ after.addresses),
-        virtual_servers=_differing(before.virtual_servers, after.virtual_servers),
-        real_servers=_differing(before.real_servers, after.real_servers),
-        sets=_differing(before.members, after.members),
-        chains=_differing(before.rulesets, after.rulesets),
-        sysctls=_differing(before.sysctls, after.sysctls),
+        virtual_servers=(yield from _differing(before.virtual_servers, after.virtual_servers)),
+        real_servers=(yield from _differing(before.real_servers, after.real_servers)),
+        sets=(yield from _differing(before.members, after.members, at_a_time=1)),
+        chains=(yield from _differing(before.rulesets, after.rulesets)),
+        sysctls=(yield from _differing(before.sysctls, after.sysctls)),
         timeouts=int(before.timeouts != after.timeouts),
     )
     return +counted
 
 
-def _differing(before: Mapping[_Key, _Value], after: Mapping[_Key, _Value]) -> int:
-    keys = before.keys() | after.keys()
-    return sum(before.get(key) != after.get(key) for key in keys)
+def _differing(
+    before: Mapping[_Key, _Value], after: Mapping[_Key, _Value], at_a_time: int = MANY
+) -> Pieces[int]:
+    differing = 0
+    for keys in cut(before, at_a_time):
+        differing += sum(before[key] != after.get(key) for key in keys)
+        yield
+    return differing + len(after.keys() - before.keys())
 
 
 def _keep(before: State, found: State) -> None:

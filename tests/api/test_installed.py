@@ -102,7 +102,7 @@ async def test_through_the_hard_life_of_a_real_api_server_nothing_served_is_miss
             at_the_end = await asyncio.to_thread(wanted, server)
             await kernel.until(lambda: kernel.table == at_the_end, SECONDS)
             assert all(watch.connected for _, watch in running.watches)
-            assert running.wiring.status().conditions == ()
+            assert (await running.wiring.status()).conditions == ()
         assert kernel.missing == []
         assert stream.made > 10
         assert stream.refused

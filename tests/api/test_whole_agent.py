@@ -228,7 +228,7 @@ async def test_an_outage_is_told_and_makes_neither_unhealthy_nor_anything_go(
             served, began = kernel.table, time.now
             await cluster.server.stop()
             await time.until(lambda: time.now > began + 3600)
-            told = [(one.subject, str(one.type)) for one in wiring.status().conditions]
+            told = [(one.subject, str(one.type)) for one in (await wiring.status()).conditions]
             assert told == [("Source Kubernetes API", "ApiUnreachable")]
             assert wiring.health.is_eligible(time.now)
             assert wiring.health.is_ready(time.now)
@@ -237,7 +237,7 @@ async def test_an_outage_is_told_and_makes_neither_unhealthy_nor_anything_go(
             await cluster.server.until_watched(4)
             await cluster.server.put(service("late", address="10.0.2.1"))
             await kernel.until(lambda: kernel.table == cluster.wanted)
-            assert wiring.status().conditions == ()
+            assert (await wiring.status()).conditions == ()
 
 
 async def assert_a_restart_writes_nothing(

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from ipvsproxy.config import Settings
 from ipvsproxy.core.desired import Desired, Touched
 from ipvsproxy.core.packet import Sender, SenderKind
+from ipvsproxy.core.pieces import whole
 from ipvsproxy.core.plan import Batch
 from ipvsproxy.core.portions import AT_ONCE
 from ipvsproxy.core.settlement import Holds, Settlement
@@ -248,7 +249,8 @@ class Follower:
             if nothing:
                 return
             self.now += 1000.0
-            touched = self._settlement.sweep(self.state, Holds(), self.now)
+            touched = Touched()
+            whole(self._settlement.sweep(touched, self.state, Holds(), self.now))
         raise AssertionError("there is always something to do")
 
 

@@ -306,7 +306,7 @@ async def _status(stage: Stage) -> str:
     ours = Ownership(state)
     readings = await stage.fake.read([key for key in state.virtual_servers if key in ours])
     found = {key: reading for key, reading in readings.items() if reading is not None}
-    text = status_text(status_table(found, stage.agent.status()))
+    text = status_text(status_table(found, await stage.agent.status()))
     return "\n".join(line.rstrip() for line in text.splitlines() if "ipvsproxy " not in line)
 
 

@@ -374,7 +374,9 @@ async def _replaced(slices: int, starting: int) -> Counter[str]:
     agent.list_all(_hundred(index, starting if index else 0) for index in range(slices))
     await agent.settle()
     await spent(agent, fake, _hundred(0, 0, last=100))
+    agent.clock.now += 1  # each comes after quiet
     cost = await spent(agent, fake, _hundred(0, 0))
+    agent.clock.now += 1
     cost["calls"] = await _calls_of(agent, fake, _hundred(0, 0, last=100))
     return cost
 

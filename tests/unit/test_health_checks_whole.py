@@ -139,7 +139,7 @@ async def test_one_that_fails_is_out_in_the_time_that_is_configured_and_back(
         assert world.weights() == [1, 1, 1, 1]
         world.outcomes[member(FOUR[1])] = outcome
         await world.seconds_until([1, 0, 1, 1], within=DETECTION)
-        status = wiring.status()
+        status = await wiring.status()
         assert status.services[0].frontends[0].unhealthy == ("10.244.1.2:8080",)
         await wiring.scrape()
         sample = wiring.metrics.registry.get_sample_value
@@ -336,7 +336,7 @@ LOOK = 20.0
 
 
 async def notes(wiring: Wiring) -> tuple[str, ...]:
-    return status_table({}, wiring.status()).notes
+    return status_table({}, await wiring.status()).notes
 
 
 async def test_only_a_service_with_traffic_is_probed_and_no_other_counters_are_read() -> None:

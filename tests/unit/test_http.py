@@ -50,7 +50,7 @@ class StandInAgent:
             self.health, self.conditions, clock=self.clock, wall_clock=lambda: WALL
         )
 
-    def status(self) -> AgentStatus:
+    async def status(self) -> AgentStatus:
         return AgentStatus(version="1", node="n", applied_revision=7, writes={"AddRealServer": 2})
 
     async def scrape(self) -> None:
@@ -421,7 +421,7 @@ class TestServing:
                 status = await http.ask_agent(ports[1])
                 if status is not None:
                     break
-            assert status == agent.status()
+            assert status == await agent.status()
             await asyncio.wait_for(agent.health_checks.settled.wait(), 10)
             for address in (f"{ports[0]}/livez", ports[2]):
                 async with (

@@ -138,13 +138,13 @@ async def test_what_needs_a_restart_is_named_and_keeps_its_value(agent: Agent) -
     )
     assert agent.wiring.settings.metrics_bind_address == "127.0.0.1:10249"
     assert agent.restart_needed == 2
-    told = status_table({}, agent.wiring.status()).agent
+    told = status_table({}, await agent.wiring.status()).agent
     assert told is not None
     assert told.endswith("a restart is needed for watchNodes, metricsBindAddress")
 
     await agent.look("defaultScheduler: lc\n")
     assert agent.restart_needed == 0
-    assert agent.wiring.status().restart_needed == ()
+    assert (await agent.wiring.status()).restart_needed == ()
 
 
 async def test_two_changes_before_a_cycle_end_with_the_last(agent: Agent) -> None:

@@ -8,6 +8,7 @@ from ipvsproxy.config import Settings
 from ipvsproxy.core.desired import Desired, Touched
 from ipvsproxy.core.foundation import foundation
 from ipvsproxy.core.frontends import Kind
+from ipvsproxy.core.pieces import whole
 from ipvsproxy.core.sets import frontend_member
 from ipvsproxy.core.settlement import Holds, Settlement
 from ipvsproxy.core.surroundings import Surroundings
@@ -84,6 +85,12 @@ def kernel(*keys: VirtualServerKey, weight: int = 1) -> State:
 def settlement(desired: Desired, *exclude: str) -> Settlement:
     networks = tuple(map(Network.parse, exclude))
     return Settlement(desired, Settings(node_name="n", exclude_cidrs=networks))
+
+
+def sweep(here: Settlement, state: State, holds: Holds, now: float) -> Touched:
+    touched = Touched()
+    whole(here.sweep(touched, state, holds, now))
+    return touched
 
 
 def test_what_is_named_is_named_with_its_address_and_members() -> None:
@@ -201,7 +208,7 @@ def test_leftovers_depart_where_the_picture_allows(
     desired, state = Desired(), kernel(KEY, LEFT)
     here = settlement(desired, *exclude)
     put(desired, KEY)
-    touched = here.sweep(state, holds, 5.0)
+    touched = sweep(here, state, holds, 5.0)
     assert desired.departing == ({LEFT: 5.0} if departs else {})
     assert touched.keys >= {KEY}
     assert FOREIGN not in touched.keys
@@ -215,8 +222,8 @@ def test_a_member_that_nobody_wants_is_stale_unless_something_is_held() -> None:
     state.members["KUBE-LOOP-BACK"] = {endpoint}
     here = settlement(desired)
     stale = ("KUBE-LOOP-BACK", endpoint)
-    assert stale in here.sweep(state, Holds(), 0.0).members
-    held = here.sweep(state, Holds(addresses=frozenset({LEFT.address})), 0.0)
+    assert stale in sweep(here, state, Holds(), 0.0).members
+    held = sweep(here, state, Holds(addresses=frozenset({LEFT.address})), 0.0)
     assert stale not in held.members
     assert Holds().any is False
 
@@ -225,11 +232,11 @@ def test_a_departure_that_has_ended_does_not_begin_anew_where_the_removal_was_re
     desired, state = Desired(), kernel(LEFT)
     here = settlement(desired)
     idle = {LEFT: {POD: 0}}
-    touched = here.sweep(state, Holds(), 0.0)
+    touched = sweep(here, state, Holds(), 0.0)
     here.target(touched, around(state), connections={}, now=0.0)
     here.target(touched, around(state), connections=idle, now=61.0)
     assert LEFT not in desired.departing
-    again = here.sweep(state, Holds(), 62.0)
+    again = sweep(here, state, Holds(), 62.0)
     assert LEFT not in desired.departing
     assert here.target(again, around(state), connections={}, now=62.0).virtual_servers == {
         LEFT: None
@@ -241,7 +248,7 @@ def test_a_foreign_virtual_server_is_in_no_target_and_no_leftover() -> None:
     desired.mark_foreign(FOREIGN)
     put(desired, KEY, FOREIGN)
     here = settlement(desired)
-    touched = here.sweep(state, Holds(), 0.0)
+    touched = sweep(here, state, Holds(), 0.0)
     touched.keys.add(FOREIGN)
     target = here.target(touched, around(state), connections={}, now=0.0)
     assert target.virtual_servers.keys() == {KEY}

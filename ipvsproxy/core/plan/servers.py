@@ -177,7 +177,7 @@ class Servers:
 
     def _numbers_of(
         self, key: VirtualServerKey, found: RealServer, real: RealServer
-    ) -> Sequence[int]:
+    ) -> tuple[int, ...]:
         """Give the step before which a weight is only another number for what is there."""
         is_only_number = found.weight and real.weight and found._replace(weight=real.weight) == real
         return self._rescheduled.get(key, ()) if is_only_number else ()
