@@ -204,7 +204,7 @@ def everything_new(size: Size) -> Batch:
 
 def _plan(settlement: Settlement, touched: Touched, state: State) -> Batch:
     return plan(
-        settlement.target(touched, Surroundings(_SETTINGS, state), connections={}, now=0.0),
+        whole(settlement.target(touched, Surroundings(_SETTINGS, state), connections={}, now=0.0)),
         state,
         _SEED,
     )

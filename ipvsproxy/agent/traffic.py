@@ -13,7 +13,7 @@ from contextlib import suppress
 
 import structlog
 
-from ipvsproxy.core.pieces import Pieces, cut
+from ipvsproxy.core.pieces import Pieces
 from ipvsproxy.dataplane import Dataplane, DataplaneError
 from ipvsproxy.model import VirtualServerKey
 from ipvsproxy.reconciler import Reconciler
@@ -92,13 +92,12 @@ class TrafficReader:
         """
         desired = self._reconciler.desired
         found: dict[VirtualServerKey, TrafficPort] = {}
-        for some in cut(tuple(desired.fragments.items())):
-            for name, fragment in some:
-                ports = self._store.port_names(name)
-                for frontend in fragment.frontends:
-                    key = frontend.key
-                    if key in desired.held and desired.owner(key) == name:
-                        port = ports.get((key.protocol, key.port)) or str(key.port)
-                        found[key] = TrafficPort(name, port, key.protocol.name)
-            yield
+        for name, fragment in tuple(desired.fragments.items()):
+            ports = self._store.port_names(name)
+            for frontend in fragment.frontends:
+                key = frontend.key
+                if key in desired.held and desired.owner(key) == name:
+                    port = ports.get((key.protocol, key.port)) or str(key.port)
+                    found[key] = TrafficPort(name, port, key.protocol.name)
+            yield 1
         return found

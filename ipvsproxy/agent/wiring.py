@@ -27,6 +27,7 @@ from ipvsproxy.reconciler.turns import a_few_at_a_time, in_turns
 from ipvsproxy.store import Event, Store
 from ipvsproxy.telemetry import (
     AgentStatus,
+    Condition,
     Conditions,
     FrontendStatus,
     Health,
@@ -93,7 +94,6 @@ class Wiring:
             synced=self.health.synced,
             working=self.observer.working,
             restart_needed=self.observer.restart_needed,
-            conditions=tuple(self.conditions),
             last_cycle=self.observer.last_cycle,
             writes=dict(self.observer.writes),
         )
@@ -101,8 +101,13 @@ class Wiring:
         services: list[ServiceStatus] = []
         async for some in a_few_at_a_time(fragments):
             services += (self._service_status(fragment) for _, fragment in some)
+        conditions: list[Condition] = []
+        async for subjects in a_few_at_a_time(self.conditions.subjects):
+            conditions += (one for subject in subjects for one in self.conditions.of(subject))
         counts = await in_turns(sizes(self.store, self.reconciler))
-        return msgspec.structs.replace(head, services=tuple(services), counts=counts)
+        return msgspec.structs.replace(
+            head, services=tuple(services), conditions=tuple(conditions), counts=counts
+        )
 
     async def scrape(self) -> None:
         """Bring gauges and traffic counters up to date, before a scrape."""

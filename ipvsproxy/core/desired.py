@@ -58,6 +58,13 @@ def seniority(name: ServiceName, created: float | None) -> tuple[bool, float, Se
     return created is None, created or 0.0, name
 
 
+def by_seniority(ages: Iterable[tuple[ServiceName, float | None]]) -> list[ServiceName]:
+    """Order Services, each with its creation time (s), as `seniority` does; quick with many."""
+    ranked = [(created is None, created or 0.0, name) for name, created in ages]
+    ranked.sort()
+    return [name for _, _, name in ranked]
+
+
 class Contest(NamedTuple):
     """A virtual server that several Services claim."""
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from ipvsproxy.core.operations import Operation
+from ipvsproxy.core.pieces import MANY, Pieces, whole
 from ipvsproxy.core.plan import Batch, Step
 
 _WAITING, _SENT, _DONE, _FAILED = 1, 2, 4, 8
@@ -34,9 +35,15 @@ class Execution:
 
         Empty when the batch has come to its end, provided that all that was sent is answered.
         """
+        return whole(self.ready_in_pieces())
+
+    def ready_in_pieces(self) -> Pieces[list[int]]:
+        """Do what `ready` does; nothing may be answered meanwhile."""
         self._pass.clear()
         ready, waiting = [], []
-        for position in self._waiting:
+        for looked_at, position in enumerate(self._waiting, 1):
+            if looked_at % MANY == 0:
+                yield MANY // 4
             match self._verdict(self._steps[position]):
                 case None:
                     waiting.append(position)

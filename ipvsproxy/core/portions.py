@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from ipvsproxy.core.desired import Desired, Touched
 from ipvsproxy.core.members import SetMember
-from ipvsproxy.core.pieces import AT_A_TIME
+from ipvsproxy.core.pieces import MANY
 from ipvsproxy.core.predecessors import are_others
 from ipvsproxy.core.translate import Fragment
 from ipvsproxy.model import Address, State
@@ -60,7 +60,7 @@ def portions(
     if len(touched.keys) > at_once and _chains_stand(state):
         collected = {sort: (Touched(), 0) for sort in (Sort.NEW, Sort.STANDING)}
         for looked_at, fragment in enumerate(list(desired.fragments.values()), 1):
-            if looked_at % AT_A_TIME == 0:
+            if looked_at % MANY == 0:
                 yield Portion(Touched(), Sort.PAUSE)
             sort = _sort(fragment, touched, desired, state)
             if sort is Sort.REST:

@@ -103,7 +103,7 @@ class Settlement:
         now: float,
         without: AbstractSet[VirtualServerKey] = frozenset(),
         whole: bool = True,
-    ) -> Target:
+    ) -> Pieces[Target]:
         """Say what is wanted of all that was touched, and of what hangs on it.
 
         `connections` and `now` as in `core.drain.settle`. What ends with a departure is added to
@@ -115,6 +115,7 @@ class Settlement:
         wanted: dict[VirtualServerKey, Wanted | None] = {}
         keys = self.with_neighbours(touched, state) - without
         for key in keys:
+            yield 4
             settled = self._settle(key, state, connections.get(key, {}), now, around.unavailable)
             if settled is not None:
                 wanted[key] = settled.wanted
@@ -127,13 +128,30 @@ class Settlement:
         if without:
             left_out = {key.address for key in without}
             addresses -= {one for one in left_out if without >= set(self._desired.behind(one))}
+        yield len(addresses) // 4
+        needed = self._foundation(around, whole=whole)
+        yield len(self._desired.redirections.all())
         return Target(
-            foundation=self._foundation(around, whole=whole),
+            foundation=needed,
             virtual_servers=wanted,
             addresses={address: self._desired.binds(address) for address in addresses},
-            members={member: self._desired.needs(member) for member in sorted(touched.members)},
+            members=(yield from self._needed(touched.members)),
             redirections=self._desired.redirections,
         )
+
+    def _needed(self, members: AbstractSet[SetMember]) -> Pieces[dict[SetMember, bool]]:
+        """Say of set members whether they must be there; in order, set by set."""
+        by_set: defaultdict[str, list[SetMember]] = defaultdict(list)
+        for some in cut(members, MANY):
+            for one in some:
+                by_set[one[0]].append(one)
+            yield len(some) // 4
+        found: dict[SetMember, bool] = {}
+        for _, own in sorted(by_set.items()):
+            for ordered in cut(sorted(own), MANY):
+                found.update((one, self._desired.needs(one)) for one in ordered)
+                yield len(ordered) // 2
+        return found
 
     def sweep(self, touched: Touched, state: State, holds: Holds, now: float) -> Pieces[None]:
         """Touch everything: all that is wanted, and - where the picture allows - all leftovers.
@@ -144,21 +162,19 @@ class Settlement:
         removable = yield from self._leftover_keys(state, holds)
         self._over &= state.virtual_servers.keys()
         members = (yield from _members_of(state, self._sets(state))) if removable else {}
-        for keys in cut(removable):
-            leftovers = (
-                _leftover(key, state, frozenset(members.get(key, ())))
-                for key in keys
-                if key not in self._over
-            )
-            touched.add(self._desired.depart(leftovers, now))
-            touched.keys.update(self._over.intersection(keys))
-            yield
+        for key in removable:
+            if key in self._over:
+                touched.keys.add(key)
+            else:
+                leftover = _leftover(key, state, frozenset(members.get(key, ())))
+                touched.add(self._desired.depart([leftover], now))
+            yield 4
         for held in cut(self._desired.held, MANY):
             touched.keys.update(held)
-            yield
+            yield len(held) // 4
         for needed in cut(self._desired.members(), MANY):
             touched.members.update(needed)
-            yield
+            yield len(needed) // 4
         yield from self._touch_stale_members(touched, state, holds)
         for addresses in cut(state.addresses, MANY):
             touched.addresses.update(
@@ -166,15 +182,20 @@ class Settlement:
                 for one in addresses
                 if self._desired.binds(one) or not (holds.hold(one) or self._excluded(one))
             )
-            yield
+            yield len(addresses) // 4
 
     def _leftover_keys(self, state: State, holds: Holds) -> Pieces[list[VirtualServerKey]]:
         """Find the virtual servers of ours that nobody wants, and that may go."""
         ours = Ownership(state)
+        foreign = self._desired.foreign
         found: list[VirtualServerKey] = []
         for keys in cut(state.virtual_servers, MANY):
-            found += (key for key in keys if self._removable(key, state, holds) and key in ours)
-            yield
+            found += (
+                key
+                for key in keys
+                if key not in foreign and self._removable(key, state, holds) and key in ours
+            )
+            yield len(keys) // 2
         return found
 
     def _foundation(self, around: Surroundings, *, whole: bool) -> Foundation:
@@ -199,7 +220,7 @@ class Settlement:
 
     def with_neighbours(self, touched: Touched, state: State) -> set[VirtualServerKey]:
         """Give what is planned together: what was touched, and all behind an address to bind."""
-        keys = {key for key in touched.keys if key not in self._desired.foreign}
+        keys = touched.keys - self._desired.foreign
         for address in {key.address for key in touched.keys} | touched.addresses:
             if address not in state.addresses:
                 keys.update(self._desired.behind(address))
@@ -263,7 +284,6 @@ class Settlement:
     def _removable(self, key: VirtualServerKey, state: State, holds: Holds) -> bool:
         return (
             key not in self._desired.held
-            and key not in self._desired.foreign
             and key.family in state.families
             and not self._may_be_wanted(key.address, holds)
             and not self._excluded(key.address)
@@ -294,7 +314,7 @@ class Settlement:
                     for member in members
                     if not self._desired.needs((name, member)) and not self._stays(member, holds)
                 )
-                yield
+                yield len(members) // 4
 
     def _stays(self, member: Member, holds: Holds) -> bool:
         """Whether a member that nobody needs is not to be removed."""
@@ -336,7 +356,7 @@ def _members_of(
             for member in members:
                 if (key := _frontend_of(member)) is not None:
                     found[key].append((name, member))
-            yield
+            yield len(members) // 4
     for keys in cut(state.virtual_servers, MANY):
         for key in keys:
             found[key] += [
@@ -344,7 +364,7 @@ def _members_of(
                 for name, member in _shared_members(key, state)
                 if name in names and member in state.members.get(name, ())
             ]
-        yield
+        yield len(keys)
     return found
 
 

@@ -67,6 +67,8 @@ _OF_TRANSLATION = (
     ConditionType.ENDPOINTS_NOT_PROBED,
     ConditionType.INTERNAL_ERROR,
 )
+_LINES = 20
+"""So many are logged in a turn of the loop."""
 _SHOWN_REFUSALS = 3
 """So many refusals of one Service are spelled out; a line must stay one line."""
 
@@ -122,16 +124,18 @@ class ConditionWriter:
         if self._store.revision != self._revision:
             self._revision = self._store.revision
             self._source()
-        for condition in self._conditions.take_raised():
-            self._tell(condition, self._store.uid(condition.subject))
-            log.warning(
-                "condition",
-                subject=condition.subject,
-                type=str(condition.type),
-                problem=condition.message,
-            )
-        for condition in self._conditions.take_cleared():
-            log.info("condition cleared", subject=condition.subject, type=str(condition.type))
+        async for raised in a_few_at_a_time(self._conditions.take_raised(), _LINES):
+            for condition in raised:
+                self._tell(condition, self._store.uid(condition.subject))
+                log.warning(
+                    "condition",
+                    subject=condition.subject,
+                    type=str(condition.type),
+                    problem=condition.message,
+                )
+        async for cleared in a_few_at_a_time(self._conditions.take_cleared(), _LINES):
+            for condition in cleared:
+                log.info("condition cleared", subject=condition.subject, type=str(condition.type))
 
     def internal_error(self, name: ServiceName, stage: Stage, error: Exception) -> None:
         """Tell of a mistake of ours in the case of one Service; its traceback is logged once."""

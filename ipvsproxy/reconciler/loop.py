@@ -219,7 +219,7 @@ class Reconciler:
         complete = not self._store.dirty
         if complete or self._progress.revision >= 0:  # a start is not in parts
             report.covers = self._store.taken_up_to
-        if self._translation.needs_listeners(names, self._writer.state):
+        if await in_turns(self._translation.needs_listeners(names, self._writer.state)):
             await self._network.look()
         around = self._translation.around(self._writer.state)
         touched = await self._translation.in_turns(names, around, last=complete)
@@ -392,7 +392,7 @@ class Reconciler:
             log.info("adopting a predecessor's virtual servers", count=count)
             report.add(await self._carry_out([batch]))
 
-    async def _carry_out(self, batches: Iterable[Batch]) -> Written:
+    async def _carry_out(self, batches: Iterable[Batch | int]) -> Written:
         written = await self._writer.carry_out(batches)
         if written.contradicted:
             self.audit_soon()

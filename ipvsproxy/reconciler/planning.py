@@ -18,7 +18,8 @@ from ipvsproxy.config import Settings
 from ipvsproxy.core.desired import Desired, Touched
 from ipvsproxy.core.foundation import foundation
 from ipvsproxy.core.ledger import adopt
-from ipvsproxy.core.plan import GROUND, Batch, Target, plan
+from ipvsproxy.core.pieces import MANY, Pieces, cut
+from ipvsproxy.core.plan import GROUND, Batch, Target, plan, plan_in_pieces
 from ipvsproxy.core.portions import AT_ONCE, Sort, portions
 from ipvsproxy.core.retry import FIRST_PAUSE, LONGEST_PAUSE
 from ipvsproxy.core.settlement import Settlement, is_about
@@ -68,12 +69,12 @@ class Planning:
 
     def batches(
         self, touched: Touched, around: Surroundings, connections: AllConnections
-    ) -> Iterator[Batch]:
+    ) -> Iterator[Batch | int]:
         """Say how to get to what is wanted of what was touched, one portion after the other.
 
-        An empty one says that planning has taken its time and others may have theirs. `touched` is
-        used up. A mistake of ours in the case of one virtual server stays with it: it is found by
-        trying each alone, and what else was touched is planned without it.
+        What planning has cost is told in between (`core.pieces`). `touched` is used up. A mistake
+        of ours in the case of one virtual server stays with it: it is found by trying each alone,
+        and what else was touched is planned without it.
         """
         self.settled = set()
         if self.due is not None and self._due <= self._clock():
@@ -82,11 +83,13 @@ class Planning:
         put_back = Touched()
         for some, sort in portions(touched, self._desired, around.kernel, at_once=self._at_once):
             if sort is Sort.PAUSE:
-                yield Batch()
+                yield MANY
                 continue
             if sort is Sort.REST:
                 some.add(put_back)
-            target, batch = self._decide(some, around, connections, whole=sort is Sort.REST)
+            target, batch = yield from self._decide(
+                some, around, connections, whole=sort is Sort.REST
+            )
             if sort is Sort.STANDING:
                 if not all(isinstance(step.operation, GROUND) for step in batch.steps):
                     put_back.add(some)
@@ -96,21 +99,25 @@ class Planning:
 
     def _decide(
         self, touched: Touched, around: Surroundings, connections: AllConnections, *, whole: bool
-    ) -> tuple[Target, Batch]:
+    ) -> Pieces[tuple[Target, Batch]]:
         """Plan a part of what was touched, or the whole of it, without what cannot be planned."""
         try:
-            target, batch = self._plan(touched, around, connections, whole=whole)
+            target, batch = yield from self._plan(touched, around, connections, whole=whole)
         except Exception:  # noqa: BLE001 - the culprit is looked for, and the others go on
-            culprits = self._culprits(touched, around, connections)
+            culprits = yield from self._culprits(touched, around, connections)
             self._put_off(touched, culprits)
-            target, batch = self._plan(touched, around, connections, without=culprits, whole=whole)
+            target, batch = yield from self._plan(
+                touched, around, connections, without=culprits, whole=whole
+            )
         self._unplanned.keys.difference_update(target.virtual_servers)
         if self.due is None:
             self._pause = 0.0
         failed = {self._desired.owner(key) for key in self._unplanned.keys}
-        for name in {self._desired.owner(key) for key in target.virtual_servers} - failed:
-            if name is not None:
-                self._conditions.worked(name, Stage.PLANNED)
+        for keys in cut(target.virtual_servers, MANY):
+            for name in {self._desired.owner(key) for key in keys} - failed:
+                if name is not None:
+                    self._conditions.worked(name, Stage.PLANNED)
+            yield len(keys) // 4
         return target, batch
 
     def _put_off(self, touched: Touched, culprits: set[VirtualServerKey]) -> None:
@@ -124,14 +131,14 @@ class Planning:
 
     def _culprits(
         self, touched: Touched, around: Surroundings, connections: AllConnections
-    ) -> set[VirtualServerKey]:
+    ) -> Pieces[set[VirtualServerKey]]:
         """Find the virtual servers that cannot be planned, and tell whose they are."""
         culprits = set()
         for key in self._settlement.with_neighbours(touched, around.kernel):
             alone = Touched(keys={key})
             neighbours = frozenset(self._desired.behind(key.address)) - {key}
             try:
-                self._plan(alone, around, connections, without=neighbours)
+                yield from self._plan(alone, around, connections, without=neighbours)
             except Exception as error:  # noqa: BLE001 - as above
                 culprits.add(key)
                 if (owner := self._desired.owner(key)) is not None:
@@ -147,12 +154,13 @@ class Planning:
         *,
         without: AbstractSet[VirtualServerKey] = frozenset(),
         whole: bool = True,
-    ) -> tuple[Target, Batch]:
+    ) -> Pieces[tuple[Target, Batch]]:
         now = self._clock()
-        target = self._settlement.target(
+        target = yield from self._settlement.target(
             touched, around, connections=connections, now=now, without=without, whole=whole
         )
-        return target, plan(target, around.kernel, self.settings.node_name.encode())
+        seed = self.settings.node_name.encode()
+        return target, (yield from plan_in_pieces(target, around.kernel, seed))
 
 
 def adoption(settings: Settings, state: State) -> Batch:

@@ -13,9 +13,10 @@ from collections.abc import Set as AbstractSet
 from functools import partial
 
 from ipvsproxy.config import Settings, WatchNodes
-from ipvsproxy.core.desired import Desired, Touched, seniority
+from ipvsproxy.core.desired import Desired, Touched, by_seniority
 from ipvsproxy.core.gathering import Parts, is_large
 from ipvsproxy.core.ledger import Ownership
+from ipvsproxy.core.pieces import MANY, Pieces, cut
 from ipvsproxy.core.probing import NODES_GIVEN_UP, NODES_MISSED
 from ipvsproxy.core.settlement import Holds
 from ipvsproxy.core.surroundings import Surroundings
@@ -106,7 +107,7 @@ class Translation:
         names = self._store.take_dirty(
             None if warm else FIRST_SERVICES, None if all_of_them else _MOST
         )
-        return sorted(names, key=lambda name: seniority(name, self._store.created(name)))
+        return by_seniority(self._store.created(names))
 
     def around(self, state: State) -> Surroundings:
         """Say what every Service's translation depends on now."""
@@ -142,14 +143,16 @@ class Translation:
     def _nodes_known(self) -> bool:
         return self._store.nodes_listed or self.settings.watch_nodes is WatchNodes.NEVER
 
-    def needs_listeners(self, names: Iterable[ServiceName], state: State) -> bool:
+    def needs_listeners(self, names: Iterable[ServiceName], state: State) -> Pieces[bool]:
         """Whether a Service is new at an address of this node, where somebody may listen."""
         own = state.network.addresses
-        return any(
-            own.intersection(external) - self._judged.get(name, frozenset())
-            for name in names
-            if (external := self._store.external_addresses(name))
-        )
+        for some in cut(names, MANY):
+            yield len(some) // 4
+            for name in some:
+                here = own.intersection(self._store.external_addresses(name))
+                if here and here - self._judged.get(name, frozenset()):
+                    return True
+        return False
 
     def translate(self, names: Iterable[ServiceName], around: Surroundings) -> Touched:
         """Translate Services again; say what may have to change."""

@@ -9,7 +9,6 @@ Services.
 
 from __future__ import annotations
 
-import asyncio
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
@@ -31,16 +30,19 @@ from ipvsproxy.core.operations import (
     describe,
 )
 from ipvsproxy.core.parts import Addresses, Part, part_of
-from ipvsproxy.core.pieces import MANY, Pieces, cut
+from ipvsproxy.core.pieces import Pieces
 from ipvsproxy.core.plan import Batch, Step
 from ipvsproxy.core.retry import Retries, scope
 from ipvsproxy.dataplane import Dataplane, DataplaneError, Glance, Outcome, Reading, Refusal
 from ipvsproxy.model import NodeNetwork, RealServerKey, State, VirtualServerKey
 from ipvsproxy.reconciler.troubles import Beside, Troubles, parts_of
-from ipvsproxy.reconciler.turns import in_turns
+from ipvsproxy.reconciler.turns import Turns, a_few_at_a_time, in_turns
 
 _DOUBTS = frozenset({Refusal.CONTRADICTED, Refusal.BUSY})
 """After these the virtual server is not known to be as the shadow says."""
+
+_ANSWERS = 1000
+"""So many are noted in a turn of the loop."""
 
 _Key = TypeVar("_Key")
 _Value = TypeVar("_Value")
@@ -199,16 +201,17 @@ class Writer:
         says why.
         """
         readings = await self._note_readings(keys) if keys else {}
-        return {
-            key: {
-                member: counted.active + counted.inactive
-                for member, real in reading.real_servers.items()
-                if not real.weight
-                for counted in (reading.connections[member],)
-            }
-            for key, reading in readings.items()
-            if reading is not None
-        }
+        found: dict[VirtualServerKey, dict[RealServerKey, int]] = {}
+        async for some in a_few_at_a_time(readings.items()):
+            for key, reading in some:
+                if reading is not None:
+                    found[key] = {
+                        member: counted.active + counted.inactive
+                        for member, real in reading.real_servers.items()
+                        if not real.weight
+                        for counted in (reading.connections[member],)
+                    }
+        return found
 
     async def _note_readings(
         self, keys: Collection[VirtualServerKey]
@@ -222,21 +225,25 @@ class Writer:
         self._troubles.succeeded(keys)
         self.unread = False
         self.revision += 1
-        for key, reading in readings.items():
-            _note(self.state, key, reading)
+        async for some in a_few_at_a_time(readings.items()):
+            for key, reading in some:
+                _note(self.state, key, reading)
         return readings
 
-    async def carry_out(self, batches: Iterable[Batch]) -> Written:
+    async def carry_out(self, batches: Iterable[Batch | int]) -> Written:
         """Carry out batches, group by group; the shadow advances with each acknowledgement.
 
-        Each batch is asked for when the one before it has been carried out. What is left undone
+        Each batch is asked for when the one before it has been carried out; a number instead of one
+        is what planning has cost so far (`core.pieces`). What is left undone
         becomes `unfinished`, so that the next cycle plans it again.
         """
         written = Written()
         planned: set[Operation] = set()
+        turns = Turns()
         for batch in batches:
-            if not batch.steps:
-                await asyncio.sleep(0)  # planning takes its time too
+            if isinstance(batch, int):
+                await turns.use(batch)
+                continue
             await self._carry_out(batch, written)
             if self._owed:
                 planned.update(step.operation for step in batch.steps)
@@ -249,13 +256,15 @@ class Writer:
             self._clock()
         )  # once: in a guest it is a system call, and a batch has thousands
         execution = Execution(batch, lambda operation: self._retries.withheld(operation, now))
-        while positions := execution.ready():
+        while positions := await in_turns(execution.ready_in_pieces()):
             before = len(written.refused)
             operations = [execution.operation(position) for position in positions]
             outcomes = await self._dataplane.apply(operations)
-            for position, operation, outcome in zip(positions, operations, outcomes, strict=True):
-                execution.answer(position, acknowledged=outcome.refusal is None)
-                self._note(operation, outcome, written)
+            answers = zip(positions, operations, outcomes, strict=True)
+            async for some in a_few_at_a_time(answers, _ANSWERS):
+                for position, operation, outcome in some:
+                    execution.answer(position, acknowledged=outcome.refusal is None)
+                    self._note(operation, outcome, written)
             if len(written.refused) > before:
                 await self._read_again(operations, outcomes, written)
         written.undone += execution.unfinished()
@@ -343,7 +352,7 @@ def drift(before: State, after: State) -> Pieces[Counter[str]]:
         addresses=len(before.addresses ^ after.addresses),
         virtual_servers=(yield from _differing(before.virtual_servers, after.virtual_servers)),
         real_servers=(yield from _differing(before.real_servers, after.real_servers)),
-        sets=(yield from _differing(before.members, after.members, at_a_time=1)),
+        sets=(yield from _differing(before.members, after.members)),
         chains=(yield from _differing(before.rulesets, after.rulesets)),
         sysctls=(yield from _differing(before.sysctls, after.sysctls)),
         timeouts=int(before.timeouts != after.timeouts),
@@ -351,13 +360,11 @@ def drift(before: State, after: State) -> Pieces[Counter[str]]:
     return +counted
 
 
-def _differing(
-    before: Mapping[_Key, _Value], after: Mapping[_Key, _Value], at_a_time: int = MANY
-) -> Pieces[int]:
+def _differing(before: Mapping[_Key, _Value], after: Mapping[_Key, _Value]) -> Pieces[int]:
     differing = 0
-    for keys in cut(before, at_a_time):
-        differing += sum(before[key] != after.get(key) for key in keys)
-        yield
+    for key, value in before.items():
+        differing += value != after.get(key)
+        yield 1 + (len(value) // 10 if isinstance(value, set) else 0)
     return differing + len(after.keys() - before.keys())
 
 

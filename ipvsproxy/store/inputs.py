@@ -175,9 +175,10 @@ class Store:
             ):
                 yield name
 
-    def created(self, name: ServiceName) -> float | None:
-        """Give when a Service was made (s since 1970); None: that is not known."""
-        return self._services[name].created if name in self._services else None
+    def created(self, names: Iterable[ServiceName]) -> list[tuple[ServiceName, float | None]]:
+        """Give when each of some Services was made (s since 1970); None: that is not known."""
+        known = self._services
+        return [(name, known[name].created if name in known else None) for name in names]
 
     def cluster_ips(self, name: ServiceName) -> tuple[Address, ...]:
         """Give the addresses of a Service; none where it is not there."""
@@ -201,8 +202,7 @@ class Store:
 
     def port_names(self, name: ServiceName) -> Mapping[tuple[Protocol, int], str]:
         """Give what `port_name` does of all ports, for a Service may have thousands."""
-        service = self._services.get(name)
-        found: dict[tuple[Protocol, int], str] = {}
+        service, found = self._services.get(name), dict[tuple[Protocol, int], str]()
         for port in service.ports if service is not None else ():
             for number in (port.port, port.node_port):
                 found.setdefault((port.protocol, number), port.name or str(port.port))

@@ -162,6 +162,11 @@ class Conditions:
         """Return the conditions of one subject, by type."""
         return tuple(one for _, one in sorted(self._standing.get(subject, {}).items()))
 
+    @property
+    def subjects(self) -> tuple[str, ...]:
+        """All with which something is wrong, in order."""
+        return tuple(sorted(self._standing))
+
     def count(self) -> Mapping[ConditionType, int]:
         """Count by type; every type has a number."""
         counted = Counter(type_ for standing in self._standing.values() for type_ in standing)
@@ -169,7 +174,7 @@ class Conditions:
 
     def __iter__(self) -> Iterator[Condition]:
         """Iterate by subject, then type."""
-        return iter([one for subject in sorted(self._standing) for one in self.of(subject)])
+        return iter([one for subject in self.subjects for one in self.of(subject)])
 
     def __len__(self) -> int:
         return sum(map(len, self._standing.values()))

@@ -243,6 +243,8 @@ class Follower:
             nothing = True
             for batch in self._planning.batches(touched, around, idle):
                 assert not list(self._wrong), "what cannot be planned is told, and left out"
+                if isinstance(batch, int):  # what planning has cost
+                    continue
                 if batch.steps:
                     nothing = False
                     yield batch

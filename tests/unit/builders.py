@@ -99,7 +99,7 @@ def pods_in(family: Family, *blocks: str) -> LocalPods:
 
 async def settle(reconciler: Reconciler) -> None:
     """Run cycles until another one would find nothing to do."""
-    for _ in range(20):
+    for _ in range(100):
         await reconciler.cycle()
         if not reconciler.busy:
             return

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from ipvsproxy.core.plan import Batch, Target, plan
+from ipvsproxy.core.pieces import Pieces
+from ipvsproxy.core.plan import Batch, Target, plan_in_pieces
 from ipvsproxy.kernel.fake import FakeDataplane
 from ipvsproxy.model import Address, State
 from ipvsproxy.reconciler import planning as planning_module
@@ -26,12 +27,12 @@ async def test_a_mistake_in_planning_what_drains_leaves_the_agent_at_rest(
     await agent.settle()
     assert agent.reconciler.draining == {WEB: {member("10.244.1.1")}}
 
-    def planning(target: Target, state: State, seed: bytes = b"") -> Batch:
+    def planning(target: Target, state: State, seed: bytes) -> Pieces[Batch]:
         if WEB in target.virtual_servers:
             raise ZeroDivisionError("it divides by zero")
-        return plan(target, state, seed)
+        return (yield from plan_in_pieces(target, state, seed))
 
-    monkeypatch.setattr(planning_module, "plan", planning)
+    monkeypatch.setattr(planning_module, "plan_in_pieces", planning)
     agent.clock.now += 1
     await agent.settle()
     assert agent.said() == ["Service default/web InternalError"]

@@ -19,7 +19,8 @@ from ipvsproxy.core.operations import (
     Operation,
     SetRealServer,
 )
-from ipvsproxy.core.plan import Batch, Target, plan
+from ipvsproxy.core.pieces import Pieces
+from ipvsproxy.core.plan import Batch, Target, plan_in_pieces
 from ipvsproxy.core.sets import frontend_member
 from ipvsproxy.core.surroundings import Surroundings
 from ipvsproxy.core.translate import Fragment, Inputs, MayBeIts, translate
@@ -700,12 +701,12 @@ class TestMistakesInPlanning:
         """Make planning raise where a virtual server of `BAD` is in it, while not empty."""
         wrong = ["it divides by zero"]
 
-        def planning(target: Target, state: State, seed: bytes = b"") -> Batch:
+        def planning(target: Target, state: State, seed: bytes) -> Pieces[Batch]:
             if wrong and any(key == BAD for key in target.virtual_servers):
                 raise ZeroDivisionError(wrong[0])
-            return plan(target, state, seed)
+            return (yield from plan_in_pieces(target, state, seed))
 
-        monkeypatch.setattr(planning_module, "plan", planning)
+        monkeypatch.setattr(planning_module, "plan_in_pieces", planning)
         return wrong
 
     async def test_one_stays_with_its_service_until_it_is_mended(self, mistake: list[str]) -> None:

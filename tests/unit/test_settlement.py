@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import pytest
 
 from ipvsproxy.config import Settings
@@ -9,6 +11,7 @@ from ipvsproxy.core.desired import Desired, Touched
 from ipvsproxy.core.foundation import foundation
 from ipvsproxy.core.frontends import Kind
 from ipvsproxy.core.pieces import whole
+from ipvsproxy.core.plan import Target
 from ipvsproxy.core.sets import frontend_member
 from ipvsproxy.core.settlement import Holds, Settlement
 from ipvsproxy.core.surroundings import Surroundings
@@ -87,6 +90,17 @@ def settlement(desired: Desired, *exclude: str) -> Settlement:
     return Settlement(desired, Settings(node_name="n", exclude_cidrs=networks))
 
 
+def target_of(
+    here: Settlement,
+    touched: Touched,
+    surroundings: Surroundings,
+    *,
+    connections: Mapping[VirtualServerKey, Mapping[RealServerKey, int]],
+    now: float,
+) -> Target:
+    return whole(here.target(touched, surroundings, connections=connections, now=now))
+
+
 def sweep(here: Settlement, state: State, holds: Holds, now: float) -> Touched:
     touched = Touched()
     whole(here.sweep(touched, state, holds, now))
@@ -95,8 +109,8 @@ def sweep(here: Settlement, state: State, holds: Holds, now: float) -> Touched:
 
 def test_what_is_named_is_named_with_its_address_and_members() -> None:
     desired = Desired()
-    target = settlement(desired).target(
-        put(desired, KEY), around(fresh_state()), connections={}, now=0.0
+    target = target_of(
+        settlement(desired), put(desired, KEY), around(fresh_state()), connections={}, now=0.0
     )
     assert target.virtual_servers.keys() == {KEY}
     assert target.addresses == {IP: True}
@@ -109,7 +123,7 @@ def test_an_address_to_be_bound_comes_with_all_that_stands_behind_it(bound: bool
     put(desired, KEY)
     touched = put(desired, KEY, SECOND)
     state = kernel(KEY) if bound else fresh_state()
-    target = settlement(desired).target(touched, around(state), connections={}, now=0.0)
+    target = target_of(settlement(desired), touched, around(state), connections={}, now=0.0)
     assert target.virtual_servers.keys() == ({SECOND} if bound else {KEY, SECOND})
 
 
@@ -118,16 +132,20 @@ def test_a_deleted_service_drains_and_then_nothing_is_left_of_it() -> None:
     here = settlement(desired)
     put(desired, KEY)
     touched = desired.drop(NAME, 100.0)
-    target = here.target(touched, around(state), connections={}, now=100.0)
+    target = target_of(here, touched, around(state), connections={}, now=100.0)
     wanted = target.virtual_servers[KEY]
     assert wanted is not None
     assert wanted.real_servers == {POD: RealServer(0)}
     assert target.addresses == {IP: True}
     assert here.draining == {KEY: {POD}}
     state.real_servers[KEY] = {POD: RealServer(0)}
-    late = here.target(Touched(keys={KEY}), around(state), connections={KEY: {POD: 3}}, now=159.0)
+    late = target_of(
+        here, Touched(keys={KEY}), around(state), connections={KEY: {POD: 3}}, now=159.0
+    )
     assert late.virtual_servers[KEY] is not None
-    over = here.target(Touched(keys={KEY}), around(state), connections={KEY: {POD: 3}}, now=160.0)
+    over = target_of(
+        here, Touched(keys={KEY}), around(state), connections={KEY: {POD: 3}}, now=160.0
+    )
     assert over.virtual_servers == {KEY: None}
     assert over.addresses == {IP: False}
     assert over.members == dict.fromkeys(a_frontend(KEY).members, False)
@@ -138,8 +156,12 @@ def test_a_deleted_service_drains_and_then_nothing_is_left_of_it() -> None:
 def test_a_deleted_service_without_connections_goes_at_once() -> None:
     desired, state = Desired(), kernel(KEY, weight=0)
     put(desired, KEY)
-    target = settlement(desired).target(
-        desired.drop(NAME, 1.0), around(state), connections={KEY: {POD: 0}}, now=1.0
+    target = target_of(
+        settlement(desired),
+        desired.drop(NAME, 1.0),
+        around(state),
+        connections={KEY: {POD: 0}},
+        now=1.0,
     )
     assert target.virtual_servers == {KEY: None}
 
@@ -165,8 +187,8 @@ def test_the_deadline_of_a_server_runs_from_when_it_left(
     desired.put(fragment, 0.0)
     found = []
     for now in moments:
-        target = here.target(
-            Touched(keys={KEY}), around(state), connections={KEY: {POD: 1}}, now=now
+        target = target_of(
+            here, Touched(keys={KEY}), around(state), connections={KEY: {POD: 1}}, now=now
         )
         wanted = target.virtual_servers[KEY]
         assert wanted is not None
@@ -184,8 +206,8 @@ def test_a_service_that_is_deleted_has_the_deadline_of_those_and_not_its_own() -
     desired.put(fragment, 0.0)
     desired.drop(NAME, 0.0)
     for now, stays in ((59.0, True), (60.0, False)):
-        target = here.target(
-            Touched(keys={KEY}), around(state), connections={KEY: {POD: 1}}, now=now
+        target = target_of(
+            here, Touched(keys={KEY}), around(state), connections={KEY: {POD: 1}}, now=now
         )
         assert (target.virtual_servers[KEY] is not None) == stays
 
@@ -233,12 +255,12 @@ def test_a_departure_that_has_ended_does_not_begin_anew_where_the_removal_was_re
     here = settlement(desired)
     idle = {LEFT: {POD: 0}}
     touched = sweep(here, state, Holds(), 0.0)
-    here.target(touched, around(state), connections={}, now=0.0)
-    here.target(touched, around(state), connections=idle, now=61.0)
+    target_of(here, touched, around(state), connections={}, now=0.0)
+    target_of(here, touched, around(state), connections=idle, now=61.0)
     assert LEFT not in desired.departing
     again = sweep(here, state, Holds(), 62.0)
     assert LEFT not in desired.departing
-    assert here.target(again, around(state), connections={}, now=62.0).virtual_servers == {
+    assert target_of(here, again, around(state), connections={}, now=62.0).virtual_servers == {
         LEFT: None
     }
 
@@ -250,7 +272,7 @@ def test_a_foreign_virtual_server_is_in_no_target_and_no_leftover() -> None:
     here = settlement(desired)
     touched = sweep(here, state, Holds(), 0.0)
     touched.keys.add(FOREIGN)
-    target = here.target(touched, around(state), connections={}, now=0.0)
+    target = target_of(here, touched, around(state), connections={}, now=0.0)
     assert target.virtual_servers.keys() == {KEY}
     assert not desired.departing
 
@@ -266,7 +288,7 @@ def test_what_nobody_wants_any_more_is_left_alone_where_it_is_not_ours() -> None
     put(desired, FOREIGN)
     touched = put(desired, SECOND)
     touched.keys |= {FOREIGN, KEY}
-    target = here.target(touched, around(state), connections={}, now=0.0)
+    target = target_of(here, touched, around(state), connections={}, now=0.0)
     assert set(target.virtual_servers) == {SECOND}
 
 

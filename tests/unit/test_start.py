@@ -80,3 +80,23 @@ async def test_a_start_that_waits_long_collects_at_the_later_pace(
     tidying.cancel()
     await asyncio.gather(tidying, return_exceptions=True)
     assert paces == [(2_000, 10, 10)]
+
+
+async def test_a_start_that_has_much_to_do_goes_on_without_the_collector(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    done: list[str] = []
+    over = asyncio.Event()
+
+    def note(name: str) -> None:
+        done.append(name)
+        if done.count("freeze") > 1:
+            over.set()
+
+    for name in ("freeze", "set_threshold"):
+        monkeypatch.setattr(gc, name, lambda *_, name=name: note(name))
+    monkeypatch.setattr(gc, "get_count", lambda: (1_000_000, 0, 0))
+    monkeypatch.setattr(memory, "_START_SECONDS", 0.0)
+    await asyncio.wait_for(memory.tidy_up(after=over.wait()), 10)
+    assert done.count("set_threshold") == 1
+    assert done[-1] == "set_threshold"

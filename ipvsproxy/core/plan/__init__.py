@@ -23,6 +23,7 @@ whose virtual server goes. Nothing here is remembered: what fails is still diffe
 
 from __future__ import annotations
 
+from ipvsproxy.core.pieces import Pieces, whole
 from ipvsproxy.core.plan.ground import GROUND, Ground
 from ipvsproxy.core.plan.members import Members
 from ipvsproxy.core.plan.servers import Servers
@@ -30,7 +31,7 @@ from ipvsproxy.core.plan.steps import Batch, Draft, Step
 from ipvsproxy.core.plan.target import Target
 from ipvsproxy.model import State
 
-__all__ = ["GROUND", "Batch", "Step", "Target", "plan"]
+__all__ = ["GROUND", "Batch", "Step", "Target", "plan", "plan_in_pieces"]
 
 
 def plan(target: Target, state: State, seed: bytes = b"") -> Batch:
@@ -39,27 +40,40 @@ def plan(target: Target, state: State, seed: bytes = b"") -> Batch:
     `seed` (the node's name) spreads the order in which real servers are added, so that not every
     node's round starts with the same endpoint.
     """
+    return whole(plan_in_pieces(target, state, seed))
+
+
+def plan_in_pieces(target: Target, state: State, seed: bytes) -> Pieces[Batch]:
+    """Do what `plan` does; target and state must not change meanwhile."""
     draft = Draft(target, state)
     ground, members, servers = Ground(draft), Members(draft), Servers(draft, seed)
     wanted = sorted((key, one) for key, one in target.virtual_servers.items() if one is not None)
-    ground.lay()
-    members.admit()
+    rules = len(target.redirections.all())
+    yield from members.compare()
+    ground.lay(members.coming)
+    yield rules
+    yield from members.admit()
     ground.lead_in()
+    yield rules
     for key, one in wanted:
         servers.make(key, one)
-    servers.bind_targets()
-    members.switch()
-    servers.bind()
+        yield 4
+    yield from servers.bind_targets()
+    yield from members.switch()
+    yield from servers.bind()
     ground.switch()
     ground.lead_elsewhere()
+    yield rules
     for key, one in wanted:
         servers.shrink(key, one)
-    servers.unbind()
+        yield 3
+    yield from servers.unbind()
     members.bare()
     for key in sorted(target.virtual_servers):
         if target.virtual_servers[key] is None and key in state.virtual_servers:
             servers.remove(key)
+            yield 1
     servers.forget_flows()
-    members.remove()
+    yield from members.remove()
     ground.clear()
     return Batch(tuple(draft.steps))

@@ -6,8 +6,7 @@ the target's foundation, and set members are `members`' affair.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 
 from ipvsproxy.core.foundation import Foundation
@@ -65,15 +64,15 @@ class Ground:
         """The latest step that replaces a family's chains: the next one is written for what it
         leaves."""
 
-    def lay(self) -> None:
-        """Plan what is missing."""
+    def lay(self, coming: Mapping[str, int]) -> None:
+        """Plan what is missing; `coming`: how many members each set gets, by its name."""
         draft = self._draft
         foundation, state = draft.target.foundation, draft.state
         for operation in settings_operations(foundation, state):
             draft.add(operation)
         if not state.link:
             draft.link = (draft.add(CreateLink()),)
-        self._lay_sets()
+        self._lay_sets(coming)
         for family, wanted in foundation.rulesets.items():
             found = state.rulesets.get(family)
             if found is not None and found != wanted:
@@ -156,17 +155,12 @@ class Ground:
             for address in (key.address, *((None,) if draft.is_own(key.address) else ()))
         )
 
-    def _lay_sets(self) -> None:
+    def _lay_sets(self, coming: Mapping[str, int]) -> None:
         draft = self._draft
         foundation, state = draft.target.foundation, draft.state
-        coming = Counter(
-            name
-            for (name, member), wanted in draft.target.members.items()
-            if wanted and member not in state.members.get(name, ())
-        )
         for name, spec in foundation.sets.items():
             found = state.sets.get(name)
-            members = len(state.members.get(name, ())) + coming[name]
+            members = len(state.members.get(name, ())) + coming.get(name, 0)
             least = max(spec.maxelem, found.maxelem if found is not None else 0)
             fitting = capacity(least, members, foundation.capacity_limit)
             if found is None:

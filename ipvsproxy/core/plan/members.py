@@ -8,10 +8,11 @@ remove   what let traffic work and is not needed any more
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 
 from ipvsproxy.core.members import SetMember
 from ipvsproxy.core.operations import AddMember, ForgetFlows, RemoveMember
+from ipvsproxy.core.pieces import MANY, Pieces, cut
 from ipvsproxy.core.plan.steps import Draft, NodePort, node_port
 from ipvsproxy.core.redirect_rules import led_to, redirect_targets
 from ipvsproxy.core.sets import LOOP_BACKS, PORT_SETS, Role, role_of
@@ -40,31 +41,44 @@ class Members:
         self._going: defaultdict[Role, list[SetMember]] = defaultdict(list)
         self._undirected: dict[VirtualServerKey, int] = {}
         """Redirections that end."""
-        for (name, member), wanted in draft.target.members.items():
-            present = member in draft.state.members.get(name, ())
-            if wanted != present:
-                some = self._coming if wanted else self._going
-                some[role_of(name)].append((name, member))
+        self.coming = Counter[str]()
+        """How many members each set gets, by its name."""
 
-    def admit(self) -> None:
+    def compare(self) -> Pieces[None]:
+        """Find what comes and what goes; first of all."""
+        state = self._draft.state
+        for some in cut(self._draft.target.members.items(), MANY):
+            for (name, member), wanted in some:
+                present = member in state.members.get(name, ())
+                if wanted != present:
+                    where = self._coming if wanted else self._going
+                    where[role_of(name)].append((name, member))
+                    self.coming[name] += wanted
+            yield len(some) // 4
+
+    def admit(self) -> Pieces[None]:
         """Plan what comes before virtual servers and their real servers."""
         for name, member in self._coming[Role.ADMITS]:
             self._record(name, member, self._add(name, member))
+            yield 1
         for name, member in self._coming[Role.MASKS]:
             step = self._add(name, member)
             self._record(name, member, step)
             self._draft.masked[_frontend(member)].append(step)
+            yield 1
         for name, member in self._coming[Role.CLOSES]:
             key = _frontend(member)
             step = self._add(name, member, *self._draft.admitted[key])
             self._draft.admitted[key].append(step)
             self._draft.closed[key].append(step)
+            yield 1
         standing = self._coming.pop(Role.BARES, [])
         for name, member in standing:
             if self._stands(name, member):
                 self._coming[Role.BARES].append((name, member))
             else:
                 self._record(name, member, self._add(name, member))
+            yield 1
         for name, member in self._going[Role.BARES]:
             step = self._draft.add(RemoveMember(name, member))
             match member:
@@ -72,19 +86,23 @@ class Members:
                     self._draft.masked_ports[NodePort(*PORT_SETS[name], port)].append(step)
                 case _:
                     self._draft.masked[_frontend(member)].append(step)
+            yield 1
 
-    def switch(self) -> None:
+    def switch(self) -> Pieces[None]:
         """Plan where clients are sent: after what they are sent to, and before it goes."""
         for name, member in self._coming[Role.REDIRECTS]:
             self._redirect(name, _frontend(member), member)
+            yield 2
         for name, member in self._coming[Role.SHUTS_OUT]:
             switched = self._draft.switched[_frontend(member)]
             switched.append(self._add(name, member, *switched))
+            yield 1
         let_in: dict[VirtualServerKey, int] = {}
         for name, member in self._going[Role.SHUTS_OUT]:
             key = _frontend(member)
             raised = self._draft.raised.get(key, ())
             let_in[key] = self._draft.add(RemoveMember(name, member), follows=raised)
+            yield 1
         led = self._led() if self._going[Role.REDIRECTS] else {}
         for name, member in self._going[Role.REDIRECTS]:
             key = _frontend(member)
@@ -98,6 +116,7 @@ class Members:
             for target in led_to(led.get(key.family, {}), key):
                 self._draft.led_no_more[target].append(step)
             self._forget(key, step)
+            yield 2
 
     def _led(self) -> dict[Family, dict[Rule, VirtualServerKey]]:
         """Give where clients are sent now, by family and what is redirected."""
@@ -114,7 +133,7 @@ class Members:
             ]
             self._add(name, member, follows=shrunk)
 
-    def remove(self) -> None:
+    def remove(self) -> Pieces[None]:
         """Plan the end of what let traffic work."""
         opened: dict[VirtualServerKey, int] = {}
         for name, member in self._going[Role.CLOSES]:
@@ -132,6 +151,7 @@ class Members:
         for key, step in self._draft.removed.items():
             at_address[key.address].append(step)
             at_port[node_port(key)].append(step)
+            yield 1
         for name, member in (*self._going[Role.ADMITS], *self._going[Role.MASKS]):
             needs: tuple[int, ...] = ()
             follows: tuple[int, ...] = ()
@@ -152,6 +172,7 @@ class Members:
                         needs += tuple(admitted)  # the filter lets through what has one of them
                     follows = (*admitted, *self._draft.shrunk.get(key, ()))
             self._draft.add(RemoveMember(name, member), needs=needs, follows=follows)
+            yield 1
 
     def _add(self, name: str, member: Member, *needs: int, follows: list[int] | None = None) -> int:
         made = (self._draft.sets[name],) if name in self._draft.sets else ()

@@ -22,6 +22,7 @@ from ipvsproxy.core.operations import (
     SetVirtualServer,
     UnbindAddress,
 )
+from ipvsproxy.core.pieces import Pieces
 from ipvsproxy.core.plan.steps import Draft, node_port
 from ipvsproxy.model import (
     Address,
@@ -74,23 +75,26 @@ class Servers:
         behind += draft.raised[key]
         behind += self._loop_backs_of(key, wanted)
 
-    def bind_targets(self) -> None:
+    def bind_targets(self) -> Pieces[None]:
         """Plan the addresses to which clients are redirected: before anybody is."""
         target = self._draft.target
         sources = target.redirections.sources_of
-        self._bind(sorted({key.address for key in target.virtual_servers if sources(key)}))
+        yield from self._bind(
+            sorted({key.address for key in target.virtual_servers if sources(key)})
+        )
 
-    def bind(self) -> None:
+    def bind(self) -> Pieces[None]:
         """Plan all others that come to the dummy interface."""
         draft = self._draft
-        self._bind(sorted(draft.target.addresses.keys() - draft.bound.keys()))
+        yield from self._bind(sorted(draft.target.addresses.keys() - draft.bound.keys()))
 
-    def _bind(self, addresses: Iterable[Address]) -> None:
+    def _bind(self, addresses: Iterable[Address]) -> Pieces[None]:
         draft = self._draft
         switched: dict[Address, list[int]] = {}
         for key, steps in draft.switched.items():
             switched.setdefault(key.address, []).extend(steps)
         for address in addresses:
+            yield 1
             if draft.target.addresses[address] and address not in draft.state.addresses:
                 standing = address in self._standing
                 draft.bound[address] = draft.add(
@@ -104,13 +108,14 @@ class Servers:
                     follows=(*self._behind.get(address, ()), *switched.get(address, ())),
                 )
 
-    def unbind(self) -> None:
+    def unbind(self) -> Pieces[None]:
         """Plan the addresses that leave the dummy interface."""
         draft = self._draft
         rerouted: dict[Address, list[int]] = {}
         for key, steps in (*draft.rerouted.items(), *draft.led_no_more.items()):
             rerouted.setdefault(key.address, []).extend(steps)
         for address, wanted in sorted(draft.target.addresses.items()):
+            yield 1
             if not wanted and address in draft.state.addresses:
                 needs = rerouted.get(address, ())
                 draft.unbound[address] = draft.add(UnbindAddress(address), needs=needs)
