@@ -5,6 +5,7 @@ from __future__ import annotations
 from fractions import Fraction
 from typing import NamedTuple
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -125,3 +126,41 @@ def test_a_restart_with_weights_that_nobody_remembers_writes_nothing(
         wanted = {**{one: Fraction(weight) for one, weight in known.items()}, **kept.weights}
         case = case._replace(weights=whole(wanted), shaping=Shaping(deduced=True))
         assert restarted(case, kernel, Climbing()) == kernel
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "preference", "zones", "own", "known", "others"),
+    [
+        ("wlc", 50, 3, {7: True, 309: False}, (596, 384), (386, 405, 792, 531)),
+        ("wrr", 90, 2, {21160: True}, (2096,), (41806, 45847)),
+        ("sed", 90, 2, {99: True, 867: False}, (15,), (449, 418, 611, 435)),
+        ("sh", 50, 1, {64437: True, 31005: False}, (2213,), (60003, 19815, 29371)),
+    ],
+)
+def test_nor_with_a_preference_where_the_ratio_is_known_within_rounding_only(  # noqa: PLR0917
+    scheduler: str,
+    preference: int,
+    zones: int,
+    own: dict[int, bool],
+    known: tuple[int, ...],
+    others: tuple[int, ...],
+) -> None:
+    """`own`: the weights in the own zone, and whether each is known."""
+    weights = [*own, *known, *others]
+    members = [RealServerKey(Address(number.to_bytes(4)), 80) for number in range(len(weights))]
+    wanted = dict(zip(members, weights, strict=True))
+    remembered = {m: weight for m, weight in wanted.items() if own.get(weight, weight in known)}
+    shaping = Shaping(preference=preference, own_zone=frozenset(members[: len(own)]), zones=zones)
+    kernel = shaped(wanted, shaping, scheduler, {})
+    kept = compared(
+        KeptWeights({one: Fraction(weight) for one, weight in kernel.items()}),
+        remembered,
+        wanted.keys() - remembered.keys(),
+        shaping=shaping,
+        scheduler=scheduler,
+    )
+    assert kept.compared
+    deduced = whole({one: Fraction(weight) for one, weight in remembered.items()} | kept.weights)
+    shaping = shaping._replace(deduced=True, doubt=kept.doubt)
+    assert shaped(deduced, shaping, scheduler, {}) != kernel, "else it shows nothing"
+    assert restarted(Case(deduced, {}, shaping, scheduler), kernel, Climbing()) == kernel

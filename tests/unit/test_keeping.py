@@ -58,7 +58,7 @@ def test_what_is_found_is_worth(
 ) -> None:
     unknown = found.weights.keys() - known.keys()
     now = compared(found, known, unknown, shaping=shaping, scheduler=scheduler)
-    assert now == KeptWeights(worth, compared=True)  # type: ignore[arg-type]
+    assert now == KeptWeights(worth, compared=True, doubt=now.doubt)  # type: ignore[arg-type]
     assert compared(now, known, unknown, shaping=shaping, scheduler=scheduler) is now
 
 
@@ -80,3 +80,20 @@ def test_what_is_at_zero_stays_only_where_it_serves() -> None:
 def test_whole_numbers_are_in_the_same_proportions() -> None:
     assert whole({A: Fraction(1, 2), B: Fraction(2, 3)}) == {A: 3, B: 4}
     assert whole({A: Fraction(5), B: Fraction(0)}) == {A: 5, B: 0}
+
+
+@pytest.mark.parametrize(
+    ("found", "known", "doubt"),
+    [
+        pytest.param(kept(a=10000, b=30000), {A: 10}, 0.75 / 10000, id="many parts"),
+        pytest.param(kept(a=100, b=100, c=200), {A: 9, B: 9}, 0.5 / 100, id="two that agree"),
+        pytest.param(kept(a=1, b=3), {A: 10}, 0.05, id="too few parts to tell"),
+        pytest.param(kept(a=1, b=0), {A: 10}, 0.0, id="nothing is deduced"),
+    ],
+)
+def test_it_may_be_off_by_what_rounding_makes(
+    found: KeptWeights, known: dict[RealServerKey, int], doubt: float
+) -> None:
+    unknown = found.weights.keys() - known.keys()
+    now = compared(found, known, unknown, shaping=Shaping(), scheduler="sh")
+    assert now.doubt == pytest.approx(doubt)

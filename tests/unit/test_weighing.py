@@ -317,7 +317,9 @@ def test_what_is_frozen_by_zone_has_a_ratio_by_zone() -> None:
     kernel = served(*(told[member] for member in MEMBERS))
     first = translated(what, a_slice(), kernel=kernel, nodes=of_nodes(n1="6", n2="4", n3="x"))
     assert weights_of(first) == [6, 4, 2]
-    assert frontend_of(first).shaping == before.shaping._replace(deduced=True)
+    found = frontend_of(first).shaping
+    assert found == before.shaping._replace(deduced=True, doubt=found.doubt)
+    assert 0 < found.doubt < 0.05
     alone = translated(what, a_slice(), kernel=kernel, nodes=of_nodes(n1="x", n2="4", n3="2"))
     assert weights_of(alone) == list(told.values()), "in its zone there is nobody to compare with"
     assert frontend_of(alone).shaping == UNSHAPED
@@ -414,7 +416,7 @@ def test_where_nodes_are_never_watched_it_is_said() -> None:
 
 def test_a_preference_names_who_is_in_the_own_zone() -> None:
     shaping = frontend_of(translated(service(preference="90", slow="1m"), a_slice())).shaping
-    assert shaping == (60, 90, frozenset(MEMBERS[:1]), 2, False, False)
+    assert shaping == Shaping(60, 90, frozenset(MEMBERS[:1]), 2)
 
 
 def test_more_endpoints_than_a_table_has_room_for_are_told() -> None:

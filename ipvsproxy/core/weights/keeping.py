@@ -28,6 +28,8 @@ from ipvsproxy.model import RealServerKey, VirtualServerKey
 
 _CANDIDATES = 16
 """So many ratios are tried at most; more there are only where numbers are rounded."""
+_MOST_DOUBT = 0.05
+"""More is no rounding, but that too little is known to tell."""
 
 
 class KeptWeights(NamedTuple):
@@ -36,6 +38,8 @@ class KeptWeights(NamedTuple):
     weights: Mapping[RealServerKey, Fraction]
     compared: bool = False
     """Whether they are worth what the weights are that are known; else they are as found."""
+    doubt: float = 0.0
+    """By how much that may be off where numbers were rounded, as a part of all weights."""
 
     def without_draining(self, serving: Collection[RealServerKey]) -> KeptWeights:
         """Leave out what is at 0 because it does not serve."""
@@ -65,6 +69,7 @@ def compared(
     prefers = shaping.preference and scheduler not in WITHOUT_PREFERENCE
     own = shaping.own_zone if prefers else frozenset[RealServerKey]()
     worth: dict[RealServerKey, Fraction] = {}
+    doubt, total = 0.0, sum(found.values())
     for here in (True, False):
         group = {member: at for member, at in wanted.items() if (member in own) == here}
         pairs = [
@@ -74,22 +79,28 @@ def compared(
         ]
         if any(group.values()) and not pairs:
             return kept
-        ratio = _ratio(pairs)
+        ratio, error = _ratio(pairs)
         worth |= {member: at * ratio for member, at in group.items()}
-    return KeptWeights(worth, compared=True)
+        if any(group.values()):
+            doubt = max(doubt, float(error * sum(group.values()) / total))
+    return KeptWeights(worth, compared=True, doubt=min(doubt, _MOST_DOUBT))
 
 
-def _ratio(pairs: Collection[tuple[int, Fraction]]) -> Fraction:
-    """Give what one of the kernel's is worth, of pairs of what is wanted and what is found."""
+def _ratio(pairs: Collection[tuple[int, Fraction]]) -> tuple[Fraction, Fraction]:
+    """Give what one of the kernel's is worth, of pairs of what is wanted and what is found.
+
+    And by what part of it that may be off, if each number was rounded by one at most.
+    """
 
     def agreeing(ratio: Fraction) -> list[tuple[int, Fraction]]:
         return [(weight, at) for weight, at in pairs if abs(weight / ratio - at) < 1]
 
     ratios = Counter(weight / at for weight, at in pairs).most_common(_CANDIDATES)
     if not ratios:
-        return Fraction(1)
+        return Fraction(1), Fraction()
     best = max((agreeing(ratio) for ratio, _ in ratios), key=_rank)
-    return Fraction(sum(weight for weight, _ in best)) / sum(at for _, at in best)
+    at_all = sum((at for _, at in best), Fraction())
+    return sum(weight for weight, _ in best) / at_all, len(best) / at_all
 
 
 def _rank(pairs: Collection[tuple[int, Fraction]]) -> tuple[int, Fraction]:

@@ -135,7 +135,9 @@ class _Past:
         """
         parts = _PARTS.get(self._scheduler, sum(self.found.values()))
         rounded = self._scheduler in _PARTS or self._is_fitted
-        return _NEAR / parts if parts and rounded and self.complete else -1.0
+        if not (parts and rounded and self.complete):
+            return -1.0
+        return _NEAR / parts + self._shaping.doubt
 
     @property
     def _is_fitted(self) -> bool:

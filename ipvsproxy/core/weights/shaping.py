@@ -33,6 +33,8 @@ class Shaping(NamedTuple):
     climbs to them."""
     deduced: bool = False
     """Whether some weight is deduced from the kernel's numbers, which may have been rounded."""
+    doubt: float = 0.0
+    """By how much these may be off then, as a part of all weights."""
 
 
 UNSHAPED = Shaping()

@@ -160,7 +160,9 @@ class Weighing:
                 if not any({**weights, **stay}.values()):
                     stay = {}  # what is kept at 0 was so beside others
                 known = {member: Fraction(weight) for member, weight in weights.items()}
-                return whole({**known, **stay}), shaping._replace(deduced=bool(stay))
+                return whole({**known, **stay}), shaping._replace(
+                    deduced=bool(stay), doubt=kept.doubt
+                )
         of_kernel = {} if kept is None else kept.weights
         if not any(of_kernel.get(member, DEFAULT_WEIGHT) for member in serving):
             of_kernel = {}
