@@ -160,7 +160,8 @@ def test_nor_with_a_preference_where_the_ratio_is_known_within_rounding_only(  #
         scheduler=scheduler,
     )
     assert kept.compared
-    deduced = whole({one: Fraction(weight) for one, weight in remembered.items()} | kept.weights)
+    known_now = {one: Fraction(weight) for one, weight in remembered.items()}
+    deduced = whole({**known_now, **kept.weights})
     shaping = shaping._replace(deduced=True, doubt=kept.doubt)
     assert shaped(deduced, shaping, scheduler, {}) != kernel, "else it shows nothing"
     assert restarted(Case(deduced, {}, shaping, scheduler), kernel, Climbing()) == kernel

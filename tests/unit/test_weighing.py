@@ -10,7 +10,7 @@ from ipvsproxy.core.problem import ProblemKind
 from ipvsproxy.core.surroundings import Surroundings
 from ipvsproxy.core.translate import Fragment, Inputs, translate
 from ipvsproxy.core.weights.normal import normal_weights
-from ipvsproxy.core.weights.shaping import UNSHAPED, shaped
+from ipvsproxy.core.weights.shaping import UNSHAPED, Shaping, shaped
 from ipvsproxy.kernel.fake import fresh_state
 from ipvsproxy.model import (
     Address,
