@@ -227,6 +227,15 @@ async def test_connections_that_could_not_be_counted_once_are_no_lasting_trouble
     assert agent.said() == []
 
 
+async def test_what_the_node_lacks_from_now_on_is_found_in_a_period() -> None:
+    fake = FakeDataplane()
+    agent = await settled(fake)
+    fake.state.lacks["IPv6 chains"] = "ip6tables-save: command not found"
+    for _ in range(13):
+        await later(agent, GLANCE)
+    assert agent.said() == ["Node MissingFeature"]
+
+
 async def test_changes_without_a_pause_do_not_starve_the_audit() -> None:
     fake = FakeDataplane()
     agent = await settled(fake)

@@ -341,6 +341,32 @@ async def test_one_that_is_unhealthy_is_probed_without_traffic_until_it_has_rise
     assert world.prober.resting_of(WEB) == 2
 
 
+async def test_one_that_rises_and_rests_makes_room_for_who_waits() -> None:
+    world = World(takes=0.5)
+    probings = {
+        WEB: behind_two()._replace(suspects=frozenset({target(2)})),
+        SHOP: probing([target(9, SHOP)], suspects=[target(9, SHOP)]),
+    }
+    world.update(probings, most=1)
+    await world.pass_time(9)
+    assert world.verdicts() == [Verdict.HEALTHY] * 2
+    assert world.prober.resting_of(WEB) == 2
+    assert world.most_open == 1
+
+
+async def test_others_have_their_turn_while_many_are_begun() -> None:
+    world = World(takes=0.5)
+    world.update({WEB: probing(map(target, range(1000)), suspects=map(target, range(1000)))})
+    running = asyncio.create_task(world.prober.run())
+    turns = [world.open]
+    while world.open < 1000:
+        await asyncio.sleep(0)
+        turns.append(world.open)
+        assert len(turns) < 100
+    running.cancel()
+    assert max(later - sooner for sooner, later in pairwise(turns)) == 100
+
+
 async def test_one_that_was_unhealthy_at_the_start_is_asked_at_once_without_traffic() -> None:
     world = World()
     world.update({WEB: behind_two()._replace(suspects=frozenset({target(2)}))})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -278,6 +279,30 @@ def test_what_a_restart_finds_at_weight_0_was_unhealthy_until_it_has_risen() -> 
     assert weights(risen)[FOUR[0]] == 1
     assert risen.probing is not None
     assert risen.probing.suspects == frozenset()
+
+
+WEIGHTS = '{"10.244.1.1": 0, "10.244.1.2": 0}'
+
+
+def weighed(*addresses: str, where: Surroundings, bad: tuple[str, ...] = ()) -> Fragment:
+    """Translate with the first two endpoints taken out of rotation."""
+    slices = [msgspec.structs.replace(part("web", *addresses), weights=WEIGHTS)]
+    inputs = Inputs(checked(), slices, whole=True, verdicts=unhealthy(*bad))
+    return translate(inputs, where, None)
+
+
+def test_who_is_out_of_rotation_does_not_count_among_those_that_fail() -> None:
+    """One of two fails, which is not more than half; three of two would be."""
+    fragment = weighed(*FOUR, where=around(), bad=FOUR[:3])
+    assert weights(fragment) == {FOUR[0]: 0, FOUR[1]: 0, FOUR[2]: 0, FOUR[3]: 1}
+    assert ProblemKind.HEALTH_CHECKS_IGNORED not in problems(fragment)
+
+
+def test_a_weight_0_that_is_asked_for_is_no_sign_of_having_failed() -> None:
+    kernel = kernel_with({FOUR[0]: 0, FOUR[1]: 0, FOUR[2]: 0, FOUR[3]: 1})
+    fragment = weighed(*FOUR, where=around(kernel, starting=True))
+    assert fragment.probing is not None
+    assert fragment.probing.suspects == {target(FOUR[2])}
 
 
 def test_while_the_agent_runs_weight_0_is_that_of_a_server_that_drained() -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import msgspec
 import pytest
 
 from ipvsproxy.config import Settings
 from ipvsproxy.core.probing import Target, Verdict
+from ipvsproxy.core.weights import resuming
 from ipvsproxy.core.weights.climbing import NOBODY_CLIMBS, Climb, Climbing
 from ipvsproxy.core.weights.resuming import resumed
 from ipvsproxy.core.weights.shaping import Shaping, shaped
@@ -86,6 +89,64 @@ def test_a_restart_finds_the_step_that_was_reached(
     found = resumed(weights, kernel, shaping=MINUTE, scheduler=scheduler).steps
     assert found.keys() == at.keys() or scheduler != "wrr"
     assert abs(found.get(B, 19) - reached) <= (0 if scheduler != "sh" else 1)
+
+
+@pytest.fixture
+def worked_out(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many weights were worked out, by guess."""
+    counted: list[int] = []
+
+    def counting(
+        weights: Mapping[RealServerKey, int],
+        shaping: Shaping,
+        scheduler: str,
+        climbing: Mapping[RealServerKey, int],
+    ) -> dict[RealServerKey, int]:
+        counted.append(len(weights))
+        return shaped(weights, shaping, scheduler, climbing)
+
+    monkeypatch.setattr(resuming, "shaped", counting)
+    return counted
+
+
+def many(count: int) -> list[RealServerKey]:
+    return [RealServerKey(Address((0x0A000000 + index).to_bytes(4)), 80) for index in range(count)]
+
+
+def test_of_thousands_the_likeliest_guesses_are_made_all_the_same(worked_out: list[int]) -> None:
+    """All of them climb, half a step behind the others: with the tenth guess they are found."""
+    members = many(6200)
+    wanted = dict.fromkeys(members, 1)
+    at = {member: 10 - index % 2 for index, member in enumerate(members)}
+    kernel = {one: RealServer(told) for one, told in shaped(wanted, MINUTE, "wrr", at).items()}
+    assert resumed(wanted, kernel, shaping=MINUTE, scheduler="wrr") == (at, False)
+    assert len(worked_out) <= 21
+
+
+def test_where_others_are_wanted_than_there_were_few_guesses_are_made(
+    worked_out: list[int],
+) -> None:
+    members = many(20)
+    own = frozenset(members[:7])
+    shaping = Shaping(slow_start=60, preference=90, own_zone=own, zones=3)
+    wanted = {member: 3 + index for index, member in enumerate(members)}
+    at = dict.fromkeys(members[5:9], 7)
+    kernel = {one: RealServer(told) for one, told in shaped(wanted, shaping, "wrr", at).items()}
+    del kernel[members[-1]]
+    assert not resumed(wanted, kernel, shaping=shaping, scheduler="wrr").stays
+    assert len(worked_out) <= 21
+
+
+def test_guesses_that_give_the_own_zone_another_share_are_not_worked_out(
+    worked_out: list[int],
+) -> None:
+    members = many(20)
+    shaping = Shaping(slow_start=60, preference=90, own_zone=frozenset(members[:3]), zones=3)
+    wanted = {member: 3 + index for index, member in enumerate(members)}
+    kernel = {one: RealServer(told) for one, told in shaped(wanted, shaping, "wrr", {}).items()}
+    changed = {**wanted, members[-1]: 900}
+    assert not resumed(changed, kernel, shaping=shaping, scheduler="wrr").stays
+    assert len(worked_out) < 60, "of 361"
 
 
 def test_a_restart_without_a_climb_finds_none() -> None:

@@ -37,8 +37,6 @@ _PARTS: Mapping[str, int] = {Scheduler.SH: SH_BUCKETS, Scheduler.MH: MH_LEAST_SU
 _NEAR_SHARE = 0.02
 _LEAST = 1e-6
 """How far the same proportions are in other numbers, which mh is given."""
-_OFFSETS = (0, -1, 1, -2, 2)
-"""By so many steps a guess may be off, where it goes by rounded weights."""
 
 
 class Resumed(NamedTuple):
@@ -167,7 +165,7 @@ class _Past:
         for (others, own), tolerant in islice(tries, self._most_tries):
             guess = self._guess({True: own, False: others}, tolerant=tolerant)
             if not self._own or self._is_share(guess):
-                yield from self._beside(guess) if rounded else (self._climbing(guess),)
+                yield self._climbing(guess)
 
     def _guess(self, tops: Mapping[bool, int], *, tolerant: bool) -> _Steps:
         """Give steps, if those by which each group is measured are at these.
@@ -194,14 +192,6 @@ class _Past:
         shaping = self._shaping
         wanted = share(own, total, per_cent=shaping.preference, zones=shaping.zones)
         return abs(float(wanted) - has) <= _NEAR_SHARE
-
-    def _beside(self, guess: _Steps) -> Iterator[_Steps]:
-        """Give a guess, and those beside it."""
-        climbing = self._climbing(guess)
-        for offset in _OFFSETS if climbing else (0,):
-            yield self._climbing(
-                {member: max(1, at + offset) for member, at in climbing.items()},
-            )
 
     def _climbing(self, guess: _Steps) -> _Steps:
         return {member: at for member, at in guess.items() if at < self._count}
