@@ -112,6 +112,8 @@ class Settlement:
         """
         state = around.kernel
         ours = Ownership(state)
+        for key in touched.keys & self._desired.foreign:
+            self._forget(key)
         wanted: dict[VirtualServerKey, Wanted | None] = {}
         keys = self.with_neighbours(touched, state) - without
         for key in keys:
@@ -267,6 +269,12 @@ class Settlement:
         if settled.draining:
             self._draining[key] = settled.draining
         return settled
+
+    def _forget(self, key: VirtualServerKey) -> None:
+        """Forget what draining and climbs have to remember, for it is somebody else's by now."""
+        self._draining.pop(key, None)
+        self._departed.pop(key, None)
+        self.climbing.forget(key)
 
     def _climb(self, frontend: Frontend, state: State, now: float) -> Climb:
         return self.climbing.steps(

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from ipvsproxy.core.operations import AddRealServer, SetRealServer
+from collections.abc import Sequence
+
+import msgspec
+
+from ipvsproxy.core.operations import AddRealServer, AddVirtualServer, Operation, SetRealServer
+from ipvsproxy.dataplane import Outcome
 from ipvsproxy.kernel.fake import FakeDataplane
-from ipvsproxy.model import Address
+from ipvsproxy.model import Address, VirtualServer
 from ipvsproxy.objects import KubernetesObject
 from tests.unit.builders import Agent, frontend, member, part, service
 
@@ -43,3 +48,40 @@ async def test_a_draining_virtual_server_that_somebody_removes_is_made_again_at_
     await agent.settle()
     assert fake.state.real_servers[WEB].keys() == {member("10.244.1.6")}
     assert isinstance(fake.applied[-1], AddRealServer)
+
+
+class Thief(FakeDataplane):
+    """Somebody else makes a virtual server in the moment in which we would."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waits = False
+
+    async def apply(self, operations: Sequence[Operation]) -> Sequence[Outcome]:
+        for one in operations:
+            if self.waits and isinstance(one, AddVirtualServer):
+                self.state.virtual_servers[one.key] = VirtualServer("sed")
+                self.state.real_servers[one.key] = {}
+        return await super().apply(operations)
+
+
+async def test_nothing_is_due_of_a_climb_at_a_virtual_server_that_is_somebody_elses_by_now() -> (
+    None
+):
+    fake = Thief()
+    agent = Agent(fake)
+    slowly = (("ipvsproxy.io/slow-start", "60s"),)
+    web = msgspec.structs.replace(service(), annotations=slowly)
+    agent.list_all([web, part("web", "10.244.1.5")])
+    await agent.settle()
+    agent.put(part("web", "10.244.1.5", "10.244.1.6"))
+    await agent.settle()
+    assert fake.state.real_servers[WEB][member("10.244.1.6")].weight == 1
+    del fake.state.virtual_servers[WEB], fake.state.real_servers[WEB]
+    fake.waits = True
+    for _ in range(5):
+        agent.clock.now += 2.0
+        await agent.settle()
+    assert agent.said() == ["Service default/web ForeignVirtualServer"]
+    agent.clock.now += 600.0
+    await agent.settle()
