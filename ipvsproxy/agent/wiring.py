@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import msgspec
@@ -21,6 +21,7 @@ from ipvsproxy.config import Settings
 from ipvsproxy.core.translate import Fragment, Frontend
 from ipvsproxy.dataplane import Dataplane
 from ipvsproxy.http import HealthChecks
+from ipvsproxy.model import Protocol
 from ipvsproxy.probe import ProbedTraffic, Prober, ask
 from ipvsproxy.reconciler import Reconciler
 from ipvsproxy.reconciler.turns import a_few_at_a_time, in_turns
@@ -117,10 +118,11 @@ class Wiring:
         self.metrics.health_check_node_ports.set(self.health_checks.listening)
 
     def _service_status(self, fragment: Fragment) -> ServiceStatus:
+        ports = self.store.port_names(fragment.name)
         return ServiceStatus(
             name=str(fragment.name),
             frontends=tuple(
-                self._frontend_status(fragment, frontend)
+                self._frontend_status(fragment, frontend, ports)
                 for frontend in fragment.frontends
                 if self.reconciler.desired.owner(frontend.key) == fragment.name
             ),
@@ -131,12 +133,18 @@ class Wiring:
             resting=self.prober.resting_of(fragment.name),
         )
 
-    def _frontend_status(self, fragment: Fragment, frontend: Frontend) -> FrontendStatus:
-        draining = self.reconciler.draining.get(frontend.key, frozenset())
+    def _frontend_status(
+        self,
+        fragment: Fragment,
+        frontend: Frontend,
+        ports: Mapping[tuple[Protocol, int], str],
+    ) -> FrontendStatus:
+        key = frontend.key
+        draining = self.reconciler.draining.get(key, frozenset())
         unhealthy = fragment.probing.unhealthy if fragment.probing is not None else frozenset()
         return FrontendStatus(
-            virtual_server=str(frontend.key),
-            port=self.store.port_name(fragment.name, frontend.key) or str(frontend.key.port),
+            virtual_server=str(key),
+            port=ports.get((key.protocol, key.port)) or str(key.port),
             kind=str(frontend.kind),
             scheduler=frontend.server.scheduler,
             annotated=fragment.asked if fragment.annotated else None,
@@ -144,7 +152,7 @@ class Wiring:
             unhealthy=tuple(
                 str(target.server)
                 for target in sorted(unhealthy)
-                if target.protocol is frontend.key.protocol
+                if target.protocol is key.protocol
                 and (target.server in frontend.real_servers or target.server in frontend.cut)
             ),
         )

@@ -92,14 +92,13 @@ def _sort(fragment: Fragment, touched: Touched, desired: Desired, state: State) 
         and desired.held.get(frontend.key) == frontend
         and desired.claimants(frontend.key) == (fragment.name,)
         and frontend.redirect is None
-        and (
-            not frontend.bind
-            or all(
-                desired.claimants(other) == (fragment.name,)
-                for other in desired.behind(frontend.key.address)
-            )
-        )
         for frontend in fragment.frontends
+    ):
+        return Sort.REST
+    if not all(
+        desired.claimants(other) == (fragment.name,)
+        for address in _bound(fragment)  # each once, for a Service may have thousands of ports
+        for other in desired.behind(address)
     ):
         return Sort.REST
     found = [frontend.key in state.virtual_servers for frontend in fragment.frontends]

@@ -11,7 +11,7 @@ from collections.abc import Set as AbstractSet
 from typing import assert_never
 
 from ipvsproxy.core.translate import Inputs
-from ipvsproxy.model import Address, Network, Protocol, VirtualServerKey
+from ipvsproxy.model import Address, Network, Protocol
 from ipvsproxy.objects import (
     EndpointSlice,
     KubernetesObject,
@@ -196,12 +196,8 @@ class Store:
         service = self._services.get(ServiceName(namespace, own)) if kind == "Service" else None
         return service.uid if service is not None else ""
 
-    def port_name(self, name: ServiceName, key: VirtualServerKey) -> str:
-        """Give the name of a Service's port, else its number; empty where it is not there."""
-        return self.port_names(name).get((key.protocol, key.port), "")
-
     def port_names(self, name: ServiceName) -> Mapping[tuple[Protocol, int], str]:
-        """Give what `port_name` does of all ports, for a Service may have thousands."""
+        """Give the names of a Service's ports, else their numbers; none where it is not there."""
         service, found = self._services.get(name), dict[tuple[Protocol, int], str]()
         for port in service.ports if service is not None else ():
             for number in (port.port, port.node_port):

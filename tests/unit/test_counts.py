@@ -12,7 +12,8 @@ import socket
 import sys
 import tracemalloc
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import msgspec
@@ -20,6 +21,8 @@ import pytest
 
 from bench.inner import everything_new
 from bench.workload import Size
+from ipvsproxy.agent.wiring import wire
+from ipvsproxy.config import Settings
 from ipvsproxy.core.operations import (
     AddMember,
     AddRealServer,
@@ -51,8 +54,8 @@ from ipvsproxy.kernel.netlink import NetlinkSocket, Request
 from ipvsproxy.model import Address, Family, NodeNetwork, Protocol, RealServer, State
 from ipvsproxy.objects import Endpoint, EndpointSlice, ServicePort, SlicePort
 from ipvsproxy.reconciler import rounds
-from ipvsproxy.store import Gone
-from tests.unit.builders import Agent, frontend, member, part, service, service_reference
+from ipvsproxy.store import KINDS, Gone, Listed, Put
+from tests.unit.builders import Agent, Clock, frontend, member, part, service, service_reference
 
 SERVICES = 30
 WEB = frontend("10.96.1.7")
@@ -332,24 +335,48 @@ async def _calls(count: int, changed: EndpointSlice) -> int:
     """Count the calls of functions that a change makes in a cluster of `count` Services."""
     fake = CountedDataplane()
     agent = await settled(fake, count)
-    calls = await _calls_of(agent, fake, changed)
+    with counted_calls() as calls:
+        await spent(agent, fake, changed)
     assert fake.writes
-    return calls
+    return calls.total()
 
 
-async def _calls_of(agent: Agent, fake: CountedDataplane, changed: EndpointSlice) -> int:
-    calls = 0
+@contextmanager
+def counted_calls() -> Iterator[Counter[str]]:
+    """Count the calls of functions within."""
+    calls = Counter[str]()
 
     def count_call(_frame: object, event: str, _argument: Any) -> None:
-        nonlocal calls
-        calls += event in {"call", "c_call"}
+        if event in {"call", "c_call"}:
+            calls[event] += 1
 
     sys.setprofile(count_call)
     try:
-        await spent(agent, fake, changed)
+        yield calls
     finally:
         sys.setprofile(None)
-    return calls
+
+
+@pytest.mark.parametrize("stage", ["start", "status"])
+async def test_a_service_costs_in_proportion_to_its_ports(stage: str) -> None:
+    few, many = [await _calls_of_ports(count, stage) for count in (600, 1200)]
+    assert many <= few * 2.1
+
+
+async def _calls_of_ports(count: int, stage: str) -> int:
+    """Count the calls that a start or the status make for a Service with so many ports."""
+    wiring = wire(Settings(node_name="node-a"), FakeDataplane(), clock=Clock(), wall_clock=Clock())
+    wiring.take(Put(service("web", "10.96.0.10", *range(1, count + 1)), "a.yaml"))
+    for kind in sorted(KINDS):
+        wiring.take(Listed(kind))
+    await wiring.reconciler.cycle()  # those that all others wait for
+    with counted_calls() as of_start:
+        await wiring.reconciler.cycle()
+    with counted_calls() as of_status:
+        (told,) = (await wiring.status()).services
+    assert len(told.frontends) == count
+    assert told.frontends[0].port == "port-1"
+    return (of_start if stage == "start" else of_status).total()
 
 
 @pytest.mark.parametrize("starting", [0, 3], ids=["all ready", "some starting"])
@@ -377,7 +404,9 @@ async def _replaced(slices: int, starting: int) -> Counter[str]:
     agent.clock.now += 1  # each comes after quiet
     cost = await spent(agent, fake, _hundred(0, 0))
     agent.clock.now += 1
-    cost["calls"] = await _calls_of(agent, fake, _hundred(0, 0, last=100))
+    with counted_calls() as calls:
+        await spent(agent, fake, _hundred(0, 0, last=100))
+    cost["calls"] = calls.total()
     return cost
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from ipvsproxy.model import Address, Family, Network
+from ipvsproxy.model import Address, Family, Network, Protocol
 from ipvsproxy.objects import KubernetesObject, Node, ObjectReference, ServiceCIDR
 from ipvsproxy.store import (
     Event,
@@ -20,7 +20,6 @@ from ipvsproxy.store import (
 )
 from tests.unit.builders import (
     bad_slice,
-    frontend,
     named,
     part,
     service,
@@ -230,9 +229,10 @@ class TestChanges:
 class TestNames:
     def test_a_port_has_its_name_or_none(self) -> None:
         store = stored(put(service("web", "10.96.0.10", 80, 443)))
-        assert store.port_name(named(), frontend(port=443)) == "port-443"
-        assert store.port_name(named(), frontend(port=1)) == ""
-        assert store.port_name(named("none"), frontend()) == ""
+        names = store.port_names(named())
+        assert names[Protocol.TCP, 443] == "port-443"
+        assert (Protocol.TCP, 1) not in names
+        assert store.port_names(named("none")) == {}
 
     @pytest.mark.parametrize(
         ("value", "reference"),
