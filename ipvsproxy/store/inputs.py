@@ -175,10 +175,10 @@ class Store:
             ):
                 yield name
 
-    def created(self, names: Iterable[ServiceName]) -> list[tuple[ServiceName, float | None]]:
+    def created(self, names: Collection[ServiceName]) -> list[tuple[ServiceName, float | None]]:
         """Give when each of some Services was made (s since 1970); None: that is not known."""
-        known = self._services
-        return [(name, known[name].created if name in known else None) for name in names]
+        found = zip(names, map(self._services.get, names), strict=True)
+        return [(name, service.created if service is not None else None) for name, service in found]
 
     def cluster_ips(self, name: ServiceName) -> tuple[Address, ...]:
         """Give the addresses of a Service; none where it is not there."""
