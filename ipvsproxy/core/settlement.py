@@ -115,6 +115,7 @@ class Settlement:
         for key in touched.keys & self._desired.foreign:
             self._forget(key)
         wanted: dict[VirtualServerKey, Wanted | None] = {}
+        self._over = {key for key in self._over if key in state.virtual_servers}
         keys = self.with_neighbours(touched, state) - without
         for key in keys:
             yield 4

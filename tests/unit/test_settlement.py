@@ -30,7 +30,8 @@ from ipvsproxy.model import (
     VirtualServerKey,
 )
 from ipvsproxy.objects import ServiceName
-from tests.unit.builders import Agent, service
+from ipvsproxy.store import Gone
+from tests.unit.builders import Agent, service, service_reference
 
 IP = Address.parse("10.96.0.1")
 KEY = VirtualServerKey(Protocol.TCP, IP, 80)
@@ -303,3 +304,15 @@ async def test_an_agent_whose_service_moves_away_from_a_foreign_server_leaves_th
     agent.put(service("a", "10.96.0.1"))
     await agent.settle()
     assert fake.state.real_servers[foreign] == {POD: RealServer(7)}
+
+
+async def test_nothing_is_remembered_of_virtual_servers_that_are_gone() -> None:
+    agent = Agent(FakeDataplane())
+    agent.list_all()
+    for number in range(5):
+        agent.put(service("web", f"10.96.1.{number}"))
+        await agent.settle()
+        agent.store.apply(Gone(service_reference()))
+        agent.clock.now += 100.0
+        await agent.settle()
+    assert len(agent.reconciler._settlement._over) <= 1, "there is an audit only after a doubt"
