@@ -74,9 +74,8 @@ class Changes:
 
     def finished(self, covers: int) -> None:
         """Take note that a cycle has carried out all changes up to a revision, or was refused."""
-        for pending in self._pending.values():
-            while pending and next(iter(pending.values())) <= covers:
-                del pending[next(iter(pending))]
+        for kind, pending in self._pending.items():
+            self._pending[kind] = {one: at for one, at in pending.items() if at > covers}
         now = self._wall_clock()
         held_up: list[_Trigger] = []
         while self._triggers and self._triggers[0].revision <= covers:
@@ -100,7 +99,6 @@ class Changes:
     def _count(self, reference: ObjectReference, revision: int) -> None:
         if reference.kind in self._pending:
             self._counted[reference.kind] += 1
-            self._pending[reference.kind].pop(reference, None)  # its place is by revision
             self._pending[reference.kind][reference] = revision
 
     def _note_trigger(self, changed: EndpointSlice, revision: int) -> None:
