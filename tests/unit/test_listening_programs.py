@@ -8,8 +8,8 @@ import msgspec
 
 from ipvsproxy.kernel.fake import FakeDataplane
 from ipvsproxy.model import Address, Listener, NodeNetwork, Protocol
-from ipvsproxy.store import Listed
-from tests.unit.builders import Agent, frontend, part, service
+from ipvsproxy.store import Gone, Listed
+from tests.unit.builders import Agent, frontend, part, service, service_reference
 
 OWN = Address.parse("192.168.50.11")
 ANY = Address.parse("0.0.0.0")
@@ -45,3 +45,22 @@ async def test_a_known_service_that_comes_to_it_finds_a_program_that_has_just_be
     agent.put(part("web", "10.244.1.5"))
     await agent.settle()
     assert fake.looks == looks, "the sockets are not read for every change of an endpoint"
+
+
+async def test_a_service_that_is_made_anew_finds_a_program_that_has_come_meanwhile() -> None:
+    fake = Counting()
+    fake.state.network = NodeNetwork({"eth0": frozenset({OWN})})
+    agent = Agent(fake)
+    agent.store.apply(Listed("Nodes"))
+    web = msgspec.structs.replace(service("web", "10.96.0.10", 8443), external_ips=(OWN,))
+    agent.list_all([web])
+    await agent.settle()
+    assert agent.said() == []
+    agent.store.apply(Gone(service_reference()))
+    agent.clock.now += 100.0
+    await agent.settle()
+    listening = frozenset({Listener(Protocol.TCP, ANY, 8443)})
+    fake.state.network = dataclasses.replace(fake.state.network, listeners=listening)
+    agent.put(web)
+    await agent.settle()
+    assert agent.said() == ["Service default/web ReservedAddress"]
