@@ -725,6 +725,25 @@ class TestMistakesInPlanning:
         assert agent.said() == []
         assert agent.reconciler.pending == 0
 
+    async def test_who_drains_there_is_looked_at_ever_more_seldom_all_the_same(
+        self, mistake: list[str]
+    ) -> None:
+        wrong = mistake.pop()
+        fake = FakeDataplane()
+        agent = Agent(fake)
+        agent.list_all([service("bad", "10.96.0.66"), part("bad", "10.244.6.6")])
+        await agent.settle()
+        assert fake.connect(BAD, Address.parse("10.244.9.9")) is not None
+        agent.put(part("bad", "10.244.6.7"))
+        await agent.settle()
+        assert BAD in agent.reconciler.draining
+        mistake.append(wrong)
+        before = fake.reads
+        for _ in range(60):
+            agent.clock.now += 0.5
+            await agent.settle()
+        assert fake.reads - before <= 12
+
     async def test_it_is_tried_again_ever_more_seldom(self, mistake: list[str]) -> None:
         fake = FakeDataplane()
         agent = Agent(fake)
