@@ -427,6 +427,15 @@ class TestRefusals:
         assert fake.writes > tries
         assert list(agent.conditions) == before, "since when included"
 
+    async def test_where_the_default_is_lacking_too_what_fell_back_to_it_is_given_rr(self) -> None:
+        fake = FakeDataplane(schedulers=ALL_SCHEDULERS - {"lc", "wlc"})
+        agent = Agent(fake, settings=Settings(node_name="node-a", default_scheduler="wlc"))
+        lc = (("ipvsproxy.io/scheduler", "lc"),)
+        agent.list_all([msgspec.structs.replace(service(), annotations=lc)])
+        await agent.settle()
+        assert fake.state.virtual_servers[WEB].scheduler == "rr"
+        assert agent.said() == ["Service default/web SchedulerUnavailable"]
+
     async def test_one_that_we_made_without_hearing_of_it_is_ours(self) -> None:
         fake = FakeDataplane()
         deaf = DeafOnce(fake)
