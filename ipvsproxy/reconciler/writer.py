@@ -27,7 +27,6 @@ from ipvsproxy.core.operations import (
     SetRealServer,
     SetVirtualServer,
     advance,
-    describe,
 )
 from ipvsproxy.core.parts import Addresses, Part, part_of
 from ipvsproxy.core.pieces import Pieces
@@ -43,6 +42,9 @@ _DOUBTS = frozenset({Refusal.CONTRADICTED, Refusal.BUSY})
 
 _ANSWERS = 1000
 """So many are noted in a turn of the loop."""
+_MOST_OWED = 1000
+"""Flows that are still to be forgotten, the latest; only where that is always refused, as without
+the program, there come to be more, and the older ones have mostly ended by their own timeout."""
 
 _Key = TypeVar("_Key")
 _Value = TypeVar("_Value")
@@ -85,8 +87,8 @@ class Writer:
         self._state: State | None = None
         self._unanswered: set[VirtualServerKey] = set()
         """To be made, and perhaps made: the kernel's answer was lost, and nothing read since."""
-        self._owed: frozenset[ForgetFlows] = frozenset()
-        """Refused ones: nothing in the tables would ask for them again."""
+        self._owed: dict[ForgetFlows, None] = {}
+        """Refused ones, the latest last: nothing in the tables would ask for them again."""
         self._troubles = Troubles()
         self.unread = False
         """Whether the latest reading of virtual servers failed, and nothing was read since."""
@@ -314,7 +316,7 @@ class Writer:
 
     def _owed_steps(self, planned: AbstractSet[Operation]) -> Iterator[Step]:
         """Give the flows still to be forgotten, but those whose real server has come back."""
-        for owed in sorted(self._owed, key=describe):
+        for owed in self._owed:
             back = owed.member in self.state.real_servers.get(owed.key, {})
             if owed not in planned and not back:
                 yield Step(owed)
@@ -324,11 +326,9 @@ class Writer:
         wanted = frozenset(undone)
         self._retries.forget_unless(wanted)
         self._refusals = {key: outcome for key, outcome in self._refusals.items() if key in wanted}
-        self._owed = frozenset(
-            one
-            for one in undone
-            if isinstance(one, ForgetFlows) and (one in self._refusals or one in self._owed)
-        )
+        owed = [one for one in self._owed if one in wanted]
+        owed += [one for one in undone if isinstance(one, ForgetFlows) and one in self._refusals]
+        self._owed = dict.fromkeys(list(dict.fromkeys(owed))[-_MOST_OWED:])
         self.unfinished = Touched()
         for operation in undone:
             self.unfinished.add(scope(operation))

@@ -18,6 +18,7 @@ from ipvsproxy.core.operations import (
     ForgetFlows,
     Operation,
     SetRealServer,
+    describe,
 )
 from ipvsproxy.core.pieces import Pieces
 from ipvsproxy.core.plan import Batch, Target, plan_in_pieces
@@ -37,6 +38,7 @@ from ipvsproxy.model import (
     Family,
     Protocol,
     RealServer,
+    Scheduler,
     State,
     VirtualServer,
     VirtualServerKey,
@@ -45,6 +47,7 @@ from ipvsproxy.objects import ServiceName, ServicePort, SlicePort
 from ipvsproxy.reconciler import CycleReport, Reconciler
 from ipvsproxy.reconciler import planning as planning_module
 from ipvsproxy.reconciler import translation as translating
+from ipvsproxy.reconciler import writer as writing
 from ipvsproxy.store import KINDS, Gone, Listed, Put, Refused, Store, Unreadable
 from ipvsproxy.telemetry import Conditions, ConditionType
 from tests.unit.builders import (
@@ -429,7 +432,7 @@ class TestRefusals:
 
     async def test_where_the_default_is_lacking_too_what_fell_back_to_it_is_given_rr(self) -> None:
         fake = FakeDataplane(schedulers=ALL_SCHEDULERS - {"lc", "wlc"})
-        agent = Agent(fake, settings=Settings(node_name="node-a", default_scheduler="wlc"))
+        agent = Agent(fake, settings=Settings(node_name="node-a", default_scheduler=Scheduler.WLC))
         lc = (("ipvsproxy.io/scheduler", "lc"),)
         agent.list_all([msgspec.structs.replace(service(), annotations=lc)])
         await agent.settle()
@@ -564,6 +567,35 @@ class TestDraining:
         forgotten = [one for one in fake.applied if isinstance(one, ForgetFlows)]
         assert [str(one.member) for one in forgotten] == ["10.244.1.5:5353"]
         assert agent.said() == []
+
+    async def test_flows_that_can_never_be_forgotten_do_not_grow_without_bound(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(writing, "_MOST_OWED", 200)
+        latest: list[Operation] = []
+
+        def refuse(one: Operation) -> Refusal | None:
+            if isinstance(one, ForgetFlows):
+                latest.append(one)
+                return Refusal.UNSUPPORTED
+            return None
+
+        agent = Agent(FaultyDataplane(FakeDataplane(), refuse))
+        udp = msgspec.structs.replace(service(), ports=(ServicePort("", Protocol.UDP, 53),))
+        ports = (SlicePort("", Protocol.UDP, 5353),)
+        agent.list_all([udp])
+        for number in range(300):
+            pod = f"10.244.{number // 200}.{1 + number % 200}"
+            agent.put(msgspec.structs.replace(part("web", pod), ports=ports))
+            await agent.reconciler.cycle()
+        (told,) = agent.conditions
+        await agent.settle()
+        latest.clear()
+        agent.clock.now += 100.0
+        await agent.reconciler.cycle()
+        assert told.type is ConditionType.OPERATION_REFUSED
+        assert len(latest) == 200
+        assert any("10.244.1.99:5353" in describe(one) for one in latest), "the latest are kept"
 
     async def test_a_service_that_never_rests_is_looked_at_all_the_same(self) -> None:
         fake = FakeDataplane()
