@@ -15,6 +15,7 @@ from ipvsproxy.dataplane import DataplaneError, Glance, Reading
 from ipvsproxy.kernel.fake import FakeDataplane, copy_state
 from ipvsproxy.model import (
     Address,
+    Network,
     NodeNetwork,
     RealServer,
     State,
@@ -270,6 +271,21 @@ async def test_a_round_ends_for_whatever_comes_meanwhile(what: str) -> None:
     assert not report.only_looked
     assert report.translated
     assert len(fake.parts) == 1
+
+
+async def test_leftovers_are_looked_for_again_when_other_networks_are_out_of_bounds() -> None:
+    fake = FakeDataplane()
+    before = Agent(fake)
+    before.list_all([service("gone", "10.96.5.1")])
+    await before.settle()
+    bounds = Settings(node_name="node-a", exclude_cidrs=(Network.parse("10.96.5.0/24"),))
+    agent = Agent(fake, settings=bounds)
+    agent.list_all([service()])
+    await agent.settle()
+    assert frontend("10.96.5.1") in fake.state.virtual_servers
+    agent.reconciler.configure(Settings(node_name="node-a"))
+    await agent.settle()
+    assert frontend("10.96.5.1") not in fake.state.virtual_servers
 
 
 async def test_a_shorter_period_counts_at_once() -> None:

@@ -9,9 +9,10 @@ import pytest
 
 from ipvsproxy.config import NodePortAddresses, Settings, WatchNodes
 from ipvsproxy.core.health_check import HealthCheck
+from ipvsproxy.core.operations import AddVirtualServer, Operation
 from ipvsproxy.core.parts import Addresses, Part
-from ipvsproxy.dataplane import DataplaneError
-from ipvsproxy.kernel.fake import FakeDataplane
+from ipvsproxy.dataplane import DataplaneError, Refusal
+from ipvsproxy.kernel.fake import FakeDataplane, FaultyDataplane
 from ipvsproxy.model import Address, IpMember, Network, NodeNetwork, State
 from ipvsproxy.objects import Service, ServicePort
 from ipvsproxy.reconciler import Reconciler
@@ -199,6 +200,30 @@ async def test_a_gateway_is_nobodys_external_address() -> None:
     assert EXTERNAL not in fake.state.addresses
     assert fake.state.virtual_servers.keys() == {CLUSTER_IP}
     assert agent.said() == ["Service default/web ReservedAddress"]
+
+
+async def test_a_health_check_port_answers_though_another_service_is_refused() -> None:
+    fake, ports = Watched(FIRST), Ports()
+
+    def refuse(one: Operation) -> Refusal | None:
+        bad = isinstance(one, AddVirtualServer) and one.key == frontend("10.96.0.66")
+        return Refusal.INVALID if bad else None
+
+    agent = Agent(FaultyDataplane(fake, refuse))
+    agent.reconciler = Reconciler(
+        store=agent.store,
+        dataplane=FaultyDataplane(fake, refuse),
+        settings=Settings(node_name="node-a"),
+        conditions=agent.conditions,
+        clock=agent.clock,
+        wall_clock=agent.clock,
+        health_checks=ports,
+    )
+    agent.put(service("bad", "10.96.0.66"))
+    agent.list_all([node_port(health_check_node_port=32080, external_traffic_local=True)])
+    await agent.settle()
+    assert "Service default/bad OperationRefused" in agent.said()
+    assert ports.told[-1][0] == (HealthCheck(named(), 32080, 0, None),)
 
 
 async def test_health_check_ports_are_told_what_to_answer_and_where() -> None:
