@@ -408,6 +408,6 @@ class Reconciler:
 
         A virtual server that somebody has removed is among them, so that it is planned again.
         """
-        keys = self._polls.due(self._clock())
+        keys = self._polls.due(self._clock(), every=self._settings.min_sync_period > 0)
         connections = await self._writer.read(keys)
         return {key: connections.get(key, {}) for key in keys}

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Container, Iterable
-from itertools import islice
 
 from ipvsproxy.model import VirtualServerKey
 
@@ -40,14 +39,14 @@ class Polls:
         first = min((due for due, _ in self._waiting.values()), default=None)
         return None if first is None else max(first, self._earliest)
 
-    def due(self, now: float) -> list[VirtualServerKey]:
-        """Give those that are to be looked at now."""
+    def due(self, now: float, *, every: bool = False) -> list[VirtualServerKey]:
+        """Give those that are to be looked at now; `every` one, where cycles are far between."""
         if now < self._earliest:
             return []
         keys = [key for key, (due, _) in self._waiting.items() if due <= now]
-        if keys and len(keys) <= _MOST:
+        if keys and (every or len(keys) <= _MOST):
             self._earliest = now + _APART
-        return list(islice(keys, _MOST))
+        return keys if every else keys[:_MOST]
 
     def schedule(
         self,

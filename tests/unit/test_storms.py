@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import pytest
+
 from ipvsproxy.config import Settings
 from ipvsproxy.core.operations import RemoveRealServer
 from ipvsproxy.kernel.fake import FakeDataplane
@@ -140,12 +142,15 @@ async def test_what_is_left_in_a_storm_is_looked_at_together() -> None:
     assert agent.reconciler.draining == {}
 
 
-async def test_a_great_many_that_are_left_are_looked_at_in_turns_without_a_pause() -> None:
-    agent, _ = await at_rest(Settings(node_name="node-a", min_sync_period=0.001))
+@pytest.mark.parametrize("pause", [0.0, 1.0])
+async def test_a_great_many_that_are_left_are_looked_at_in_turns(pause: float) -> None:
+    """Without a pause between them; where cycles are far between, all at once."""
+    agent, _ = await at_rest(Settings(node_name="node-a", min_sync_period=1.0))
     change(agent, ALL)
     await agent.reconciler.cycle()
     assert len(agent.reconciler.draining) == MANY
-    for left in (136, 72, 8, 0):
+    agent.reconciler.configure(Settings(node_name="node-a", min_sync_period=pause))
+    for left in (136, 72, 8, 0) if not pause else (0,):
         assert agent.reconciler.busy
         await agent.reconciler.cycle()
         assert len(agent.reconciler.draining) == left
