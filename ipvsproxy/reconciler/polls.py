@@ -19,7 +19,7 @@ _LONGEST = 5.0
 """Seconds between two looks at the connections of a draining real server, doubling."""
 _APART = 0.5
 """Seconds between two looks at any."""
-_MOST = 64
+_MOST = 256
 """Virtual servers that are looked at in one cycle; the others in the next, without a pause."""
 
 

@@ -37,9 +37,9 @@ FIRST_SERVICES = (
 _AT_A_TIME = 20
 """Services that are translated at a time: some thousandths of a second, in which nobody else has
 his turn; who asks for metrics or health may be one."""
-_MOST = 64
-"""Services of a cycle in a storm: some hundredths of a second in a guest, most of it in system
-calls, of which a cycle has as many for 64 changes as for one."""
+_MOST = 256
+"""Services of a cycle in a storm: a tenth of a second or two in a guest, natively less.
+With fewer the system calls that each cycle has anyway would count."""
 
 
 class Translation:

@@ -13,19 +13,23 @@ from ipvsproxy.model import RealServer
 from ipvsproxy.store import Gone
 from tests.unit.builders import Agent, frontend, member, part, service, service_reference
 
-MANY = 200
-MOST = 64
+MANY = 600
+MOST = 256
 """Services of a cycle."""
 ALL = range(1, MANY + 1)
 
 
 def address(index: int) -> str:
-    return f"10.96.1.{index}"
+    return f"10.96.{1 + index // 200}.{1 + index % 200}"
+
+
+def pod(index: int, generation: int) -> str:
+    return f"10.{generation}.{1 + index // 200}.{1 + index % 200}"
 
 
 def change(agent: Agent, indices: Iterable[int]) -> None:
     """Give Services another endpoint in the place of the one they have."""
-    agent.put(*(part(f"s{index}", f"10.244.2.{index}") for index in indices))
+    agent.put(*(part(f"s{index}", pod(index, 2)) for index in indices))
 
 
 def changed(fake: FakeDataplane) -> list[int]:
@@ -33,7 +37,7 @@ def changed(fake: FakeDataplane) -> list[int]:
     return [
         index
         for index in ALL
-        if member(f"10.244.2.{index}") in fake.state.real_servers[frontend(address(index))]
+        if member(pod(index, 2)) in fake.state.real_servers[frontend(address(index))]
     ]
 
 
@@ -41,7 +45,7 @@ async def at_rest(settings: Settings | None = None) -> tuple[Agent, FakeDataplan
     fake = FakeDataplane()
     agent = Agent(fake, settings=settings)
     agent.list_all(service(f"s{index}", address(index)) for index in ALL)
-    agent.put(*(part(f"s{index}", f"10.244.1.{index}") for index in ALL))
+    agent.put(*(part(f"s{index}", pod(index, 1)) for index in ALL))
     await agent.settle()
     assert changed(fake) == []
     return agent, fake
@@ -83,8 +87,7 @@ async def test_it_is_known_how_far_the_kernel_has_come() -> None:
     assert agent.reconciler.applied_revision == agent.store.revision
     await looked(agent)
     assert all(
-        fake.state.real_servers[frontend(address(index))]
-        == {member(f"10.244.2.{index}"): RealServer(1)}
+        fake.state.real_servers[frontend(address(index))] == {member(pod(index, 2)): RealServer(1)}
         for index in ALL
     )
 
@@ -95,7 +98,7 @@ async def test_who_changes_all_the_time_keeps_nobody_waiting() -> None:
     change(agent, ALL)
     for turn in range(MANY // MOST + 1):
         await agent.reconciler.cycle()
-        agent.put(*(part(f"s{one}", f"10.244.{3 + turn}.{one}") for one in noisy))
+        agent.put(*(part(f"s{one}", pod(one, 3 + turn)) for one in noisy))
     assert set(ALL) - set(noisy) <= set(changed(fake))
 
 
@@ -150,7 +153,7 @@ async def test_a_great_many_that_are_left_are_looked_at_in_turns(pause: float) -
     await agent.reconciler.cycle()
     assert len(agent.reconciler.draining) == MANY
     agent.reconciler.configure(Settings(node_name="node-a", min_sync_period=pause))
-    for left in (136, 72, 8, 0) if not pause else (0,):
+    for left in (344, 88, 0) if not pause else (0,):
         assert agent.reconciler.busy
         await agent.reconciler.cycle()
         assert len(agent.reconciler.draining) == left
