@@ -77,6 +77,7 @@ def agent(cluster: Cluster) -> Iterator[Agent]:
     yield agent
     if not agent.running:
         agent.start()
+        cluster.wait_for(agent.node, lambda: cycles_missing(agent))
 
 
 def operations(agent: Agent) -> float:
