@@ -15,12 +15,14 @@ from collections.abc import Generator, Iterable, Iterator
 from itertools import islice
 from typing import TypeAlias, TypeVar
 
-__all__ = ["MANY", "Pieces", "cut", "whole"]
+__all__ = ["MANY", "Cost", "Pieces", "cut", "whole"]
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
-Pieces: TypeAlias = Generator[int, None, _Result]
+Cost: TypeAlias = int
+"""What a piece of work has cost, in the units above."""
+Pieces: TypeAlias = Generator[Cost, None, _Result]
 """Work in pieces, each with its cost, and what comes of it all."""
 
 MANY = 400

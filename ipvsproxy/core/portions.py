@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from ipvsproxy.core.desired import Desired, Touched
 from ipvsproxy.core.members import SetMember
-from ipvsproxy.core.pieces import MANY
+from ipvsproxy.core.pieces import MANY, Cost
 from ipvsproxy.core.predecessors import are_others
 from ipvsproxy.core.translate import Fragment
 from ipvsproxy.model import Address, State
@@ -34,8 +34,6 @@ class Sort(Enum):
     """It may be carried out."""
     STANDING = "standing"
     """It may be passed over if nothing of it is to be done; else it is part of the rest."""
-    PAUSE = "pause"
-    """Nothing is in it: many Services were looked at, and others may have their turn."""
     REST = "rest"
     """All that has to be seen as one; the last one."""
 
@@ -49,8 +47,10 @@ class Portion(NamedTuple):
 
 def portions(
     touched: Touched, desired: Desired, state: State, at_once: int = AT_ONCE
-) -> Iterator[Portion]:
+) -> Iterator[Portion | Cost]:
     """Split what was touched. The rest comes always, as the last one; mostly it is the only one.
+
+    Where many Services were looked at and none was split off, what that has cost comes in between.
 
     `touched` is used up: what goes into a portion is taken out of it, and it is the rest in the
     end. `desired` and `state` are looked at when a portion is asked for: by then the one before it
@@ -61,7 +61,7 @@ def portions(
         collected = {sort: (Touched(), 0) for sort in (Sort.NEW, Sort.STANDING)}
         for looked_at, fragment in enumerate(list(desired.fragments.values()), 1):
             if looked_at % MANY == 0:
-                yield Portion(Touched(), Sort.PAUSE)
+                yield MANY
             sort = _sort(fragment, touched, desired, state)
             if sort is Sort.REST:
                 continue

@@ -163,7 +163,6 @@ class Settlement:
         """
         self._swept = not holds.everything
         removable = yield from self._leftover_keys(state, holds)
-        self._over &= state.virtual_servers.keys()
         members = (yield from _members_of(state, self._sets(state))) if removable else {}
         for key in removable:
             if key in self._over:

@@ -28,6 +28,7 @@ from ipvsproxy.config import Settings
 from ipvsproxy.core.desired import Desired
 from ipvsproxy.core.foundation import shortcomings
 from ipvsproxy.core.operations import AddMember
+from ipvsproxy.core.pieces import Cost
 from ipvsproxy.core.plan import Batch
 from ipvsproxy.core.probing import stretch
 from ipvsproxy.core.settlement import Settlement
@@ -392,7 +393,7 @@ class Reconciler:
             log.info("adopting a predecessor's virtual servers", count=count)
             report.add(await self._carry_out([batch]))
 
-    async def _carry_out(self, batches: Iterable[Batch | int]) -> Written:
+    async def _carry_out(self, batches: Iterable[Batch | Cost]) -> Written:
         written = await self._writer.carry_out(batches)
         if written.contradicted:
             self.audit_soon()

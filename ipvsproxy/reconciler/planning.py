@@ -18,9 +18,9 @@ from ipvsproxy.config import Settings
 from ipvsproxy.core.desired import Desired, Touched
 from ipvsproxy.core.foundation import foundation
 from ipvsproxy.core.ledger import adopt
-from ipvsproxy.core.pieces import MANY, Pieces, cut
+from ipvsproxy.core.pieces import MANY, Cost, Pieces, cut
 from ipvsproxy.core.plan import GROUND, Batch, Target, plan, plan_in_pieces
-from ipvsproxy.core.portions import AT_ONCE, Sort, portions
+from ipvsproxy.core.portions import AT_ONCE, Portion, Sort, portions
 from ipvsproxy.core.retry import FIRST_PAUSE, LONGEST_PAUSE
 from ipvsproxy.core.settlement import Settlement, is_about
 from ipvsproxy.core.surroundings import Surroundings
@@ -69,7 +69,7 @@ class Planning:
 
     def batches(
         self, touched: Touched, around: Surroundings, connections: AllConnections
-    ) -> Iterator[Batch | int]:
+    ) -> Iterator[Batch | Cost]:
         """Say how to get to what is wanted of what was touched, one portion after the other.
 
         What planning has cost is told in between (`core.pieces`). `touched` is used up. A mistake
@@ -81,10 +81,11 @@ class Planning:
             touched.add(self._unplanned)
             self._unplanned = Touched()
         put_back = Touched()
-        for some, sort in portions(touched, self._desired, around.kernel, at_once=self._at_once):
-            if sort is Sort.PAUSE:
-                yield MANY
+        for portion in portions(touched, self._desired, around.kernel, at_once=self._at_once):
+            if not isinstance(portion, Portion):
+                yield portion
                 continue
+            some, sort = portion
             if sort is Sort.REST:
                 some.add(put_back)
             target, batch = yield from self._decide(

@@ -29,7 +29,7 @@ from ipvsproxy.core.operations import (
     advance,
 )
 from ipvsproxy.core.parts import Addresses, Part, part_of
-from ipvsproxy.core.pieces import Pieces
+from ipvsproxy.core.pieces import MANY, Cost, Pieces, cut
 from ipvsproxy.core.plan import Batch, Step
 from ipvsproxy.core.retry import Retries, scope
 from ipvsproxy.dataplane import Dataplane, DataplaneError, Glance, Outcome, Reading, Refusal
@@ -143,7 +143,7 @@ class Writer:
                 if family in self._state.rulesets:
                     found.rulesets[family] = self._state.rulesets[family]
             drifted = await in_turns(drift(self._state, found))
-            _keep(self._state, found)
+            await in_turns(_keep(self._state, found))
         self._state = found
         self.revision += 1
         return drifted
@@ -232,18 +232,18 @@ class Writer:
                 _note(self.state, key, reading)
         return readings
 
-    async def carry_out(self, batches: Iterable[Batch | int]) -> Written:
+    async def carry_out(self, batches: Iterable[Batch | Cost]) -> Written:
         """Carry out batches, group by group; the shadow advances with each acknowledgement.
 
-        Each batch is asked for when the one before it has been carried out; a number instead of one
-        is what planning has cost so far (`core.pieces`). What is left undone
-        becomes `unfinished`, so that the next cycle plans it again.
+        Each batch is asked for when the one before it has been carried out; in between comes what
+        planning has cost. What is left undone becomes `unfinished`, so that the next cycle plans it
+        again.
         """
         written = Written()
         planned: set[Operation] = set()
         turns = Turns()
         for batch in batches:
-            if isinstance(batch, int):
+            if not isinstance(batch, Batch):
                 await turns.use(batch)
                 continue
             await self._carry_out(batch, written)
@@ -368,11 +368,13 @@ def _differing(before: Mapping[_Key, _Value], after: Mapping[_Key, _Value]) -> P
     return differing + len(after.keys() - before.keys())
 
 
-def _keep(before: State, found: State) -> None:
+def _keep(before: State, found: State) -> Pieces[None]:
     """Keep the real servers that are as before: others hold the same objects, and memory is one."""
-    for key, real_servers in before.real_servers.items():
-        if found.real_servers.get(key) == real_servers:
-            found.real_servers[key] = real_servers
+    for some in cut(before.real_servers.items(), MANY):
+        for key, real_servers in some:
+            if found.real_servers.get(key) == real_servers:
+                found.real_servers[key] = real_servers
+        yield len(some) // 4
 
 
 def _note(state: State, key: VirtualServerKey, reading: Reading | None) -> None:

@@ -243,7 +243,7 @@ class Follower:
             nothing = True
             for batch in self._planning.batches(touched, around, idle):
                 assert not list(self._wrong), "what cannot be planned is told, and left out"
-                if isinstance(batch, int):  # what planning has cost
+                if not isinstance(batch, Batch):  # what planning has cost
                     continue
                 if batch.steps:
                     nothing = False

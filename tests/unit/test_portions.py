@@ -19,7 +19,7 @@ from ipvsproxy.core.operations import (
     Operation,
     ReplaceChains,
 )
-from ipvsproxy.core.portions import Sort, portions
+from ipvsproxy.core.portions import AT_ONCE, Portion, Sort, portions
 from ipvsproxy.core.redirect import Redirect
 from ipvsproxy.core.translate import Fragment, Frontend
 from ipvsproxy.dataplane import Outcome, Refusal
@@ -85,9 +85,17 @@ async def kernel() -> State:
     return fake.state
 
 
+def split(
+    touched: Touched, desired: Desired, state: State, at_once: int = AT_ONCE
+) -> list[Portion]:
+    """Give the portions, without what looking for them has cost."""
+    found = portions(touched, desired, state, at_once)
+    return [one for one in found if isinstance(one, Portion)]
+
+
 async def test_what_is_new_and_stands_alone_is_a_portion_each_with_its_members() -> None:
     desired, touched = merged([wants(key(1))], [wants(key(2)), wants(key(2, 443))])
-    found = list(portions(touched, desired, await kernel(), at_once=0))
+    found = split(touched, desired, await kernel(), at_once=0)
     assert [portion.touched.keys for portion in found] == [{key(1)}, {key(2), key(2, 443)}, set()]
     assert [portion.sort for portion in found] == [Sort.NEW, Sort.NEW, Sort.REST]
     assert found[0].touched.members == desired.held[key(1)].members
@@ -98,7 +106,7 @@ async def test_an_address_goes_with_the_virtual_servers_behind_it() -> None:
     """With it they are planned; without their members, which are not in the rest, they must not."""
     desired, touched = merged([wants(key(1))], [wants(key(2))])
     touched.addresses |= {key(1).address, STRAY}
-    found = list(portions(touched, desired, await kernel(), at_once=0))
+    found = split(touched, desired, await kernel(), at_once=0)
     assert [one.touched.addresses for one in found] == [{key(1).address}, set(), {STRAY}]
 
 
@@ -110,7 +118,7 @@ async def test_a_member_that_others_need_too_is_in_the_rest_as_well() -> None:
     ]
     leading = frontends[1]._replace(redirect=Redirect(Protocol.TCP, key(2).address, 80, key(3)))
     desired, touched = merged([frontends[0]], [leading, wants(key(3))])
-    new, rest = portions(touched, desired, await kernel(), at_once=0)
+    new, rest = split(touched, desired, await kernel(), at_once=0)
     assert new.touched.members == frontends[0].members
     assert shared in rest.touched.members
     assert not rest.touched.members & wants(key(1)).members
@@ -142,7 +150,7 @@ async def test_what_was_refused_of_a_portion_keeps_back_the_virtual_server_in_th
 
 async def test_little_is_one_portion() -> None:
     desired, touched = merged([wants(key(1))], [wants(key(2))])
-    found = list(portions(touched, desired, await kernel()))
+    found = split(touched, desired, await kernel())
     assert found == [(touched, Sort.REST)]
 
 
@@ -162,7 +170,7 @@ async def test_what_two_services_share_is_left_for_the_end(
     first: Sequence[Frontend], second: Sequence[Frontend]
 ) -> None:
     desired, touched = merged(first, second, [wants(key(3))])
-    found = list(portions(touched, desired, await kernel(), at_once=0))
+    found = split(touched, desired, await kernel(), at_once=0)
     assert [portion.touched.keys for portion in found] == [
         {key(3)},
         {one.key for one in chain(first, second)},
@@ -172,7 +180,7 @@ async def test_what_two_services_share_is_left_for_the_end(
 async def test_a_service_that_redirects_is_left_for_the_end_with_what_it_leads_to() -> None:
     leading = wants(key(2), Redirect(Protocol.TCP, key(2).address, 80, key(1)))
     desired, touched = merged([wants(key(1)), leading], [wants(key(3))])
-    found = list(portions(touched, desired, await kernel(), at_once=0))
+    found = split(touched, desired, await kernel(), at_once=0)
     assert [portion.touched.keys for portion in found] == [{key(3)}, {key(1), key(2)}]
 
 
@@ -181,7 +189,7 @@ async def test_a_service_that_goes_without_an_address_is_left_for_the_end() -> N
     state = await kernel()
     state.virtual_servers[key(1)] = VirtualServer("rr")
     desired.mark_foreign(key(1))
-    found = list(portions(touched, desired, state, at_once=0))
+    found = split(touched, desired, state, at_once=0)
     assert [portion.touched.keys for portion in found] == [{key(2)}, {key(1)}]
 
 
@@ -193,7 +201,7 @@ async def test_what_the_kernel_has_already_is_another_sort_and_what_it_has_a_par
     for one in (key(1), key(3)):
         state.virtual_servers[one] = VirtualServer("rr")
         state.real_servers[one] = {}
-    found = list(portions(touched, desired, state, at_once=0))
+    found = split(touched, desired, state, at_once=0)
     assert [(portion.touched.keys, portion.sort) for portion in found] == [
         ({key(1)}, Sort.STANDING),
         ({key(2)}, Sort.NEW),
@@ -206,7 +214,7 @@ async def test_nothing_is_split_before_our_chains_stand() -> None:
     desired, touched = merged([wants(key(1))], [wants(key(2))])
     state = await kernel()
     state.rulesets[Family.IPV4] = Ruleset()
-    (only,) = portions(touched, desired, state, at_once=0)
+    (only,) = split(touched, desired, state, at_once=0)
     assert only == (touched, Sort.REST)
 
 

@@ -15,16 +15,8 @@ SCHEDULERS = frozenset(Scheduler) - {Scheduler.TWOS}
 
 
 def web(scheduler: str) -> Service:
-    written = service()
-    return Service(
-        written.name,
-        cluster_ips=written.cluster_ips,
-        ports=written.ports,
-        annotations=(
-            ("ipvsproxy.io/scheduler", scheduler),
-            ("ipvsproxy.io/weights", "node=node-a:30"),
-        ),
-    )
+    annotations = {"ipvsproxy.io/scheduler": scheduler, "ipvsproxy.io/weights": "node=node-a:30"}
+    return msgspec.structs.replace(service(), annotations=tuple(annotations.items()))
 
 
 @pytest.mark.parametrize("before", ["mh", "ovf", "lblc"])
