@@ -36,6 +36,7 @@ _EMPTY_CHAINS = 10
 
 _HEADER, _ATTRIBUTE = struct.Struct("=IHHII"), struct.Struct("=HH")
 _ADDRESS_BODY, _ADDRESS_INDEX = struct.Struct("=BBBBI"), struct.Struct("=4xI")
+_LINK_BODY, _LINK_NAME, _GET_LINK = struct.Struct("=BxHiII"), 3, 18
 _REQUEST, _ACKNOWLEDGE, _DUMP = 1, 4, 0x300
 _ERROR, _DONE, _GET_ADDRESS, _NEW_ADDRESS = 2, 3, 22, 20
 _ROUTE, _NETFILTER = 0, 12
@@ -120,13 +121,19 @@ class Pending:
         return True
 
 
+def _index() -> int | None:
+    """Give the interface's number; not by an ioctl, which launches modprobe for a missing one."""
+    body = _LINK_BODY.pack(socket.AF_UNSPEC, 0, 0, 0, 0)
+    body += _attribute(_LINK_NAME, DEVICE.encode() + b"\0")
+    for payload in _listed(_ROUTE, _GET_LINK, body, _ACKNOWLEDGE):
+        index: int = _LINK_BODY.unpack_from(payload)[2]
+        return index
+    return None
+
+
 def has_link() -> bool:
     """Whether the interface of the service addresses is there."""
-    try:
-        socket.if_nametoindex(DEVICE)
-    except OSError:
-        return False
-    return True
+    return _index() is not None
 
 
 def is_local(addresses: Iterable[str]) -> bool:
@@ -142,9 +149,7 @@ def is_local(addresses: Iterable[str]) -> bool:
 
 def bound_addresses() -> int:
     """Count the IPv4 addresses of the interface of the service addresses."""
-    try:
-        index = socket.if_nametoindex(DEVICE)
-    except OSError:
+    if (index := _index()) is None:
         return 0
     body = _ADDRESS_BODY.pack(socket.AF_INET, 0, 0, 0, 0)
     found = _listed(_ROUTE, _GET_ADDRESS, body, _DUMP)

@@ -161,9 +161,9 @@ class Ipsets:
     def apply(self, operations: Sequence[SetOperation]) -> list[Outcome]:
         """Carry out operations in their order, but growths before all else; one outcome each.
 
-        No process for members; one for all else, one more when a set is created, one more for each
-        line that is refused, and three for each growth. A set that exists already is CONTRADICTED,
-        whatever it is, since its members are not known here.
+        No process for members; one for all else, one more when a set to be created is there, one
+        more for each line that is refused, and three for each growth. A set that exists already is
+        CONTRADICTED, whatever it is, since its members are not known here.
         """
         growths = {i: one for i, one in enumerate(operations) if isinstance(one, GrowSet)}
         lines = {i: one for i, one in enumerate(operations) if not isinstance(one, GrowSet)}
@@ -265,10 +265,19 @@ class Ipsets:
             self._processes.run(("ipset", "destroy", TEMPORARY))
         self._leftover = False
 
+    def _may_exist(self, names: Collection[str]) -> bool:
+        """Whether there may be any of some sets, so that the program has to say how it is made."""
+        if self._netlink is None or not names:
+            return bool(names)
+        try:
+            return bool(self.present(names))
+        except DataplaneError:
+            return True
+
     def _refused_beforehand(self, operations: Sequence[LineOperation]) -> dict[int, Outcome]:
         outcomes: dict[int, Outcome] = {}
         existing: Mapping[str, str] = {}
-        if any(isinstance(operation, CreateSet) for operation in operations):
+        if self._may_exist([one.name for one in operations if isinstance(one, CreateSet)]):
             done = self._processes.run(("ipset", "list", "-terse"))
             existing = parse_headers(done.stdout)
         for index, operation in enumerate(operations):

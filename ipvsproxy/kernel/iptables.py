@@ -21,6 +21,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection
 from enum import StrEnum
+from typing import assert_never
 
 import structlog
 
@@ -35,6 +36,7 @@ from ipvsproxy.kernel.iptables_text import (
     restore_text,
 )
 from ipvsproxy.kernel.process import Completed, ProcessError, Processes
+from ipvsproxy.kernel.tables import Tables
 from ipvsproxy.model import Family, Ruleset
 
 HINTS = (":KUBE-IPTABLES-HINT ", ":KUBE-KUBELET-CANARY ")
@@ -89,8 +91,12 @@ _REFUSALS = (
 class Iptables:
     """Our chains in the tables of each family, through one backend."""
 
-    def __init__(self, processes: Processes, backend: str = "auto") -> None:
+    def __init__(
+        self, processes: Processes, backend: str = "auto", tables: Tables | None = None
+    ) -> None:
         """Use `backend`: "nft", "legacy", or "auto" for the one that the node uses.
+
+        What `tables` know to be empty is not read by a program; without them all is.
 
         Raises ValueError for any other word. Which one the node uses is found out at the first
         call, by the hint chains, then by where our chains or kube-proxy's stand; else it is nft,
@@ -100,6 +106,7 @@ class Iptables:
         if backend not in ("auto", Backend.NFT, Backend.LEGACY):
             raise ValueError(f"iptables backend {backend!r}: give auto, nft or legacy")
         self._processes = processes
+        self._tables = tables
         self._open = backend == "auto"
         """Whether the choice is ours, and not yet proved by a change that was carried out."""
         self._backend = None if backend == "auto" else Backend(backend)
@@ -205,7 +212,24 @@ class Iptables:
         return _run_restore(self._processes, self.backend, family, text)
 
     def _save(self, backend: Backend, family: Family) -> Completed | str:
+        program = _program(backend, family, "save")
+        if self._is_empty(backend, family) and self._processes.has(program):
+            return Completed(0, "", "")
         return _run_save(self._processes, backend, family)
+
+    def _is_empty(self, backend: Backend, family: Family) -> bool:
+        """Whether it is known that a family has no table in a backend."""
+        if self._tables is None:
+            return False
+        match backend:
+            case Backend.NFT:
+                return not self._tables.may_be_of_nft(family)
+            case Backend.LEGACY:
+                return not self._tables.may_be_of_legacy(family)
+            case Backend.PLAIN:
+                return False
+            case _:
+                assert_never(backend)
 
     def _choose(self) -> Backend:
         texts: dict[Backend, str] = {}

@@ -10,7 +10,7 @@ Addresses come in thousands; they are packed here, and `netlink` sends them in b
 from __future__ import annotations
 
 import errno
-import socket
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias, assert_never
 
@@ -18,13 +18,13 @@ from ipvsproxy.core.operations import BindAddress, CreateLink, RemoveLink, Unbin
 from ipvsproxy.dataplane import DONE, Outcome, Refusal
 from ipvsproxy.kernel import message, rtnetlink
 from ipvsproxy.kernel.netlink import NetlinkSocket, Request
-from ipvsproxy.kernel.refusals import refused
+from ipvsproxy.kernel.refusals import UNANSWERED, refused
 from ipvsproxy.model import DUMMY_INTERFACE, Family
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["Link", "LinkOperation", "families", "remove_interface"]
+__all__ = ["Link", "LinkOperation", "families", "index_of", "remove_interface"]
 
 LinkOperation: TypeAlias = CreateLink | RemoveLink | BindAddress | UnbindAddress
 _AddressOperation: TypeAlias = BindAddress | UnbindAddress
@@ -67,7 +67,10 @@ class Link:
     def _apply_addresses(self, operations: Sequence[_AddressOperation]) -> list[Outcome]:
         if not operations:
             return []
-        index = rtnetlink.dummy_index()
+        try:
+            index = index_of(self._netlink, DUMMY_INTERFACE)
+        except OSError as error:
+            return [refused(error.errno or errno.EIO)] * len(operations)
         if index is None:
             return [_address_outcome(operation, errno.ENODEV) for operation in operations]
         answers = self._netlink.exchange([_request(operation, index) for operation in operations])
@@ -83,11 +86,30 @@ class Link:
         return _creation_outcome(answer.error) if answer.error else DONE
 
 
+def index_of(netlink: NetlinkSocket, name: str) -> int | None:
+    """Return the index of an interface; None where there is none. Raises OSError.
+
+    `netlink` is a socket of rtnetlink. An OSError without an answer of the kernel has the number
+    `UNANSWERED`.
+    """
+    (answer,) = netlink.exchange([rtnetlink.link_named(name)])
+    if answer.error in _GONE:
+        return None
+    if answer.error == UNANSWERED:
+        raise OSError(UNANSWERED, refused(UNANSWERED).reason)
+    if answer.error:
+        raise OSError(answer.error, os.strerror(answer.error))
+    _, index = rtnetlink.family_and_index(answer.payloads[0])
+    return index
+
+
 def remove_interface(netlink: NetlinkSocket, name: str) -> Outcome:
     """Remove an interface with its addresses; one that is gone already counts too."""
     try:
-        index = socket.if_nametoindex(name)
-    except OSError:
+        index = index_of(netlink, name)
+    except OSError as error:
+        return refused(error.errno or errno.EIO)
+    if index is None:
         return DONE
     (answer,) = netlink.exchange([Request(rtnetlink.DELETE_LINK, rtnetlink.link_payload(index))])
     return DONE if answer.error in {0, *_GONE} else refused(answer.error)

@@ -60,10 +60,11 @@ from ipvsproxy.kernel import (
 from ipvsproxy.kernel.ipset import Ipsets
 from ipvsproxy.kernel.iptables import Iptables
 from ipvsproxy.kernel.ipvs import Ipvs
-from ipvsproxy.kernel.link import Link, families
+from ipvsproxy.kernel.link import Link, families, index_of
 from ipvsproxy.kernel.netlink import NETFILTER, NetlinkSocket
 from ipvsproxy.kernel.process import Processes
-from ipvsproxy.model import State
+from ipvsproxy.kernel.tables import Tables
+from ipvsproxy.model import DUMMY_INTERFACE, State
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
@@ -96,7 +97,7 @@ class LinuxDataplane:
         self._processes = Processes()
         self._netfilter = NetlinkSocket(NETFILTER)
         self._ipsets = Ipsets(self._processes, self._netfilter)
-        self._iptables = Iptables(self._processes, iptables_backend)
+        self._iptables = Iptables(self._processes, iptables_backend, Tables(self._netfilter))
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="dataplane")
         self._closed = False
         self._writes = dict.fromkeys(_KINDS, 0)
@@ -217,8 +218,8 @@ class LinuxDataplane:
     def _glance(self, keys: Collection[VirtualServerKey], sets: Collection[str]) -> Glance:
         option = self._ipvs.option
         try:
-            control = option.opened()
-            link, addresses = glance.has_dummy(control), glance.address_count(control)
+            link = index_of(self._route, DUMMY_INTERFACE) is not None
+            addresses = glance.address_count(option.opened())
         except OSError as error:
             raise DataplaneError(f"the interfaces cannot be looked at: {error}") from error
         return Glance(

@@ -15,11 +15,15 @@ import errno
 import socket
 import struct
 import sys
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 from ipvsproxy.dataplane import Change, NodeNetworkChanged
 from ipvsproxy.kernel import message, rtnetlink
+from ipvsproxy.kernel.link import index_of
 from ipvsproxy.kernel.message import CodecError
+from ipvsproxy.kernel.netlink import NetlinkSocket
+from ipvsproxy.model import DUMMY_INTERFACE
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -44,28 +48,31 @@ async def changes() -> AsyncIterator[Change]:
     """
     loop = asyncio.get_running_loop()
     kind = socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
-    with socket.socket(socket.AF_NETLINK, kind, rtnetlink.PROTOCOL) as connection:
+    with (
+        closing(NetlinkSocket(rtnetlink.PROTOCOL)) as questions,
+        socket.socket(socket.AF_NETLINK, kind, rtnetlink.PROTOCOL) as connection,
+    ):
         _attach_filter(connection, _NO_INTERFACE)
         connection.bind((0, _GROUPS))
-        own = _follow_dummy(connection, _NO_INTERFACE)
+        own = _follow_dummy(questions, connection, _NO_INTERFACE)
         while True:
             try:
                 notice = await loop.sock_recv(connection, _BUFFER)
             except OSError as error:
                 if error.errno != errno.ENOBUFS:
                     raise
-                own = _follow_dummy(connection, own)
+                own = _follow_dummy(questions, connection, own)
                 yield NodeNetworkChanged()
             else:
                 if _is_of_links(notice):
-                    own = _follow_dummy(connection, own)
+                    own = _follow_dummy(questions, connection, own)
                 if _is_change(notice, own):
                     yield NodeNetworkChanged()
 
 
-def _follow_dummy(connection: socket.socket, before: int) -> int:
+def _follow_dummy(questions: NetlinkSocket, connection: socket.socket, before: int) -> int:
     """Give the number of the dummy interface, which the filter leaves out from now on."""
-    number = rtnetlink.dummy_index() or _NO_INTERFACE
+    number = index_of(questions, DUMMY_INTERFACE) or _NO_INTERFACE
     if number != before:
         _attach_filter(connection, number)
     return number

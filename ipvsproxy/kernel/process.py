@@ -14,6 +14,7 @@ it was. Whoever starts one program after another stops at the first that fails s
 from __future__ import annotations
 
 import errno
+import shutil
 import signal
 import subprocess
 from collections.abc import Sequence
@@ -74,6 +75,10 @@ class Processes:
         """Programs started since the beginning."""
         self._environment = {"LC_ALL": "C", "PATH": path}
         self._seconds = seconds
+
+    def has(self, program: str) -> bool:
+        """Say whether a program is there and may be run, without running it."""
+        return shutil.which(program, path=self._environment["PATH"]) is not None
 
     def run(self, argv: Sequence[str], stdin: str = "") -> Completed:
         """Run a program to its end and return what it said, whatever its exit status.

@@ -111,9 +111,9 @@ def test_every_kind_of_member_is_read_back_as_it_was_written(
         operations.append(CreateSet(name, spec))
         operations += (AddMember(name, one) for one in members)
     assert set(ipsets.apply(operations)) == {DONE}
-    assert processes.launched == 2
+    assert processes.launched == 1 + by_program
     specs, contents = ipsets.dump()
-    assert processes.launched == 2 + by_program
+    assert processes.launched == 1 + 2 * by_program
     assert specs == {name: spec for name, (spec, _) in EVERY_KIND.items()}
     assert contents == {name: found for name, (_, found) in EVERY_KIND.items()}
 
@@ -368,7 +368,9 @@ def test_members_launch_nothing_and_the_program_reads_the_same(processes: Proces
     netlink.close()
 
 
-def test_a_large_table_takes_two_processes(ipsets: Ipsets, processes: Processes) -> None:
+def test_a_large_table_takes_one_process_or_two(
+    ipsets: Ipsets, processes: Processes, request: pytest.FixtureRequest
+) -> None:
     names = [set_name(base, Family.IPV4) for base in (CLUSTER_IP, LEDGER)]
     specs = set_specs([Family.IPV4], 65536)
     batch: list[SetOperation] = [CreateSet(name, specs[name]) for name in names]
@@ -376,7 +378,7 @@ def test_a_large_table_takes_two_processes(ipsets: Ipsets, processes: Processes)
     started = time.perf_counter()
     assert set(ipsets.apply(batch)) == {DONE}
     assert time.perf_counter() - started < 30
-    assert processes.launched == 2
+    assert processes.launched == 1 + ("program" in request.node.name)
     members = ipsets.dump()[1]
     assert {name: len(found) for name, found in members.items()} == dict.fromkeys(names, 5000)
     assert LOOP_BACK not in members

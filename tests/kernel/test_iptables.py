@@ -6,6 +6,7 @@ import dataclasses
 import socket
 import subprocess
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 
 import pytest
 
@@ -16,7 +17,9 @@ from ipvsproxy.dataplane import DONE, Refusal
 from ipvsproxy.kernel.ipset import Ipsets
 from ipvsproxy.kernel.iptables import Backend, Iptables
 from ipvsproxy.kernel.iptables_text import BUILT_IN_CHAINS
+from ipvsproxy.kernel.netlink import NETFILTER, NetlinkSocket
 from ipvsproxy.kernel.process import Completed, Processes
+from ipvsproxy.kernel.tables import Tables
 from ipvsproxy.model import (
     Address,
     Chain,
@@ -153,14 +156,21 @@ def processes() -> Iterator[Processes]:
         yield processes
 
 
+@pytest.fixture
+def tables(processes: Processes) -> Iterator[Tables]:
+    assert processes is not None, "it makes the namespace in which the socket is opened"
+    with closing(NetlinkSocket(NETFILTER)) as netfilter_socket:
+        yield Tables(netfilter_socket)
+
+
 @pytest.fixture(params=["nft", "legacy"])
-def iptables(request: pytest.FixtureRequest, processes: Processes) -> Iptables:
+def iptables(request: pytest.FixtureRequest, processes: Processes, tables: Tables) -> Iptables:
     """Both backends, each where this kernel has it; user-mode Linux lacks nft for IPv4."""
     backend = str(request.param)
     reason = unusable(processes, backend)
     if reason:
         pytest.skip(f"this kernel has no iptables-{backend}: {reason}")
-    return Iptables(processes, backend)
+    return Iptables(processes, backend, tables)
 
 
 def save(processes: Processes, iptables: Iptables, family: Family = Family.IPV4) -> list[str]:
@@ -425,8 +435,22 @@ def test_without_a_hint_the_backend_of_our_chains_is_used_again(
     assert again.dump(Family.IPV4) == WANTED[0]
 
 
-def test_auto_finds_a_backend_that_this_kernel_has(processes: Processes) -> None:
-    automatic = Iptables(processes, "auto")
+def test_a_listing_without_a_table_launches_nothing_and_one_with_a_table_is_read(
+    iptables: Iptables, processes: Processes
+) -> None:
+    asked = Iptables(processes, str(iptables.backend))
+    assert asked.dump(Family.IPV6) == NOTHING
+    before = processes.launched
+    assert iptables.dump(Family.IPV6) == NOTHING
+    assert processes.launched == before
+    wanted_ = WANTED[-1]
+    assert family_of(wanted_) is Family.IPV6
+    assert iptables.apply(ReplaceChains(Family.IPV6, wanted_, NOTHING)) == DONE
+    assert iptables.dump(Family.IPV6) == asked.dump(Family.IPV6) == wanted_
+
+
+def test_auto_finds_a_backend_that_this_kernel_has(processes: Processes, tables: Tables) -> None:
+    automatic = Iptables(processes, "auto", tables)
     there = found(automatic, Family.IPV4)
     assert automatic.apply(ReplaceChains(Family.IPV4, WANTED[0], there)) == DONE
     assert automatic.backend in (Backend.NFT, Backend.LEGACY)

@@ -9,7 +9,7 @@ import pytest
 from ipvsproxy.core.operations import BindAddress, CreateLink, RemoveLink, UnbindAddress
 from ipvsproxy.dataplane import Refusal
 from ipvsproxy.kernel import rtnetlink, surroundings
-from ipvsproxy.kernel.link import Link, LinkOperation, families
+from ipvsproxy.kernel.link import Link, LinkOperation, families, index_of
 from ipvsproxy.kernel.netlink import NetlinkSocket
 from ipvsproxy.model import DUMMY_INTERFACE, Address, Family
 from tests.kernel.interfaces import apply, ip
@@ -51,6 +51,17 @@ def test_the_interface_comes_and_goes(link: Link) -> None:
     apply(link, RemoveLink())
     assert bound() is None
     apply(link, RemoveLink())
+
+
+def test_an_interface_is_found_by_its_name(link: Link) -> None:
+    route = NetlinkSocket(rtnetlink.PROTOCOL)
+    assert index_of(route, DUMMY_INTERFACE) is None
+    apply(link, CreateLink())
+    assert index_of(route, DUMMY_INTERFACE) == socket.if_nametoindex(DUMMY_INTERFACE)
+    assert index_of(route, "lo") == 1
+    apply(link, RemoveLink())
+    assert index_of(route, DUMMY_INTERFACE) is None
+    route.close()
 
 
 def test_addresses_are_bound_as_hosts_and_local_at_once_though_the_link_is_down(link: Link) -> None:

@@ -100,9 +100,13 @@ async def test_every_kind_is_carried_out_answered_in_order_and_read_back(
     assert counts == {"sysctl": 2, "link": 2, "ipvs": 4, "set": 2, "chain": 1, "conntrack": 1}
 
 
-async def test_reading_writes_nothing(dataplane: LinuxDataplane) -> None:
-    await dataplane.dump()
+async def test_reading_writes_nothing_and_where_nothing_is_launches_nothing(
+    dataplane: LinuxDataplane,
+) -> None:
+    found = await dataplane.dump()
     await dataplane.read([WEB])
+    assert found.rulesets == dict.fromkeys(found.families, Ruleset())
+    assert dataplane.counts["processes"] == 0
     writes = {kind: count for kind, count in dataplane.counts.items() if kind != "processes"}
     assert set(writes.values()) == {0}
 

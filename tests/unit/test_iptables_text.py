@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 import structlog
@@ -11,6 +13,7 @@ import structlog
 from ipvsproxy.core.firewall import ruleset
 from ipvsproxy.core.operations import ReplaceChains
 from ipvsproxy.dataplane import DONE, Refusal
+from ipvsproxy.kernel import nftables
 from ipvsproxy.kernel.iptables import Backend, Iptables, read_tables
 from ipvsproxy.kernel.iptables_text import (
     deletion_text,
@@ -19,7 +22,9 @@ from ipvsproxy.kernel.iptables_text import (
     removal_text,
     restore_text,
 )
+from ipvsproxy.kernel.netlink import NETFILTER, NetlinkSocket
 from ipvsproxy.kernel.process import Completed, ProcessError, Processes
+from ipvsproxy.kernel.tables import Tables
 from ipvsproxy.model import Chain, Family, Jump, Rule, Ruleset
 from tests.unit.builders import pods_in
 
@@ -62,6 +67,9 @@ class Scripted(Processes):
         super().__init__(path="/nonexistent")
         self.asked: list[tuple[str, ...]] = []
         self._answers = answers
+
+    def has(self, program: str) -> bool:
+        return program in self._answers
 
     def run(self, argv: Sequence[str], stdin: str = "") -> Completed:
         self.asked.append(tuple(argv))
@@ -305,6 +313,46 @@ def test_the_backend_is_the_one_that_the_node_uses(
     assert iptables.backend is backend
     assert len(processes.asked) <= 4
     assert all(len(argv) == 1 for argv in processes.asked), "-t would create a legacy table"
+
+
+def test_what_is_known_to_be_empty_is_not_read_where_the_program_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(nftables, "list_tables", lambda _: frozenset())
+    empty = Tables(NetlinkSocket(NETFILTER), tmp_path)
+    programs = [f"ip{six}tables-{one}-save" for six in ("", "6") for one in ("nft", "legacy")]
+    answers = dict.fromkeys(programs, said("should not be asked"))
+    for backend in Backend:
+        processes = Scripted(answers)
+        iptables = Iptables(processes, backend or "auto", empty)
+        assert iptables.dump_all(list(Family)) == dict.fromkeys(Family, NOTHING)
+        assert processes.asked == []
+    missing = Iptables(Scripted({}), "nft", empty)
+    assert missing.dump_all(list(Family)) == {}
+    assert "install the package iptables" in missing.unusable[Family.IPV4]
+
+
+@pytest.mark.parametrize(("names", "may_be"), [(None, False), ("", False), ("nat\n", True)])
+def test_legacy_tables_are_those_that_the_kernel_names(
+    tmp_path: Path, names: str | None, may_be: bool
+) -> None:
+    if names is not None:
+        (tmp_path / "ip6_tables_names").write_text(names)
+    tables = Tables(NetlinkSocket(NETFILTER), tmp_path)
+    assert tables.may_be_of_legacy(Family.IPV6) is may_be
+    assert not tables.may_be_of_legacy(Family.IPV4)
+    (tmp_path / "ip_tables_names").mkdir()
+    assert tables.may_be_of_legacy(Family.IPV4), "it cannot be read"
+
+
+def test_where_the_kernel_does_not_say_there_may_be_tables_of_nft(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(_: NetlinkSocket) -> NoReturn:
+        raise PermissionError(errno.EPERM, "not permitted")
+
+    monkeypatch.setattr(nftables, "list_tables", refuse)
+    assert Tables(NetlinkSocket(NETFILTER)).may_be_of_nft(Family.IPV4)
 
 
 class Passing(Scripted):
