@@ -7,14 +7,15 @@ the answers; a step whose conditions can no longer hold is given up and gives up
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from ipvsproxy.core.operations import Operation
 from ipvsproxy.core.pieces import MANY, Pieces, whole
 from ipvsproxy.core.plan import Batch, Step
 
-_WAITING, _SENT, _DONE, _FAILED = 1, 2, 4, 8
-"""The fates of a step, as bits: those of many steps together are one number."""
+_OPEN, _DONE, _FAILED = 1, 2, 4
+"""The fates of a step, as bits: those of many steps together are one number. Open is what waits,
+and what was sent and is not answered yet: to who waits for it they are the same."""
 _FEW = 8
 """So many steps are looked at quicker than remembered."""
 
@@ -22,12 +23,13 @@ _FEW = 8
 class Execution:
     """The progress of one batch."""
 
-    def __init__(self, batch: Batch, withhold: Callable[[Operation], bool]) -> None:
+    def __init__(self, batch: Batch, withhold: Callable[[Operation], bool] | None) -> None:
         """Begin a batch; an operation for which `withhold` is true counts as refused, unsent."""
         self._steps = batch.steps
         self._withhold = withhold
-        self._fates = [_WAITING] * len(batch.steps)
-        self._waiting = list(range(len(batch.steps)))
+        self._fates = bytearray([_OPEN]) * len(batch.steps)
+        self._waiting: Iterable[Sequence[int]] = _runs(batch.steps)
+        """The steps that wait, in runs of those that wait for the same: one verdict is for all."""
         self._pass: dict[int, int] = {}
 
     def ready(self) -> list[int]:
@@ -40,23 +42,31 @@ class Execution:
     def ready_in_pieces(self) -> Pieces[list[int]]:
         """Do what `ready` does; nothing may be answered meanwhile."""
         self._pass.clear()
-        ready, waiting = [], []
-        for looked_at, position in enumerate(self._waiting, 1):
-            if looked_at % MANY == 0:
-                yield MANY // 4
-            match self._verdict(self._steps[position]):
+        ready: list[int] = []
+        waiting: list[Sequence[int]] = []
+        looked_at = 0
+        for run in self._waiting:
+            looked_at += len(run)
+            if looked_at >= MANY:
+                yield looked_at // 4
+                looked_at = 0
+            match self._verdict(self._steps[run[0]]):
                 case None:
-                    waiting.append(position)
+                    waiting.append(run)
                 case False:
-                    self._fates[position] = _FAILED
-                case True if self._withhold(self._steps[position].operation):
-                    self._fates[position] = _FAILED
+                    self._give_up(run)
+                case True if self._withhold is None:
+                    ready += run
                 case True:
-                    ready.append(position)
-        for position in ready:
-            self._fates[position] = _SENT
+                    withheld = [one for one in run if self._withhold(self._steps[one].operation)]
+                    self._give_up(withheld)
+                    ready += (one for one in run if self._fates[one] == _OPEN)
         self._waiting = waiting
         return ready
+
+    def _give_up(self, positions: Iterable[int]) -> None:
+        for position in positions:
+            self._fates[position] = _FAILED
 
     def operation(self, position: int) -> Operation:
         """Give the operation of a step."""
@@ -66,8 +76,16 @@ class Execution:
         """Tell what became of a step that was sent."""
         self._fates[position] = _DONE if acknowledged else _FAILED
 
+    def acknowledged(self, positions: Iterable[int]) -> None:
+        """Tell that steps that were sent have been carried out."""
+        fates = self._fates
+        for position in positions:
+            fates[position] = _DONE
+
     def unfinished(self) -> Iterator[Operation]:
         """Give the operations that were refused, withheld, or given up for another's sake."""
+        if self._fates.count(_DONE) == len(self._fates):
+            return iter(())
         return (
             step.operation
             for step, fate in zip(self._steps, self._fates, strict=True)
@@ -84,7 +102,7 @@ class Execution:
             return None
         if needs & ~_DONE:
             return None
-        if step.follows and self._fates_of(step.follows) & (_WAITING | _SENT):
+        if step.follows and self._fates_of(step.follows) & _OPEN:
             return None
         return True
 
@@ -102,3 +120,24 @@ class Execution:
         if len(positions) > _FEW:
             self._pass[id(positions)] = fates
         return fates
+
+
+def _runs(steps: Sequence[Step]) -> Iterator[Sequence[int]]:
+    """Cut steps into runs of those that wait for the same, which the plan says by the same tuples.
+
+    Of no more than `MANY`, so that no run is a piece that takes long.
+    """
+    start = 0
+    for position, step in enumerate(steps):
+        first = steps[start]
+        if (
+            step.needs is first.needs
+            and step.needs_any is first.needs_any
+            and step.follows is first.follows
+            and position - start < MANY
+        ):
+            continue
+        yield range(start, position)
+        start = position
+    if steps:
+        yield range(start, len(steps))

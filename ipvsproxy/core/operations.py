@@ -14,6 +14,7 @@ Nothing in one leads back to it, so the garbage collector need not look at the 5
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TypeAlias, assert_never
 
 import msgspec
@@ -248,6 +249,18 @@ def advance(state: State, operation: Operation) -> None:  # noqa: C901, PLR0912,
             pass
         case _:
             assert_never(operation)
+
+
+def advance_all(state: State, operations: Iterable[Operation]) -> None:
+    """Do what `advance` does for each of these; the two of which a start has most go first."""
+    for operation in operations:
+        match operation:
+            case AddRealServer():
+                state.real_servers[operation.key][operation.member] = operation.server
+            case AddMember():
+                state.members[operation.name].add(operation.member)
+            case _:
+                advance(state, operation)
 
 
 def describe(operation: Operation) -> str:  # noqa: C901, PLR0911, PLR0912 - one case for each operation

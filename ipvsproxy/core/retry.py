@@ -7,7 +7,7 @@ scheduler that was mended, say) is a different one and has none.
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Container, Iterable
 from typing import NamedTuple, assert_never
 
 from ipvsproxy.core.desired import Touched
@@ -56,15 +56,19 @@ class Retries:
         length = min(before.length * 2, LONGEST_PAUSE) if before else FIRST_PAUSE
         self._pauses[operation] = _Pause(now + length, length)
 
-    def acknowledged(self, operation: Operation) -> None:
-        """Forget the pause of an operation that has succeeded."""
+    def acknowledged(self, operations: Iterable[Operation]) -> None:
+        """Forget the pauses of operations that have succeeded."""
         if self._pauses:
-            self._pauses.pop(operation, None)
+            for operation in operations:
+                self._pauses.pop(operation, None)
+
+    @property
+    def none(self) -> bool:
+        """Whether there is no pause at all, as mostly."""
+        return not self._pauses
 
     def withheld(self, operation: Operation, now: float) -> bool:
         """Whether an operation is in its pause."""
-        if not self._pauses:
-            return False
         pause = self._pauses.get(operation)
         return pause is not None and now < pause.until
 

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
+from functools import partial
 from typing import NamedTuple, TypeVar
 
 from ipvsproxy.core.desired import Touched
@@ -26,7 +27,7 @@ from ipvsproxy.core.operations import (
     RemoveVirtualServer,
     SetRealServer,
     SetVirtualServer,
-    advance,
+    advance_all,
 )
 from ipvsproxy.core.parts import Addresses, Part, part_of
 from ipvsproxy.core.pieces import MANY, Cost, Pieces, cut
@@ -257,27 +258,44 @@ class Writer:
         now = self._tried = (
             self._clock()
         )  # once: in a guest it is a system call, and a batch has thousands
-        execution = Execution(batch, lambda operation: self._retries.withheld(operation, now))
+        retries = self._retries
+        withhold = None if retries.none else partial(retries.withheld, now=now)
+        execution = Execution(batch, withhold)
         while positions := await in_turns(execution.ready_in_pieces()):
             before = len(written.refused)
             operations = [execution.operation(position) for position in positions]
             outcomes = await self._dataplane.apply(operations)
             answers = zip(positions, operations, outcomes, strict=True)
             async for some in a_few_at_a_time(answers, _ANSWERS):
-                for position, operation, outcome in some:
-                    execution.answer(position, acknowledged=outcome.refusal is None)
-                    self._note(operation, outcome, written)
+                self._note_answers(execution, some, written)
             if len(written.refused) > before:
                 await self._read_again(operations, outcomes, written)
         written.undone += execution.unfinished()
 
-    def _note(self, operation: Operation, outcome: Outcome, written: Written) -> None:
-        if outcome.refusal is None:
-            advance(self.state, operation)
-            self.revision += 1
-            self._retries.acknowledged(operation)
-            written.done[type(operation).__name__] += 1
-            return
+    def _note_answers(
+        self,
+        execution: Execution,
+        answers: Iterable[tuple[int, Operation, Outcome]],
+        written: Written,
+    ) -> None:
+        """Note what became of operations; they do not depend on each other."""
+        positions: list[int] = []
+        acknowledged: list[Operation] = []
+        for position, operation, outcome in answers:
+            if outcome.refusal is None:
+                positions.append(position)
+                acknowledged.append(operation)
+            else:
+                execution.answer(position, acknowledged=False)
+                self._note_refusal(operation, outcome, written)
+        execution.acknowledged(positions)
+        advance_all(self.state, acknowledged)
+        self.revision += len(acknowledged)
+        self._retries.acknowledged(acknowledged)
+        for kind, count in Counter(map(type, acknowledged)).items():
+            written.done[kind.__name__] += count
+
+    def _note_refusal(self, operation: Operation, outcome: Outcome, written: Written) -> None:
         self._retries.refused(operation, self._clock())
         self._refusals[operation] = outcome
         written.refused.append(RefusedOperation(operation, outcome))

@@ -68,11 +68,11 @@ def test_only_the_operation_itself_is_withheld() -> None:
     assert retries.next_due(0.0) is None
     retries.refused(BIND, 0.0)
     assert not retries.withheld(UNBIND, 0.0), "of equal shape, but another operation"
-    retries.acknowledged(UNBIND)
+    retries.acknowledged([UNBIND])
     assert retries.withheld(BIND, 0.0)
-    retries.acknowledged(BIND)
+    retries.acknowledged([BIND])
     assert not retries.withheld(BIND, 0.0)
-    retries.acknowledged(BIND)
+    retries.acknowledged([BIND])
     assert retries.next_due(0.0) is None
 
 

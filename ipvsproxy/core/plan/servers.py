@@ -7,7 +7,8 @@ real servers are wanted, draining ones too, was settled before (core.drain).
 from __future__ import annotations
 
 import zlib
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from itertools import groupby
 
 from ipvsproxy.core.drain import Wanted, refuses_at_weight_zero
 from ipvsproxy.core.operations import (
@@ -41,7 +42,7 @@ class Servers:
 
     def __init__(self, draft: Draft, seed: bytes) -> None:
         self._draft = draft
-        self._seed = seed
+        self._start = zlib.crc32(seed)
         self._switched: dict[VirtualServerKey, tuple[int, ...]] = {}
         """The change away from a scheduler that turns clients away at weight 0."""
         self._rescheduled: dict[VirtualServerKey, tuple[int, ...]] = {}
@@ -152,7 +153,7 @@ class Servers:
     def _actual(self, key: VirtualServerKey) -> Mapping[RealServerKey, RealServer]:
         return self._draft.state.real_servers.get(key, {})
 
-    def _add_and_raise(self, key: VirtualServerKey, wanted: Wanted) -> Iterable[int]:
+    def _add_and_raise(self, key: VirtualServerKey, wanted: Wanted) -> list[int]:
         """Plan the real servers that come, and those whose weight does not fall to 0.
 
         They come after the switch away from a scheduler that turns clients away at weight 0, but
@@ -160,10 +161,10 @@ class Servers:
         again, for they may be on another node; and after a load balancer is closed to those whom
         its source ranges do not let in.
         """
-        draft, actual = self._draft, self._actual(key)
+        draft, actual, real_servers = self._draft, self._actual(key), wanted.real_servers
         created = (draft.created[key],) if key in draft.created else ()
         switched = self._switched.get(key, ())
-        masked = draft.masked.get(key, ())
+        masked: Sequence[int] = draft.masked.get(key, ())
         if draft.is_own(key.address):
             masked = (*masked, *draft.masked_ports.get(node_port(key), ()))
         closed = draft.closed.get(key, ())
@@ -171,14 +172,20 @@ class Servers:
         # Where nobody is served until now, nobody who is to be shut out may be.
         unserved = closed if not any(real.weight for real in actual.values()) else ()
         missing, changed = self._compare(key, wanted)
-        for member in self._insertion_order(key, missing, wanted.server.scheduler):
-            real = wanted.real_servers[member]
-            needs = (*created, *unserved) if real.weight else (*created, *switched)
-            yield draft.add(AddRealServer(key, member, real), needs=needs, follows=follows)
+        needs = ((*created, *switched), (*created, *unserved))  # with weight 0, and above
+        steps: list[int] = []
+        for serves, members in groupby(
+            self._insertion_order(key, missing, wanted.server.scheduler),
+            lambda member: real_servers[member].weight > 0,
+        ):
+            operations = [AddRealServer(key, member, real_servers[member]) for member in members]
+            steps += draft.add_each(operations, needs[serves], follows)
         for member in sorted(changed):
-            real = wanted.real_servers[member]
-            needs = (*unserved, *self._numbers_of(key, actual[member], real))
-            yield draft.add(SetRealServer(key, member, real), needs=needs, follows=follows)
+            real = real_servers[member]
+            numbers = self._numbers_of(key, actual[member], real)
+            operation = SetRealServer(key, member, real)
+            steps.append(draft.add(operation, needs=(*unserved, *numbers), follows=follows))
+        return steps
 
     def _numbers_of(
         self, key: VirtualServerKey, found: RealServer, real: RealServer
@@ -280,14 +287,10 @@ class Servers:
         """Order real servers for insertion: equal on all nodes for hashes, else spread by node."""
         if scheduler in _ORDERED_BY_ADDRESS:
             return sorted(members)
-        start = zlib.crc32(key.address + key.port.to_bytes(2), zlib.crc32(self._seed))
-        return sorted(
-            members,
-            key=lambda member: (
-                zlib.crc32(member.address + member.port.to_bytes(2), start),
-                member,
-            ),
-        )
+        start = zlib.crc32(key.address + key.port.to_bytes(2), self._start)
+        ranked = [(zlib.crc32(one.address + one.port.to_bytes(2), start), one) for one in members]
+        ranked.sort()
+        return [member for _, member in ranked]
 
     def _loop_backs_of(self, key: VirtualServerKey, wanted: Wanted) -> list[int]:
         """Give the steps that let the local pods behind a virtual server reach themselves.

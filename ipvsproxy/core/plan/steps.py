@@ -115,9 +115,20 @@ class Draft:
         needs_any: Iterable[int] = (),
         follows: Iterable[int] = (),
     ) -> int:
-        """Add a step behind all others; give its position."""
+        """Add a step behind all others; give its position.
+
+        Steps that wait for the same are given the same tuple: so they are known to (`Execution`).
+        """
         self.steps.append(Step(operation, tuple(needs), tuple(needs_any), tuple(follows)))
         return len(self.steps) - 1
+
+    def add_each(
+        self, operations: Iterable[Operation], needs: tuple[int, ...], follows: tuple[int, ...]
+    ) -> range:
+        """Add steps behind all others that wait for the same; give their positions."""
+        first = len(self.steps)
+        self.steps += [Step(operation, needs, (), follows) for operation in operations]
+        return range(first, len(self.steps))
 
     def chain_of(self, family: Family) -> tuple[int, ...]:
         """Give the step that replaces a family's chains, where there is one."""
