@@ -17,11 +17,12 @@ that. Nothing here knows the kernel; core.plan compares.
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from ipvsproxy.core.bound import Bound
 from ipvsproxy.core.health_check import HealthCheck
 from ipvsproxy.core.members import SetMember
 from ipvsproxy.core.probing import Probing
@@ -49,6 +50,8 @@ class Touched:
         self.members |= other.members
 
 
+_FEW = 8
+"""So many are looked through quicker, and kept in less room, than in a dict."""
 _OF_NEW_CLIENTS = frozenset({Role.REDIRECTS, Role.SHUTS_OUT})
 """What goes with a redirection; a departing virtual server takes no new client anyway."""
 
@@ -77,16 +80,16 @@ class Desired:
 
     def __init__(self) -> None:
         self._fragments: dict[ServiceName, Fragment] = {}
-        self._frontends: dict[ServiceName, Mapping[VirtualServerKey, Frontend]] = {}
-        """Those of each fragment, for a Service may have thousands."""
+        self._many: dict[ServiceName, Mapping[VirtualServerKey, Frontend]] = {}
+        """The frontends of Services that have many, for one may have thousands."""
         self._led: dict[ServiceName, Mapping[VirtualServerKey, list[VirtualServerKey]]] = {}
-        """Which frontends of a Service send clients to which of its others."""
+        """Which frontends of a Service send clients to which of its others; of who sends any."""
         self._claims: dict[VirtualServerKey, tuple[ServiceName, ...]] = {}
         self._held: dict[VirtualServerKey, Frontend] = {}
         self._departing: dict[VirtualServerKey, float] = {}
         self._foreign: set[VirtualServerKey] = set()
         self._counted: Counter[SetMember] = Counter()
-        self._bound: dict[Address, dict[VirtualServerKey, None]] = {}
+        self._bound = Bound()
         self._health_checks: dict[ServiceName, HealthCheck] = {}
         self._listed_checks: tuple[HealthCheck, ...] | None = ()
         self._probings: dict[ServiceName, Probing] = {}
@@ -148,7 +151,7 @@ class Desired:
 
     def behind(self, address: Address) -> tuple[VirtualServerKey, ...]:
         """Give the virtual servers for which an address must be on the dummy interface."""
-        return tuple(self._bound.get(address, ()))
+        return self._bound.behind(address)
 
     def needs(self, member: SetMember) -> bool:
         """Whether a set member must be there."""
@@ -176,11 +179,10 @@ class Desired:
         if before == fragment:
             return Touched()
         self._fragments[fragment.name] = fragment
-        self._frontends[fragment.name] = {one.key: one for one in fragment.frontends}
-        self._led[fragment.name] = _led(fragment.frontends)
+        self._note_frontends(fragment.name, fragment.frontends)
         self._note_health_check(fragment.name, fragment.health_check)
         self._note_probing(fragment.name, fragment.probing)
-        wanted = set(self._frontends[fragment.name])
+        wanted = {frontend.key for frontend in fragment.frontends}
         gone = {frontend.key for frontend in before.frontends} - wanted if before else set()
         touched = self._reclaim(fragment.name, wanted, gone, now)
         old = before.members if before else frozenset[SetMember]()
@@ -192,7 +194,7 @@ class Desired:
         before = self._fragments.pop(name, None)
         if before is None:
             return Touched()
-        del self._frontends[name], self._led[name]
+        self._note_frontends(name, ())
         self._note_health_check(name, None)
         self._note_probing(name, None)
         gone = {frontend.key for frontend in before.frontends}
@@ -271,7 +273,7 @@ class Desired:
             return touched
         for key in self._led[name].get(target, ()):
             if self.owner(key) == name and key not in self._foreign:
-                touched.add(self._hold(key, self._in_force(name, self._frontends[name][key])))
+                touched.add(self._hold(key, self._in_force(name, self._frontend(name, key))))
         return touched
 
     def _in_force(self, name: ServiceName, frontend: Frontend) -> Frontend:
@@ -280,6 +282,24 @@ class Desired:
         if target is None or (self.owner(target) == name and target not in self._foreign):
             return frontend
         return _unredirected(frontend)
+
+    def _note_frontends(self, name: ServiceName, frontends: Sequence[Frontend]) -> None:
+        """Keep by key what is looked up by key, of those few Services where it is worth the room.
+
+        A dict for each of thousands of Services would be a quarter of all that is kept of them.
+        """
+        for kept in (self._many, self._led):
+            kept.pop(name, None)
+        if len(frontends) > _FEW:
+            self._many[name] = {one.key: one for one in frontends}
+        if led := _led(frontends):
+            self._led[name] = led
+
+    def _frontend(self, name: ServiceName, key: VirtualServerKey) -> Frontend:
+        """Give the frontend that a Service wants at a virtual server; it must want one."""
+        if name in self._many:
+            return self._many[name][key]
+        return next(one for one in self._fragments[name].frontends if one.key == key)
 
     def _seniority(self, name: ServiceName) -> tuple[bool, float, ServiceName]:
         return seniority(name, self._fragments[name].created)
@@ -299,7 +319,7 @@ class Desired:
                 return touched
             return Touched()
         self._departing.pop(key, None)
-        return self._hold(key, self._in_force(owner, self._frontends[owner][key]))
+        return self._hold(key, self._in_force(owner, self._frontend(owner, key)))
 
     def _hold(self, key: VirtualServerKey, frontend: Frontend | None) -> Touched:
         before = self._held.pop(key, None)
@@ -309,7 +329,10 @@ class Desired:
             return Touched()
         old = before.members if before is not None else frozenset[SetMember]()
         new = frontend.members if frontend is not None else frozenset[SetMember]()
-        self._bind(key, frontend is not None and frontend.bind)
+        if frontend is not None and frontend.bind:
+            self._bound.add(key)
+        else:
+            self._bound.discard(key)
         self.redirections.put(key, frontend.redirect if frontend is not None else None)
         return Touched(keys={key}, members=self._recount(old, new))
 
@@ -334,21 +357,12 @@ class Desired:
         if probing is not None:
             self._probings[name] = probing
 
-    def _bind(self, key: VirtualServerKey, wanted: bool) -> None:
-        if wanted:
-            self._bound.setdefault(key.address, {})[key] = None
-            return
-        keys = self._bound.get(key.address, {})
-        keys.pop(key, None)
-        if not keys:
-            self._bound.pop(key.address, None)
-
 
 def _led(frontends: Iterable[Frontend]) -> Mapping[VirtualServerKey, list[VirtualServerKey]]:
-    found: defaultdict[VirtualServerKey, list[VirtualServerKey]] = defaultdict(list)
+    found: dict[VirtualServerKey, list[VirtualServerKey]] = {}
     for frontend in frontends:
         if frontend.redirect is not None:
-            found[frontend.redirect.target].append(frontend.key)
+            found.setdefault(frontend.redirect.target, []).append(frontend.key)
     return found
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-from ipvsproxy.model import ForwardingMethod, RealServer
+from ipvsproxy.model import Flags, ForwardingMethod, RealServer, VirtualServer
 
 
 @lru_cache(maxsize=1024)
@@ -16,3 +16,11 @@ def shared_real_server(
 ) -> RealServer:
     """Give the real server that looks like this, mostly the same object for the same arguments."""
     return RealServer(weight, forwarding_method, upper_threshold, lower_threshold)
+
+
+@lru_cache(maxsize=1024)
+def shared_virtual_server(
+    scheduler: str, flags: Flags, persistence: int, persistence_prefix: int
+) -> VirtualServer:
+    """Give the virtual server that looks like this, as `shared_real_server` does."""
+    return VirtualServer(scheduler, flags, persistence, persistence_prefix)

@@ -189,7 +189,7 @@ def translate(
         service_members(service, builder.local(), around) if frontends else frozenset(),
         _health_check(inputs, around) if frontends else None,
         frozenset(builder.without_local) if builder.without_local else _NO_POLICIES,
-        reader.good,
+        reader.good or NOTHING_WRITTEN,
         checks.probing,
     )
 

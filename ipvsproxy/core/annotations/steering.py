@@ -39,7 +39,7 @@ from ipvsproxy.core.annotations.scheduler_flags import (
 )
 from ipvsproxy.core.annotations.slow_start import SLOW_START, UNREMEMBERED, read_slow_start
 from ipvsproxy.core.frontends import Place
-from ipvsproxy.core.sharing import shared_real_server
+from ipvsproxy.core.sharing import shared_real_server, shared_virtual_server
 from ipvsproxy.model import (
     Family,
     Flags,
@@ -68,7 +68,7 @@ class Steering(NamedTuple):
 
     def virtual_server(self, place: Place) -> VirtualServer:
         """Say what the virtual server of a place looks like."""
-        return VirtualServer(
+        return shared_virtual_server(
             self.scheduler,
             self.flags | Flags.ONE_PACKET if self._is_one_packet(place) else self.flags,
             self.persistence,
