@@ -99,31 +99,33 @@ def select(
     endpoints: Mapping[RealServerKey, PlacedEndpoint], policy: Policy, here: Whereabouts
 ) -> Selection:
     """Choose the endpoints that serve under a policy, as seen from `here`."""
-    candidates = {
-        key: placed.endpoint
-        for key, placed in endpoints.items()
-        if policy is Policy.CLUSTER or placed.endpoint.node_name == here.node_name
-    }
-    ready = {key: endpoint for key, endpoint in candidates.items() if endpoint.ready}
+    candidates = endpoints
+    if policy is Policy.LOCAL:
+        candidates = {
+            key: placed
+            for key, placed in endpoints.items()
+            if placed.endpoint.node_name == here.node_name
+        }
+    ready = {key: one.endpoint for key, one in candidates.items() if one.endpoint.ready}
     if policy is Policy.CLUSTER:
         ready = _hinted(ready, here)
     serving = frozenset(ready) or frozenset(
-        key for key, endpoint in candidates.items() if endpoint.serving and endpoint.terminating
+        key for key, one in candidates.items() if one.endpoint.serving and one.endpoint.terminating
     )
-    others = endpoints.keys() - serving
-    if not others:
+    if len(serving) == len(endpoints):
         return Selection(serving, NOBODY, NOBODY)
+    others = endpoints.keys() - serving
     displaced = frozenset(key for key in others if endpoints[key].endpoint.ready)
     return Selection(serving, displaced, frozenset(others - displaced))
 
 
 def _hinted(
-    ready: Mapping[RealServerKey, Endpoint], here: Whereabouts
+    ready: dict[RealServerKey, Endpoint], here: Whereabouts
 ) -> dict[RealServerKey, Endpoint]:
     """Give the ready endpoints that are meant for here; all, where the hints are not usable."""
     by_node = _meant_for(ready, here.node_name, lambda endpoint: endpoint.node_hints)
     by_zone = _meant_for(ready, here.zone, lambda endpoint: endpoint.zone_hints)
-    return by_node or by_zone or dict(ready)
+    return by_node or by_zone or ready
 
 
 def _meant_for(

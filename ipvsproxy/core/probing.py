@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from enum import StrEnum
+from functools import cached_property
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -145,21 +146,23 @@ class Checks:
         self._fronts: dict[VirtualServerKey, set[Target]] = {}
         self._waits = False
         self._forbidden: dict[Address, str] = {}
-        self._guard = Guard(around)
         had_suspects = previous is not None and bool(previous.suspects)
         self._may_suspect = around.starting or had_suspects
         self._ignored: dict[str, str] = {}
         self._protocols: set[Protocol] = set()
 
     def apply(
-        self, key: VirtualServerKey, port_name: str, wanted: Mapping[RealServerKey, RealServer]
+        self, key: VirtualServerKey, port_name: str, wanted: dict[RealServerKey, RealServer]
     ) -> Checked:
-        """Say what becomes of a frontend's real servers, and note them as targets."""
+        """Say what becomes of a frontend's real servers, and note them as targets.
+
+        `wanted` is given away: where nothing becomes of them it is what is given back.
+        """
         check = self._check
         self._protocols.add(key.protocol)
         of_check = check.protocol if check is not None else Protocol.TCP  # UDP is taken out whole
         if (check is None and not self._unclear) or key.protocol is not of_check:
-            return Checked(dict(wanted))
+            return Checked(wanted)
         verdicts, suspects = self._verdicts, self._suspects
         failing = [
             target.server
@@ -172,7 +175,7 @@ class Checks:
             if failing:
                 where = f"port {port_name or key.port} (IPv{key.family})"
                 self._ignored[where] = f"{len(failing)} of {weighing} endpoints of {where}"
-            return Checked(dict(wanted), urgent=frozenset(failing))
+            return Checked(wanted, urgent=frozenset(failing))
         real_servers = dict(wanted)
         if self._cuts(key):
             for member in failing:
@@ -181,6 +184,10 @@ class Checks:
         for member in failing:
             real_servers[member] = wanted[member]._replace(weight=0)
         return Checked(real_servers)
+
+    @cached_property
+    def _guard(self) -> Guard:
+        return Guard(self._around)
 
     @property
     def probing(self) -> Probing | None:

@@ -226,8 +226,9 @@ class ConditionWriter:
                     f"{contest.key} belongs to Service {contest.owner}, first by age, then name; "
                     "give one of the two another address or port"
                 )
-            for frontend in fragment.frontends:
-                if frontend.key in self._desired.foreign:
+            foreign = self._desired.foreign
+            for frontend in fragment.frontends if foreign else ():
+                if frontend.key in foreign:
                     messages[ConditionType.FOREIGN_VIRTUAL_SERVER].append(
                         f"{frontend.key} exists and was made by somebody else; it is left alone; "
                         "remove it with ipvsadm, or give the Service another address"

@@ -157,8 +157,9 @@ class Translation:
     def translate(self, names: Iterable[ServiceName], around: Surroundings) -> Touched:
         """Translate Services again; say what may have to change."""
         touched = Touched()
+        now, ours = self._clock(), Ownership(around.kernel)
         for name in names:
-            touched.add(self._translate_one(name, around))
+            touched.add(self._translate_one(name, around, ours, now))
         return touched
 
     async def in_turns(
@@ -203,7 +204,9 @@ class Translation:
         self._store.mark_dirty(names)
         return names
 
-    def _translate_one(self, name: ServiceName, around: Surroundings) -> Touched:
+    def _translate_one(
+        self, name: ServiceName, around: Surroundings, ours: Ownership, now: float
+    ) -> Touched:
         inputs = self._store.inputs(name)
         own = around.kernel.network.addresses.intersection(self._store.external_addresses(name))
         if own:
@@ -213,7 +216,7 @@ class Translation:
         parts = self._parts.pop(name, None)
         if inputs is None:
             self._untranslated.pop(name, None)
-            return self._desired.drop(name, self._clock())
+            return self._desired.drop(name, now)
         if is_large(inputs.slices):
             parts = self._parts[name] = parts or Parts()
         else:
@@ -223,7 +226,7 @@ class Translation:
                 inputs,
                 around,
                 self._desired.fragments.get(name),
-                partial(self._may_be_of, inputs.service, around.kernel),
+                partial(self._may_be_of, inputs.service, around.kernel, ours),
                 parts=parts,
             )
         except Exception as error:  # noqa: BLE001 - a bug in one Service's case is that Service's
@@ -236,24 +239,25 @@ class Translation:
             return Touched()
         self._untranslated.pop(name, None)
         self._conditions.worked(name, Stage.TRANSLATED)
-        touched = self._mark_foreign(fragment, around.kernel)
-        touched.add(self._desired.put(fragment, self._clock()))
+        touched = self._mark_foreign(fragment, around.kernel, ours)
+        touched.add(self._desired.put(fragment, now))
         return touched
 
-    def _may_be_of(self, service: Service, state: State, key: VirtualServerKey) -> bool:
+    def _may_be_of(
+        self, service: Service, state: State, ours: Ownership, key: VirtualServerKey
+    ) -> bool:
         """Whether what the kernel has of a virtual server may have been made for this Service."""
         elders = self._desired.is_elders(key, service.name, service.created)
-        return not elders and not self._is_foreign(key, state, Ownership(state))
+        return not elders and not self._is_foreign(key, state, ours)
 
     def _is_foreign(self, key: VirtualServerKey, state: State, ours: Ownership) -> bool:
         """Whether a virtual server exists that is neither ours nor wanted until now."""
         exists = key in state.virtual_servers and key not in self._desired.held
         return exists and key not in ours
 
-    def _mark_foreign(self, fragment: Fragment, state: State) -> Touched:
+    def _mark_foreign(self, fragment: Fragment, state: State, ours: Ownership) -> Touched:
         """Leave those virtual servers alone that exist, are wanted, and are somebody else's."""
         touched = Touched()
-        ours = Ownership(state)
         for frontend in fragment.frontends:
             if self._is_foreign(frontend.key, state, ours):
                 touched.add(self._desired.mark_foreign(frontend.key))

@@ -127,6 +127,8 @@ _OF_NODES = frozenset(WeightSource) - {WeightSource.POD}
 
 def unknown_annotation(annotations: Mapping[str, str]) -> Problem | None:
     """Say which annotations of a Service are in our domain and mean nothing there."""
+    if not annotations:
+        return None
     unknown = sorted(name for name in annotations if name not in (*KNOWN, *SCHEDULER_ALIASES))
     if not unknown:
         return None

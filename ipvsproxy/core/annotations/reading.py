@@ -23,7 +23,7 @@ class Reader:
 
     def __init__(self, written: Mapping[str, str], good_before: Mapping[str, str]) -> None:
         """Read `written`; `good_before` are the texts in force until now, by annotation."""
-        self._written = written
+        self.written = written
         self._good_before = good_before
         self.good: dict[str, str] = {}
         """The texts in force now: what to hand in the next time."""
@@ -36,7 +36,7 @@ class Reader:
         `parse` raises ValueError with one line: what is wrong, and how to write it. `stays` says
         what is in force in place of a wrong value, where that is not the last good text.
         """
-        return self.read_text(name, self._written.get(name), parse, stays=stays)
+        return self.read_text(name, self.written.get(name), parse, stays=stays)
 
     def read_text(
         self, name: str, text: str | None, parse: Callable[[str], Value], *, stays: str = ""

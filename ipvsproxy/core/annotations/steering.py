@@ -10,6 +10,7 @@ start takes, but weights that differ may be those of a climb: then it goes on in
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from functools import lru_cache
 from typing import NamedTuple, assert_never
 
 from ipvsproxy.core.annotations.affinity_prefix import (
@@ -37,6 +38,7 @@ from ipvsproxy.core.annotations.scheduler_flags import (
     choose_flags,
     read_scheduler_flags,
 )
+from ipvsproxy.core.annotations.schedulers import scheduler_flags
 from ipvsproxy.core.annotations.slow_start import SLOW_START, UNREMEMBERED, read_slow_start
 from ipvsproxy.core.frontends import Place
 from ipvsproxy.core.sharing import shared_real_server, shared_virtual_server
@@ -97,6 +99,8 @@ class Steering(NamedTuple):
 
 def steer(reader: Reader, service: Service, scheduler: str, *, masquerade_all: bool) -> Steering:
     """Read a Service's annotations; `scheduler` is the one in force, `masquerade_all` as set."""
+    if not reader.written:
+        return _unsteered(scheduler, service.affinity_seconds)
     sticky = service.affinity_seconds > 0
     protocols = {port.protocol for port in service.ports}
     one_packet = choose_one_packet(reader, service, scheduler, masquerade_all=masquerade_all)
@@ -114,6 +118,20 @@ def steer(reader: Reader, service: Service, scheduler: str, *, masquerade_all: b
             one_packet=one_packet is not OnePacket.NONE,
         ),
         choose_drain_deadline(reader, protocols),
+    )
+
+
+@lru_cache(maxsize=1024)
+def _unsteered(scheduler: str, persistence: int) -> Steering:
+    """Say what holds for a Service without annotations: for most of them it is the same."""
+    return Steering(
+        scheduler,
+        scheduler_flags(scheduler),
+        persistence,
+        Prefixes(),
+        OnePacket.NONE,
+        ConnectionLimit(),
+        drain_deadline=None,
     )
 
 

@@ -34,6 +34,7 @@ from ipvsproxy.core.annotations import (
     WEIGHT_SOURCE,
     ZONE_PREFERENCE,
     Reader,
+    WeightRules,
     WeightSource,
     read_slow_start,
     read_weight,
@@ -80,22 +81,43 @@ class Weighing:
         """
         self._around = around
         self._reader = reader
-        self._written = [name for name in _ON_SERVICE if name in annotations]
+        self.problems: list[Problem] = []
+        self._written = [name for name in _ON_SERVICE if name in annotations] if annotations else []
         self._in_slices = any(
             part.weights is not None or part.weight is not None for part in slices
         )
+        self._rules: WeightRules | None = None
+        self._source: WeightSource | None = None
+        self._slow_start: int | None = None
+        self._preference: int | None = None
+        self._by_address: dict[str, Mapping[Address, int]] = {}
+        self._by_slice: dict[str, int] = {}
+        self._kept: dict[VirtualServerKey, KeptWeights] = {}
+        self._taken_now = False
+        """Whether what the kernel has was read for this translation."""
+        self._all_of_kernel = False
+        """Whether all weights stay as they are in the kernel."""
+        if self._written or self._in_slices:  # nothing says what most Services weigh
+            self._read_all(annotations, slices, kept=kept, keys=keys)
+
+    def _read_all(
+        self,
+        annotations: Mapping[str, str],
+        slices: Sequence[EndpointSlice],
+        *,
+        kept: Kept | None,
+        keys: Collection[VirtualServerKey],
+    ) -> None:
+        around, reader = self._around, self._reader
         self._rules = reader.read(WEIGHT_RULES, read_weight_rules, stays=_STAYS)
         self._source = reader.read(WEIGHT_SOURCE, read_weight_source, stays=_STAYS)
         self._slow_start = reader.read(SLOW_START, read_slow_start)
         self._preference = reader.read(ZONE_PREFERENCE, read_zone_preference, stays=_STAYS)
         self._lost = {name for name in (WEIGHT_RULES, WEIGHT_SOURCE) if reader.never_right(name)}
         """What is wrong, and was never right, as the reader knows it; its good value is unknown."""
-        self._by_address: dict[str, Mapping[Address, int]] = {}
-        self._by_slice: dict[str, int] = {}
         self._read_slices(slices)
         self._by_node: dict[str, int] = {}
         self._by_pod: dict[str, int] = {}
-        self.problems: list[Problem] = []
         by_nodes = self._source not in {None, WeightSource.POD} or (
             self._rules is not None and bool(self._rules.labels)
         )
@@ -107,14 +129,13 @@ class Weighing:
             waits = self._waits_for_pods() or waits
         elif self._source is not None:
             self._read_nodes(slices)
-        self._taken_now = False
-        """Whether what the kernel has was read for this translation."""
         if kept is None or (waits and not any(not one.compared for one in kept.values())):
             zeros = HEALTH_CHECK not in annotations  # else who is at 0 has failed, and may rise
             kept = _in_kernel(around, keys, zeros=zeros)
             self._taken_now = True
         self._all_of_kernel = waits or reader.never_right(ZONE_PREFERENCE)
-        self._kept = dict(kept) if self._all_of_kernel or self._lost else {}
+        if self._all_of_kernel or self._lost:
+            self._kept = dict(kept)
 
     def default_scheduler(self, default: str) -> str:
         """Give the scheduler of a Service that chooses none: one that goes by weights.
