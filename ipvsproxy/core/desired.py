@@ -22,7 +22,6 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from ipvsproxy.core.bound import Bound
 from ipvsproxy.core.health_check import HealthCheck
 from ipvsproxy.core.members import SetMember
 from ipvsproxy.core.probing import Probing
@@ -89,7 +88,8 @@ class Desired:
         self._departing: dict[VirtualServerKey, float] = {}
         self._foreign: set[VirtualServerKey] = set()
         self._counted: Counter[SetMember] = Counter()
-        self._bound = Bound()
+        self._bound: dict[Address, tuple[VirtualServerKey, ...] | dict[VirtualServerKey, None]] = {}
+        """For which virtual servers: a tuple, which takes little room; a dict where they are many."""
         self._health_checks: dict[ServiceName, HealthCheck] = {}
         self._listed_checks: tuple[HealthCheck, ...] | None = ()
         self._probings: dict[ServiceName, Probing] = {}
@@ -151,7 +151,7 @@ class Desired:
 
     def behind(self, address: Address) -> tuple[VirtualServerKey, ...]:
         """Give the virtual servers for which an address must be on the dummy interface."""
-        return self._bound.behind(address)
+        return tuple(self._bound.get(address, ()))
 
     def needs(self, member: SetMember) -> bool:
         """Whether a set member must be there."""
@@ -245,8 +245,9 @@ class Desired:
         touched = Touched()
         owners = {key: self.owner(key) for key in wanted | gone}
         for key in wanted:
-            claimants = {*self._claims.get(key, ()), name}
-            self._claims[key] = tuple(sorted(claimants, key=self._seniority))
+            others = [other for other in self._claims.get(key, ()) if other != name]
+            claimants = sorted((*others, name), key=self._seniority) if others else (name,)
+            self._claims[key] = tuple(claimants)
         for key in gone:
             remaining = tuple(other for other in self._claims[key] if other != name)
             if remaining:
@@ -329,20 +330,19 @@ class Desired:
             return Touched()
         old = before.members if before is not None else frozenset[SetMember]()
         new = frontend.members if frontend is not None else frozenset[SetMember]()
-        if frontend is not None and frontend.bind:
-            self._bound.add(key)
-        else:
-            self._bound.discard(key)
+        self._bind(key, frontend is not None and frontend.bind)
         self.redirections.put(key, frontend.redirect if frontend is not None else None)
         return Touched(keys={key}, members=self._recount(old, new))
 
     def _recount(self, old: frozenset[SetMember], new: frozenset[SetMember]) -> set[SetMember]:
         """Count members that somebody wants now and no longer; give what was counted anew."""
+        counted = self._counted
         for member in old - new:
-            self._counted[member] -= 1
-            if not self._counted[member]:
-                del self._counted[member]
-        self._counted.update(new - old)
+            counted[member] -= 1
+            if not counted[member]:
+                del counted[member]
+        for member in new - old:
+            counted[member] += 1
         return set(old ^ new)
 
     def _note_health_check(self, name: ServiceName, check: HealthCheck | None) -> None:
@@ -356,6 +356,22 @@ class Desired:
             self._listed_probings = None
         if probing is not None:
             self._probings[name] = probing
+
+    def _bind(self, key: VirtualServerKey, wanted: bool) -> None:
+        behind = self._bound.get(key.address, ())
+        if not wanted and isinstance(behind, dict):
+            behind.pop(key, None)
+        elif not wanted:
+            behind = tuple(one for one in behind if one != key)
+        elif key not in behind and len(behind) < _FEW:
+            behind = (*behind, key)
+        elif key not in behind:
+            behind = behind if isinstance(behind, dict) else dict.fromkeys(behind)
+            behind[key] = None
+        if behind:
+            self._bound[key.address] = behind
+        else:
+            self._bound.pop(key.address, None)
 
 
 def _led(frontends: Iterable[Frontend]) -> Mapping[VirtualServerKey, list[VirtualServerKey]]:

@@ -15,7 +15,7 @@ from collections.abc import Generator, Iterable, Iterator
 from itertools import islice
 from typing import TypeAlias, TypeVar
 
-__all__ = ["MANY", "Cost", "Pieces", "cut", "whole"]
+__all__ = ["FEW", "MANY", "Cost", "Pieces", "cut", "whole"]
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
@@ -25,6 +25,9 @@ Cost: TypeAlias = int
 Pieces: TypeAlias = Generator[Cost, None, _Result]
 """Work in pieces, each with its cost, and what comes of it all."""
 
+FEW = 10
+"""So many things are dealt with in a piece where each takes some tens of microseconds: a piece for
+each would be handed through as many generators as lie between it and who runs it."""
 MANY = 400
 """So many things are dealt with in a piece where each takes a microsecond at most."""
 

@@ -22,7 +22,7 @@ from ipvsproxy.core.foundation import Foundation, foundation, needed_sets
 from ipvsproxy.core.frontends import Kind
 from ipvsproxy.core.ledger import Ownership
 from ipvsproxy.core.members import SetMember
-from ipvsproxy.core.pieces import MANY, Pieces, cut
+from ipvsproxy.core.pieces import FEW, MANY, Pieces, cut
 from ipvsproxy.core.plan import Target
 from ipvsproxy.core.predecessors import are_others
 from ipvsproxy.core.sets import (
@@ -117,16 +117,18 @@ class Settlement:
         wanted: dict[VirtualServerKey, Wanted | None] = {}
         self._over = {key for key in self._over if key in state.virtual_servers}
         keys = self.with_neighbours(touched, state) - without
-        for key in keys:
-            yield 4
-            settled = self._settle(key, state, connections.get(key, {}), now, around.unavailable)
-            if settled is not None:
-                wanted[key] = settled.wanted
-                continue
-            touched.members |= self._desired.finish(key).members
-            if key in ours:  # what nobody wants is removed only where it is ours
-                wanted[key] = None
-                self._over.add(key)
+        for some in cut(keys, FEW):
+            yield 4 * len(some)
+            for key in some:
+                open_there = connections.get(key, {})
+                settled = self._settle(key, state, open_there, now, around.unavailable)
+                if settled is not None:
+                    wanted[key] = settled.wanted
+                    continue
+                touched.members |= self._desired.finish(key).members
+                if key in ours:  # what nobody wants is removed only where it is ours
+                    wanted[key] = None
+                    self._over.add(key)
         addresses = touched.addresses | {key.address for key in keys}
         if without:
             left_out = {key.address for key in without}

@@ -63,6 +63,22 @@ def test_a_service_touches_its_keys_and_members_and_again_nothing() -> None:
     assert set(desired.members()) == a_frontend().members
 
 
+@pytest.mark.parametrize("count", [1, 3, 8, 9, 40])
+def test_an_address_is_bound_until_the_last_one_behind_it_goes(count: int) -> None:
+    desired = Desired()
+    keys = [VirtualServerKey(Protocol.TCP, IP, port) for port in range(1, count + 1)]
+    desired.put(fragment(A, *map(a_frontend, keys)), 0.0)
+    desired.put(fragment(A, *(a_frontend(key, "wrr") for key in keys)), 0.0)
+    assert sorted(desired.behind(IP)) == keys
+    assert {desired.held[key].server.scheduler for key in keys} == {"wrr"}
+    desired.drop(A, 0.0)
+    for gone, key in enumerate(keys, 1):
+        assert desired.binds(IP)
+        desired.finish(key)
+        assert sorted(desired.behind(IP)) == keys[gone:]
+    assert not desired.binds(IP)
+
+
 @pytest.mark.parametrize(
     ("ages", "owner"),
     [

@@ -23,7 +23,7 @@ whose virtual server goes. Nothing here is remembered: what fails is still diffe
 
 from __future__ import annotations
 
-from ipvsproxy.core.pieces import Pieces, whole
+from ipvsproxy.core.pieces import FEW, Pieces, cut, whole
 from ipvsproxy.core.plan.ground import GROUND, Ground
 from ipvsproxy.core.plan.members import Members
 from ipvsproxy.core.plan.servers import Servers
@@ -55,18 +55,20 @@ def plan_in_pieces(target: Target, state: State, seed: bytes) -> Pieces[Batch]:
     yield from members.admit()
     ground.lead_in()
     yield rules
-    for key, one in wanted:
-        servers.make(key, one)
-        yield 4
+    for some in cut(wanted, FEW):
+        for key, one in some:
+            servers.make(key, one)
+        yield 4 * len(some)
     yield from servers.bind_targets()
     yield from members.switch()
     yield from servers.bind()
     ground.switch()
     ground.lead_elsewhere()
     yield rules
-    for key, one in wanted:
-        servers.shrink(key, one)
-        yield 3
+    for some in cut(wanted, FEW):
+        for key, one in some:
+            servers.shrink(key, one)
+        yield 3 * len(some)
     yield from servers.unbind()
     members.bare()
     for key in sorted(target.virtual_servers):

@@ -9,10 +9,13 @@ remove   what let traffic work and is not needed any more
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from collections.abc import Callable
+from itertools import groupby
+from operator import itemgetter
 
 from ipvsproxy.core.members import SetMember
 from ipvsproxy.core.operations import AddMember, ForgetFlows, RemoveMember
-from ipvsproxy.core.pieces import MANY, Pieces, cut
+from ipvsproxy.core.pieces import FEW, MANY, Pieces, cut
 from ipvsproxy.core.plan.steps import Draft, NodePort, node_port
 from ipvsproxy.core.redirect_rules import led_to, redirect_targets
 from ipvsproxy.core.sets import LOOP_BACKS, PORT_SETS, Role, role_of
@@ -31,6 +34,10 @@ from ipvsproxy.model import (
     VirtualServerKey,
 )
 
+_OF_FRONTENDS = (IpPortMember, IpPortIpMember, IpPortNetMember)
+"""Members that begin with address, protocol and port."""
+_name: Callable[[SetMember], str] = itemgetter(0)
+
 
 class Members:
     """Plans the set members of one batch."""
@@ -48,19 +55,24 @@ class Members:
         """Find what comes and what goes; first of all."""
         state = self._draft.state
         for some in cut(self._draft.target.members.items(), MANY):
-            for (name, member), wanted in some:
-                present = member in state.members.get(name, ())
-                if wanted != present:
-                    where = self._coming if wanted else self._going
-                    where[role_of(name)].append((name, member))
-                    self.coming[name] += wanted
+            for name, of_set in groupby(some, _set_of):  # in order, set by set
+                present, role = state.members.get(name, ()), role_of(name)
+                for one, wanted in of_set:
+                    if wanted != (one[1] in present):
+                        where = self._coming if wanted else self._going
+                        where[role].append(one)
+                        self.coming[name] += wanted
             yield len(some) // 4
 
     def admit(self) -> Pieces[None]:
         """Plan what comes before virtual servers and their real servers."""
-        for name, member in self._coming[Role.ADMITS]:
-            self._record(name, member, self._add(name, member))
-            yield 1
+        for some in cut(self._coming[Role.ADMITS], FEW):
+            for name, of_set in groupby(some, _name):
+                operations = [AddMember(name, member) for _, member in of_set]
+                steps = self._draft.add_each(operations, *self._set_is_there(name))
+                for operation, step in zip(operations, steps, strict=True):
+                    self._record(name, operation.member, step)
+            yield len(some)
         for name, member in self._coming[Role.MASKS]:
             step = self._add(name, member)
             self._record(name, member, step)
@@ -175,11 +187,16 @@ class Members:
             yield 1
 
     def _add(self, name: str, member: Member, *needs: int, follows: list[int] | None = None) -> int:
-        made = (self._draft.sets[name],) if name in self._draft.sets else ()
-        grown = (self._draft.grown[name],) if name in self._draft.grown else ()
+        made, grown = self._set_is_there(name)
         return self._draft.add(
             AddMember(name, member), needs=(*made, *needs), follows=(*grown, *(follows or ()))
         )
+
+    def _set_is_there(self, name: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Give the steps by which a set is made, and made larger: what a member needs, follows."""
+        draft = self._draft
+        made = (draft.sets[name],) if name in draft.sets else ()
+        return made, (draft.grown[name],) if name in draft.grown else ()
 
     def _record(self, name: str, member: Member, step: int) -> None:
         """Say for what a member was added."""
@@ -191,7 +208,9 @@ class Members:
                     self._draft.admitted_ports[NodePort(*PORT_SETS[name], port)].append(step)
             case IpPortIpMember(address, protocol, port) if name in LOOP_BACKS:
                 self._draft.loop_backs[protocol, RealServerKey(address, port)] = step
-            case IpPortMember() | IpPortIpMember() | IpPortNetMember():
+            case IpPortMember(address, protocol, port):
+                self._draft.admitted[VirtualServerKey(protocol, address, port)].append(step)
+            case IpPortIpMember() | IpPortNetMember():
                 self._draft.admitted[_frontend(member)].append(step)
 
     def _redirect(self, name: str, key: VirtualServerKey, member: Member) -> None:
@@ -233,7 +252,11 @@ class Members:
         return (self._draft.removed[key],) if key in self._draft.removed else ()
 
 
+def _set_of(wanted: tuple[SetMember, bool]) -> str:
+    return wanted[0][0]
+
+
 def _frontend(member: Member) -> VirtualServerKey:
     """Give the virtual server whose address, protocol and port a member begins with."""
-    assert isinstance(member, IpPortMember | IpPortIpMember | IpPortNetMember)
+    assert isinstance(member, _OF_FRONTENDS)
     return VirtualServerKey(member.protocol, member.address, member.port)

@@ -23,7 +23,7 @@ from ipvsproxy.core.operations import (
     SetVirtualServer,
     UnbindAddress,
 )
-from ipvsproxy.core.pieces import Pieces
+from ipvsproxy.core.pieces import FEW, MANY, Pieces, cut
 from ipvsproxy.core.plan.steps import Draft, node_port
 from ipvsproxy.model import (
     Address,
@@ -94,20 +94,25 @@ class Servers:
         switched: dict[Address, list[int]] = {}
         for key, steps in draft.switched.items():
             switched.setdefault(key.address, []).extend(steps)
-        for address in addresses:
-            yield 1
-            if draft.target.addresses[address] and address not in draft.state.addresses:
-                standing = address in self._standing
-                draft.bound[address] = draft.add(
-                    BindAddress(address),
-                    needs=(
-                        *draft.link,
-                        *draft.chain_of(address.family),
-                        *draft.admitted_addresses[address],
-                    ),
-                    needs_any=() if standing else self._created_at.get(address, ()),
-                    follows=(*self._behind.get(address, ()), *switched.get(address, ())),
-                )
+        for some in cut(addresses, FEW):
+            yield len(some)
+            for address in some:
+                if draft.target.addresses[address] and address not in draft.state.addresses:
+                    self._bind_one(address, switched.get(address, ()))
+
+    def _bind_one(self, address: Address, switched: Iterable[int]) -> None:
+        draft = self._draft
+        standing = address in self._standing
+        draft.bound[address] = draft.add(
+            BindAddress(address),
+            needs=(
+                *draft.link,
+                *draft.chain_of(address.family),
+                *draft.admitted_addresses.get(address, ()),
+            ),
+            needs_any=() if standing else self._created_at.get(address, ()),
+            follows=(*self._behind.get(address, ()), *switched),
+        )
 
     def unbind(self) -> Pieces[None]:
         """Plan the addresses that leave the dummy interface."""
@@ -115,11 +120,12 @@ class Servers:
         rerouted: dict[Address, list[int]] = {}
         for key, steps in (*draft.rerouted.items(), *draft.led_no_more.items()):
             rerouted.setdefault(key.address, []).extend(steps)
-        for address, wanted in sorted(draft.target.addresses.items()):
-            yield 1
-            if not wanted and address in draft.state.addresses:
-                needs = rerouted.get(address, ())
-                draft.unbound[address] = draft.add(UnbindAddress(address), needs=needs)
+        for some in cut(sorted(draft.target.addresses.items()), MANY):
+            yield len(some) // 2
+            for address, wanted in some:
+                if not wanted and address in draft.state.addresses:
+                    needs = rerouted.get(address, ())
+                    draft.unbound[address] = draft.add(UnbindAddress(address), needs=needs)
 
     def shrink(self, key: VirtualServerKey, wanted: Wanted) -> None:
         """Plan the real servers that take no new connection any more, and those that go."""
