@@ -9,7 +9,9 @@ the room that it is given and says neither how much of it nor whether more was t
 (__ip_vs_get_dest_entries in ip_vs_ctl.c): so there is room for one more than were counted.
 
 While real servers drain, their virtual server is read every few seconds, and may have thousands: so
-what has been read of large ones is recognized by its bytes, and made into objects once.
+what has been read of large ones is recognized by its bytes, and made into objects once. And the
+room for an answer is kept: half a megabyte that is allocated for each call is touched for the first
+time in each, which takes longer than the call.
 """
 
 from __future__ import annotations
@@ -18,7 +20,8 @@ import ctypes
 import socket
 import struct
 from collections.abc import Mapping
-from functools import lru_cache
+from functools import cached_property, lru_cache
+from itertools import chain, count
 from typing import TYPE_CHECKING, NamedTuple
 
 from ipvsproxy.core.sharing import shared_real_server
@@ -37,7 +40,7 @@ from ipvsproxy.model import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
 
 __all__ = ["SocketOption"]
 
@@ -52,14 +55,18 @@ _SERVICE = struct.Struct("=H2x4s2s2xI16sII4sI56x")
 # struct ip_vs_dest_entry up to its counters
 _DESTS = struct.Struct("=H2x4s2s2xII4x")
 _DEST = struct.Struct("=4s2s2xIiII12x60x")
-_COUNTED_DEST = struct.Struct("=24sIII60x")  # its configuration; active, inactive, persistent
+_CONFIGURED_DEST = struct.Struct("=24s72x")  # its configuration
 _CONFIGURATION = struct.Struct("=4s2s2xIiII")
+_ACTIVE, _INACTIVE, _PERSISTENT, _WORDS = 6, 7, 8, _DEST.size // 4
+"""Where its connections are, in words of 32 bits, and how many words there are."""
 _KNOWN_LAYOUT = struct.calcsize("P") == struct.calcsize("Q")
 """On 32-bit machines 64-bit numbers are aligned otherwise."""
 _METHOD_MASK = 0x7  # IP_VS_CONN_F_FWD_MASK
 _METHODS = {int(method): method for method in ForwardingMethod}
 _PROTOCOLS = {int(protocol): protocol for protocol in Protocol}
 _NOTHING = bytes(4)
+_KEPT_ROOM = 1 << 20
+"""Bytes of room that are kept from one question to the next: 10,000 real servers."""
 _LARGE = 200
 """Of virtual servers with more real servers than these it is remembered what was read ..."""
 _REMEMBERED = 8
@@ -87,19 +94,29 @@ class _RealServers(dict[bytes, tuple[RealServerKey, RealServer]]):
 
 
 class _Counts(Mapping[RealServerKey, Connections]):
-    """The connections of real servers, of which few are asked for."""
+    """The connections of real servers, of which few are asked for, or none."""
 
-    def __init__(self, numbers: Mapping[RealServerKey, tuple[int, ...]]) -> None:
-        self._numbers = numbers
+    def __init__(self, members: Collection[RealServerKey], entries: memoryview) -> None:
+        """Take the real servers in the order of the entries, which may change afterwards."""
+        self._members = members
+        words = entries.cast("I")
+        self._numbers = [
+            words[which::_WORDS].tolist() for which in (_ACTIVE, _INACTIVE, _PERSISTENT)
+        ]
 
     def __getitem__(self, member: RealServerKey) -> Connections:
-        return Connections(*self._numbers[member])
+        place = self._places[member]
+        return Connections(*(numbers[place] for numbers in self._numbers))
 
     def __iter__(self) -> Iterator[RealServerKey]:
-        return iter(self._numbers)
+        return iter(self._members)
 
     def __len__(self) -> int:
-        return len(self._numbers)
+        return len(self._members)
+
+    @cached_property
+    def _places(self) -> Mapping[RealServerKey, int]:
+        return dict(zip(self._members, count(), strict=False))
 
 
 class SocketOption:
@@ -109,6 +126,7 @@ class SocketOption:
         self._socket: socket.socket | None = None
         self._system = ctypes.CDLL(None, use_errno=True)
         self._known: dict[VirtualServerKey, _RealServers] = {}
+        self._room = ctypes.create_string_buffer(0)
 
     def number(self) -> int | None:
         """Say how many virtual servers of IPv4 there are, those by firewall mark included.
@@ -148,9 +166,9 @@ class SocketOption:
         except UnicodeError:
             return None
 
-    def read(self, key: VirtualServerKey, count: int) -> dict[RealServerKey, RealServer] | None:
-        """Read the real servers, `count` of them; None: there are others, ask by netlink."""
-        answer = self._entries(key, count)
+    def read(self, key: VirtualServerKey, number: int) -> dict[RealServerKey, RealServer] | None:
+        """Read the real servers, `number` of them; None: there are others, ask by netlink."""
+        answer = self._entries(key, number)
         if answer is None:
             return None
         found = {
@@ -160,7 +178,7 @@ class SocketOption:
             for address, port, flags, weight, upper, lower in _DEST.iter_unpack(answer)
             if address != _NOTHING and flags & _METHOD_MASK in _METHODS
         }
-        return found if len(found) == count else None
+        return found if len(found) == number else None
 
     def reading(self, key: VirtualServerKey) -> Reading | None:
         """Read a virtual server of IPv4, with its connections.
@@ -173,18 +191,20 @@ class SocketOption:
         answer = None if listed is None else self._entries(key, listed.real_servers)
         if listed is None or answer is None:
             return None
-        count = listed.real_servers
+        number = listed.real_servers
         entries, end = answer[: -_DEST.size], answer[-_DEST.size :]
         if end[:4] != _NOTHING or entries[-_DEST.size :][:4] == _NOTHING:
             return None  # there are more by now, or fewer
         known = self._known.pop(key, _RealServers())
         try:
-            found, numbers = _decoded(entries, known)
+            found = _decoded(entries, known)
         except KeyError:
             return None
-        if count > _LARGE:
+        if len(found) != number:
+            return None
+        if number > _LARGE:
             self._remember(key, known)
-        return Reading(listed.server, found, _Counts(numbers))
+        return Reading(listed.server, found, _Counts(found, entries))
 
     def close(self) -> None:
         """Close the socket; the next use opens another."""
@@ -206,9 +226,12 @@ class SocketOption:
         except UnicodeError:
             return None
 
-    def _entries(self, key: VirtualServerKey, count: int) -> bytes | None:
-        """Read the real servers, with room for one more; None where that fails."""
-        room = count + 1  # the kernel gives no more than that, and does not say that there are
+    def _entries(self, key: VirtualServerKey, number: int) -> memoryview | None:
+        """Read the real servers, with room for one more; None where that fails.
+
+        It is good until the next question.
+        """
+        room = number + 1  # the kernel gives no more than that, and does not say that there are
         question = _DESTS.pack(key.protocol, key.address, key.port.to_bytes(2), 0, room)
         return self._ask(_GET_DESTS, question, room * _DEST.size)
 
@@ -218,24 +241,38 @@ class SocketOption:
         if len(self._known) > _REMEMBERED:
             del self._known[next(iter(self._known))]
 
-    def _ask(self, option: int, question: bytes, room: int) -> bytes | None:
+    def _ask(self, option: int, question: bytes, room: int) -> memoryview | None:
         """Ask with a question; give what comes behind it, None where that fails."""
         answer = self._exchange(option, question, room)
         return None if answer is None else answer[len(question) :]
 
-    def _exchange(self, option: int, question: bytes, room: int) -> bytes | None:
-        """Ask with a question, which the socket module cannot; give it as the kernel leaves it."""
+    def _exchange(self, option: int, question: bytes, room: int) -> memoryview | None:
+        """Ask with a question, which the socket module cannot; give it as the kernel leaves it.
+
+        It is good until the next question.
+        """
         size = len(question) + room
-        buffer = ctypes.create_string_buffer(question, size)
+        buffer = self._buffer(size)
         length = ctypes.c_uint(size)
         try:
             number = self.opened().fileno()
         except OSError:
             return None
+        ctypes.memset(buffer, 0, size)
+        given = memoryview(buffer).cast("B")[:size]
+        given[: len(question)] = question
         failed = self._system.getsockopt(
             number, socket.SOL_IP, option, buffer, ctypes.byref(length)
         )
-        return None if failed else buffer.raw
+        return None if failed else given
+
+    def _buffer(self, size: int) -> ctypes.Array[ctypes.c_char]:
+        """Give room for so many bytes, mostly that of the question before."""
+        if size > _KEPT_ROOM:
+            return ctypes.create_string_buffer(size)
+        if size > len(self._room):
+            self._room = ctypes.create_string_buffer(size)
+        return self._room
 
     def opened(self) -> socket.socket:
         """Give the socket. Raises OSError."""
@@ -244,21 +281,17 @@ class SocketOption:
         return self._socket
 
 
-def _decoded(
-    entries: bytes, known: _RealServers
-) -> tuple[dict[RealServerKey, RealServer], dict[RealServerKey, tuple[int, ...]]]:
-    """Give the real servers of some entries, and how many connections each has.
+def _decoded(entries: memoryview, known: _RealServers) -> dict[RealServerKey, RealServer]:
+    """Give the real servers of some entries; what is not among these is not known afterwards.
 
-    What is not among the entries is not known afterwards.
+    Raises KeyError for a forwarding method that is not known.
     """
-    if not entries:
-        return {}, {}
-    configurations, *counts = zip(*_COUNTED_DEST.iter_unpack(entries), strict=True)
+    configurations = list(chain.from_iterable(_CONFIGURED_DEST.iter_unpack(entries)))
     found = dict(map(known.__getitem__, configurations))
     if len(known) > 2 * len(found):
         for one in known.keys() - set(configurations):
             del known[one]
-    return found, dict(zip(found, zip(*counts, strict=True), strict=True))
+    return found
 
 
 @lru_cache(maxsize=256)
