@@ -148,18 +148,16 @@ def _one_change(scene: Scene, index: int) -> float:
     time.sleep(_GAP)
     change = scene.cluster.replace(index)
     sent = scene.source.write([change.written])
-    scene.until(lambda: _shown(scene, change), pause=_POLL, share=0.5)
-    return time.monotonic() - sent
+    return scene.until(lambda: _shown(scene, change), pause=_POLL, share=0.5) - sent
 
 
 def _shown(scene: Scene, change: Replaced) -> bool:
     room = len(scene.cluster.endpoints[change.service])
     new, old = (change.new, TARGET_PORT), (change.old, TARGET_PORT)
-    for frontend in Cluster.frontends(change.service):
-        serving = scene.table.serving(frontend, room)
-        if serving is None or new not in serving or old in serving:
-            return False
-    return True
+    return all(
+        scene.table.is_replaced(frontend, room, old, new)
+        for frontend in Cluster.frontends(change.service)
+    )
 
 
 def _spread(scene: Scene, title: str, latencies: Sequence[float]) -> None:

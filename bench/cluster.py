@@ -48,8 +48,10 @@ class Frontend(NamedTuple):
     protocol: int = 6
 
 
-Backends = frozenset[tuple[str, int]]
-"""Addresses and ports of the real servers that are to take connections."""
+Backend = tuple[str, int]
+"""Address and port of a real server."""
+Backends = frozenset[Backend]
+"""The real servers that are to take connections."""
 
 
 class Written(msgspec.Struct, frozen=True):

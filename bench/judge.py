@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 
-from bench.cluster import Backends, Frontend
+from bench.cluster import Backend, Backends, Frontend
 
 DEVICE = "kube-ipvs0"
 MASQUERADE_SET = "KUBE-CLUSTER-IP"
@@ -29,6 +29,8 @@ _DESTS = struct.Struct("=H2x4s2s2xII4x")
 _DEST = struct.Struct("=4s2s2xIi8x12x60x")
 _SPARE_ROOM = 64
 """Real servers that may be there besides the wanted ones: those that drain."""
+_NEWEST = 8
+"""So many real servers are looked at for one that was added just now."""
 _IPT_GET_INFO = 64
 _IPT_INFO = struct.Struct("=32sI5I5III")
 _EMPTY_CHAINS = 10
@@ -51,6 +53,7 @@ class Table:
     def __init__(self) -> None:
         self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self._system = ctypes.CDLL(None, use_errno=True)
+        self._buffer = ctypes.create_string_buffer(0)
 
     def close(self) -> None:
         """Close its socket."""
@@ -66,10 +69,7 @@ class Table:
 
         `room` is how many are wanted; the kernel does not tell of more than there is room for.
         """
-        address, port = socket.inet_aton(frontend.address), frontend.port.to_bytes(2, "big")
-        number = room + _SPARE_ROOM
-        question = _DESTS.pack(frontend.protocol, address, port, 0, number)
-        answer = self._ask(self._socket, _GET_DESTS, question, number * _DEST.size)
+        answer = self._real_servers(frontend, room + _SPARE_ROOM)
         if answer is None:
             return None
         return frozenset(
@@ -77,6 +77,25 @@ class Table:
             for found, at, _, weight in _DEST.iter_unpack(answer)
             if weight > 0
         )
+
+    def is_replaced(self, frontend: Frontend, room: int, old: Backend, new: Backend) -> bool:
+        """Whether a real server takes new connections and another, whose place it takes, does not.
+
+        The kernel tells of those first that were added last (list_add in __ip_vs_update_dest): as
+        long as the new one is not among the first few, thousands of others are not looked at.
+        """
+        for number in (_NEWEST, room + _SPARE_ROOM):
+            answer = self._real_servers(frontend, number)
+            serving = () if answer is None else _DEST.iter_unpack(answer)
+            found = {(address, port) for address, port, _, weight in serving if weight > 0}
+            if _packed(new) not in found or _packed(old) in found:
+                return False
+        return True
+
+    def _real_servers(self, frontend: Frontend, number: int) -> memoryview | None:
+        address, port = _packed((frontend.address, frontend.port))
+        question = _DESTS.pack(frontend.protocol, address, port, 0, number)
+        return self._ask(self._socket, _GET_DESTS, question, number * _DEST.size)
 
     def nat_entries(self) -> int:
         """Count the entries of the legacy nat table; 0 where nobody has made one."""
@@ -90,14 +109,27 @@ class Table:
 
     def _ask(
         self, by: socket.socket, option: int, question: bytes, room: int, name: bytes = b""
-    ) -> bytes | None:
+    ) -> memoryview | None:
+        """Ask with a question; give what comes behind it, which is good until the next one.
+
+        The room is kept: in a guest it takes ten times what the call does to touch it anew.
+        """
         size = len(question) + room
-        buffer = ctypes.create_string_buffer(question or name, size)
+        if size > len(self._buffer):
+            self._buffer = ctypes.create_string_buffer(size)
+        ctypes.memset(self._buffer, 0, size)
+        given = memoryview(self._buffer).cast("B")[:size]
+        given[: len(question or name)] = question or name
         length = ctypes.c_uint(size)
         failed = self._system.getsockopt(
-            by.fileno(), socket.SOL_IP, option, buffer, ctypes.byref(length)
+            by.fileno(), socket.SOL_IP, option, self._buffer, ctypes.byref(length)
         )
-        return None if failed else buffer.raw[len(question) :]
+        return None if failed else given[len(question) :]
+
+
+def _packed(backend: Backend) -> tuple[bytes, bytes]:
+    address, port = backend
+    return socket.inet_aton(address), port.to_bytes(2, "big")
 
 
 class Pending:
