@@ -13,6 +13,8 @@ from ipvsproxy.sources.kubernetes.health import SourceHealth
 from ipvsproxy.sources.kubernetes.pace import Timing
 from ipvsproxy.sources.kubernetes.reflector import Changed, Complete, Item, Removed
 from ipvsproxy.sources.kubernetes.resources import Resource, resources
+from ipvsproxy.sources.kubernetes.sending import LibrarySender
+from ipvsproxy.sources.kubernetes.session import Session
 from tests.api.fake_objects import Object
 
 Value = TypeVar("Value")
@@ -28,6 +30,13 @@ async def connected(access: Access) -> AsyncIterator[ApiConnection]:
         yield connection
     finally:
         await connection.close()
+
+
+def bearer_token(loaded: Session) -> str:
+    """Give the header's value that a kubeconfig has led to."""
+    sender = loaded._sender
+    assert isinstance(sender, LibrarySender)
+    return str(sender.client.configuration.api_key["BearerToken"])
 
 
 class VirtualTime:

@@ -21,6 +21,7 @@ from ipvsproxy.sources.kubernetes.errors import AccessError
 from ipvsproxy.sources.kubernetes.library import library
 from ipvsproxy.sources.kubernetes.session import Session, load
 from tests.api.certificates import authority, needs_openssl
+from tests.api.support import bearer_token
 
 API_VERSION = "client.authentication.k8s.io/v1"
 URL = "https://192.0.2.1"
@@ -76,14 +77,10 @@ async def read_to_the_end(pipe: int) -> bytes:
         transport.close()
 
 
-def token(loaded: Session) -> str:
-    return str(loaded._client.configuration.api_key["BearerToken"])
-
-
 async def test_its_token_is_used_and_it_is_told_what_is_asked_for(tmp_path: Path) -> None:
     script = f'printf %s "$KUBERNETES_EXEC_INFO" > "$FOLDER/asked"; {answer(token="secret")}'
     loaded = await load(exec_config(tmp_path, script))
-    assert token(loaded) == "Bearer secret"
+    assert bearer_token(loaded) == "Bearer secret"
     await loaded.retire()
     asked = json.loads((tmp_path / "asked").read_text())
     assert asked == {
@@ -97,7 +94,7 @@ async def test_what_it_leaves_running_is_not_waited_for(tmp_path: Path) -> None:
     script = f'({WAITS}) & echo $! > "$FOLDER/child"; {answer(token="secret")}'
     async with asyncio.timeout(20):
         loaded = await load(exec_config(tmp_path, script))
-    assert token(loaded) == "Bearer secret"
+    assert bearer_token(loaded) == "Bearer secret"
     await loaded.retire()
     os.kill(int((tmp_path / "child").read_text()), 9)
 

@@ -15,6 +15,7 @@ from aiohttp.test_utils import TestServer
 from ipvsproxy.sources.kubernetes.access import Kubeconfig
 from ipvsproxy.sources.kubernetes.errors import AccessError
 from ipvsproxy.sources.kubernetes.session import load
+from tests.api.support import bearer_token
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # the library's
 
@@ -85,7 +86,7 @@ async def talks_nonsense(_: web.Request) -> web.Response:
 async def test_a_token_is_asked_for(tmp_path: Path) -> None:
     async with openid_server(gives) as issuer:
         loaded = await load(openid_config(tmp_path, issuer))
-    assert loaded._client.configuration.api_key["BearerToken"] == "Bearer fresh"
+    assert bearer_token(loaded) == "Bearer fresh"
     await loaded.retire()
 
 

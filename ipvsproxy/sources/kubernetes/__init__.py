@@ -11,11 +11,13 @@
     health        what becomes known of how the watches are doing
     access        where the servers are, and who we are to them
     session       configuration, credentials and TLS of one moment
+    sending       who makes the requests: the library, or a plain HTTP session
     plugin        programs that give a credential
     inline_files  files that are written for credentials
     library       kubernetes_asyncio, as far as it is used
     events        conditions told as Warning Events: when
     announcement  and what, and what not again
 
-Knows nothing of what becomes of an object; only `library` and `session` know the library.
+Knows nothing of what becomes of an object; only `library`, `session`
+and `sending` know the library.
 """

@@ -38,7 +38,8 @@ from ipvsproxy.sources.kubernetes.errors import (
     Unreachable,
     of_response,
 )
-from ipvsproxy.sources.kubernetes.session import JSON, Request, Session, load
+from ipvsproxy.sources.kubernetes.sending import JSON, Request
+from ipvsproxy.sources.kubernetes.session import Session, load
 
 _log = structlog.get_logger(__name__)
 

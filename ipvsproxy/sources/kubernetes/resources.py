@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from ipvsproxy.objects import WEIGHT_ANNOTATION
-from ipvsproxy.sources.kubernetes.session import JSON
+from ipvsproxy.sources.kubernetes.sending import JSON
 
 OURS = "!service.kubernetes.io/headless,!service.kubernetes.io/service-proxy-name"
 """What kube-proxy selects: neither headless nor left to another proxy (KEP-2447)."""

@@ -1,23 +1,26 @@
-"""Configuration, credentials and TLS of one moment, made by kubernetes_asyncio.
+"""Configuration, credentials and TLS of one moment.
 
-The library reads the kubeconfig, makes the TLS context and keeps the HTTP session; its watch, its
-typed models and its retries are not used. What it leaves out is done here and beside this (`plugin`
-runs credential plugins, `inline_files` keeps its temporary files): token files are read again when
-they change, and a session knows whether the files that it was made from are still those
-(`outdated`). When another one is made, and what an answer means, is `client`'s affair.
+A kubeconfig is read by kubernetes_asyncio, which makes the TLS context and keeps the HTTP session;
+its watch, its typed models and its retries are not used. What it leaves out is done here and beside
+this (`plugin` runs credential plugins, `inline_files` keeps its temporary files). A ServiceAccount
+and bare URLs need nothing of it (`sending`).
 
-The library is imported in `load`, not before (`library`).
+Token files are read again when they change, and a session knows whether the files that it was made
+from are still those (`outdated`). When another one is made, and what an answer means, is `client`'s
+affair.
+
+The library is imported for a kubeconfig, not before (`library`).
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from functools import cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias, assert_never
+from typing import TYPE_CHECKING, TypeAlias, assert_never
 
 import aiohttp
 
@@ -26,11 +29,16 @@ from ipvsproxy.sources.kubernetes.errors import AccessError, one_line
 from ipvsproxy.sources.kubernetes.inline_files import InlineFiles
 from ipvsproxy.sources.kubernetes.library import library
 from ipvsproxy.sources.kubernetes.plugin import Limits, PluginError, ask
+from ipvsproxy.sources.kubernetes.sending import (
+    LibrarySender,
+    PlainSender,
+    Request,
+    Sender,
+    tls_by,
+)
 
 if TYPE_CHECKING:
-    from kubernetes_asyncio.client import ApiClient, Configuration
-
-JSON = "application/json"
+    from kubernetes_asyncio.client import Configuration
 
 _Stamp: TypeAlias = tuple[int, int, int] | None
 """Time, inode and size of a file; None: there is none, or it cannot be looked at."""
@@ -42,37 +50,22 @@ _ENDING_SECONDS = 5.0
 """After so long a plugin that does not heed a polite signal is killed."""
 
 
-class Request(NamedTuple):
-    """A request, whatever session it is made in; one with a body makes an object."""
-
-    path: str
-    params: Mapping[str, str]
-    limits: aiohttp.ClientTimeout
-    body: Mapping[str, object] | None = None
-    accept: str = JSON
-
-    @property
-    def method(self) -> str:
-        """The HTTP method."""
-        return "GET" if self.body is None else "POST"
-
-
 class Session:
-    """A client with the credentials of one moment; closed when retired and no longer used."""
+    """Requests with the credentials of one moment; closed when retired and no longer used."""
 
     def __init__(
         self,
-        client: ApiClient,
+        sender: Sender,
         servers: tuple[str, ...],
         files: Mapping[Path, _Stamp],
         *,
         closed: Callable[[], None],
     ) -> None:
-        """Use a client that was made from `files`; `closed` is called once, at the end."""
+        """Use a sender that was made from `files`; `closed` is called once, at the end."""
         self._closed = closed
         self.servers = servers
         """URLs, at least one, in the order in which they are tried."""
-        self._client = client
+        self._sender = sender
         self._files = files
         self._users = 0
         self._retired = False
@@ -84,19 +77,7 @@ class Session:
 
     async def send(self, server: str, request: Request) -> aiohttp.ClientResponse:
         """Make a request of a server; whatever the library and the system raise comes through."""
-        response: aiohttp.ClientResponse = await self._client.call_api(
-            request.path,
-            request.method,
-            query_params=list(request.params.items()),
-            header_params={"Accept": request.accept},
-            body=request.body,
-            auth_settings=["BearerToken"],
-            _preload_content=False,
-            _return_http_data_only=True,
-            _request_timeout=request.limits,
-            _host=server,
-        )
-        return response
+        return await self._sender.send(server, request)
 
     @asynccontextmanager
     async def used(self) -> AsyncIterator[None]:
@@ -115,7 +96,7 @@ class Session:
 
     async def _close_if_done(self) -> None:
         if self._retired and not self._users:
-            await self._client.close()
+            await self._sender.close()
             self._closed()
             self._closed = _nothing
 
@@ -134,41 +115,58 @@ async def load(access: Access) -> Session:
 
     Raises AccessError, whose message says what is missing and where.
     """
+    match access:
+        case Kubeconfig(path, servers):
+            return await _of_kubeconfig(path, servers)
+        case InCluster(servers, folder):
+            return _of_service_account(folder, servers)
+        case Server(servers):
+            safe = any(server.startswith("https:") for server in servers)
+            sender = PlainSender(tls=tls_by(None) if safe else None)
+            return Session(sender, servers, {}, closed=_nothing)
+        case _:
+            assert_never(access)
+
+
+def _of_service_account(folder: Path, servers: tuple[str, ...]) -> Session:
+    authority = folder / "ca.crt"
+    if not authority.is_file():
+        raise AccessError(
+            f"{authority} is missing: the pod needs a ServiceAccount with "
+            "automountServiceAccountToken; outside of a pod give --kubeconfig FILE"
+        )
+    token = _read_token_file(folder / "token")
+    # Looked at before it is read: what changes in between is noticed with the next request.
+    files = {authority: _stamp(authority)}
+    with _explained(files):
+        sender = PlainSender(tls=tls_by(authority), authorization=token.header)
+    return Session(sender, servers, files, closed=_nothing)
+
+
+async def _of_kubeconfig(path: Path, servers: tuple[str, ...]) -> Session:
     found = await asyncio.to_thread(library)  # imports hold up nobody else
     # At DEBUG it logs whole answers.
     logging.getLogger("kubernetes_asyncio").setLevel(logging.INFO)
     configuration = found.configuration()
-    # Looked at before they are read: what changes in between is noticed with the next request.
-    files: dict[Path, _Stamp] = {}
-    match access:
-        case Kubeconfig(path, servers):
-            files[path] = _stamp(path)
-            await _use_kubeconfig(path, configuration)
-        case InCluster(servers, folder):
-            _use_service_account(folder, configuration)
-        case Server(servers):
-            pass
-        case _:
-            assert_never(access)
+    files = {path: _stamp(path)}
+    await _use_kubeconfig(path, configuration)
     written = (configuration.ssl_ca_cert, configuration.cert_file, configuration.key_file)
     named = [Path(file) for file in written if file]
     files |= {path: _stamp(path) for path in named}
-    client = _client(found.api_client, configuration, named)
+    with _explained(named):
+        sender = LibrarySender(found.api_client(configuration))
     inline = _inline_files()
     closed = partial(inline.release, inline.use(named))
-    return Session(client, servers or (str(configuration.host),), files, closed=closed)
+    return Session(sender, servers or (str(configuration.host),), files, closed=closed)
 
 
-def _client(
-    made_by: type[ApiClient], configuration: Configuration, files: Iterable[Path]
-) -> ApiClient:
-    """Make the client, and so read the certificates. Raises AccessError."""
+@contextmanager
+def _explained(files: Iterable[Path]) -> Iterator[None]:
+    """Turn what is raised when certificates are read from files into an AccessError."""
     try:
-        client = made_by(configuration)
+        yield
     except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
         raise AccessError(f"certificate files {', '.join(map(str, files))}: {error}") from None
-    client.user_agent = "ipvsproxy"
-    return client
 
 
 async def _use_kubeconfig(path: Path, configuration: Configuration) -> None:
@@ -203,7 +201,9 @@ async def _use_kubeconfig(path: Path, configuration: Configuration) -> None:
         reason = reason.replace("File does not exists", "there is no file")
         raise AccessError(f"kubeconfig {path}: {reason}") from None
     if token is not None:
-        _use_token_file(token, configuration)
+        file = _read_token_file(token)
+        file.refresh(configuration)
+        configuration.refresh_api_key_hook = file.refresh
 
 
 def _run_plugins_ourselves() -> None:
@@ -226,25 +226,15 @@ def _run_plugins_ourselves() -> None:
     loader["ExecProvider"] = described
 
 
-def _use_service_account(folder: Path, configuration: Configuration) -> None:
-    authority = folder / "ca.crt"
-    if not authority.is_file():
-        raise AccessError(
-            f"{authority} is missing: the pod needs a ServiceAccount with "
-            "automountServiceAccountToken; outside of a pod give --kubeconfig FILE"
-        )
-    configuration.ssl_ca_cert = str(authority)
-    _use_token_file(folder / "token", configuration)
-
-
-def _use_token_file(path: Path, configuration: Configuration) -> None:
+def _read_token_file(path: Path) -> _TokenFile:
+    """Read a token that somebody else replaces. Raises AccessError where there is none."""
     token = _TokenFile(path)
     try:
-        token.refresh(configuration)
+        token.header()
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise AccessError(f"token file {path}: {reason}") from None
-    configuration.refresh_api_key_hook = token.refresh
+    return token
 
 
 class _TokenFile:
