@@ -6,11 +6,11 @@ Asks this machine only.
 from __future__ import annotations
 
 import asyncio
+from http import HTTPStatus
 from typing import NamedTuple
 
 import aiohttp
 import msgspec
-from aiohttp import web
 
 from ipvsproxy.config.settings import IPV6_BIND_ADDRESSES, METRICS_BIND_ADDRESS
 from ipvsproxy.config.values import split_bind_address
@@ -90,7 +90,7 @@ async def _get(bind_address: str, path: str) -> _Answer | None:
     try:
         async with aiohttp.ClientSession(timeout=limit) as session, session.get(url) as response:
             body = await response.read()
-            served = response.status == web.HTTPOk.status_code
+            served = response.status == HTTPStatus.OK
             return _Answer(response.headers.get("Server", ""), body) if served else None
     except (aiohttp.ClientError, TimeoutError, OSError):
         return None

@@ -10,17 +10,21 @@ looked at.
 from __future__ import annotations
 
 import asyncio
-from typing import Protocol
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Protocol
 
 import msgspec
-from aiohttp import web
-from prometheus_client.exposition import choose_encoder
+from aiohttp.web_request import BaseRequest
+from aiohttp.web_response import Response
 
 from ipvsproxy.config import Settings, effective
 from ipvsproxy.http.health import health_application
-from ipvsproxy.http.server import Clock, Server, application
+from ipvsproxy.http.server import Clock, Handler, Server, application
 from ipvsproxy.http.service_health import HealthChecks
 from ipvsproxy.telemetry import AgentStatus, Conditions, Health, Metrics
+
+if TYPE_CHECKING:
+    from prometheus_client.core import CollectorRegistry
 
 PROXY_MODE = "ipvs"
 _OPENMETRICS_END = b"# EOF\n"
@@ -83,33 +87,31 @@ async def serve(agent: Agent, *, clock: Clock, wall_clock: Clock) -> None:
         group.create_task(agent.health_checks.run(), name="health checks")
 
 
-def metrics_application(agent: Agent) -> web.Application:
+def metrics_application(agent: Agent) -> Handler:
     """Answer for /metrics, /status, /proxyMode, /configz and a plain /healthz."""
 
-    async def show_metrics(request: web.Request) -> web.Response:
+    async def show_metrics(request: BaseRequest) -> Response:
         await agent.scrape()
-        try:
-            encode, content_type = choose_encoder(request.headers.get("Accept", ""))
-        except (TypeError, ValueError):  # a version that is none
-            encode, content_type = choose_encoder("")
+        # The import with the first scrape is 10 ms and more.
+        encode, content_type = await asyncio.to_thread(_encoder, request.headers.get("Accept", ""))
         body = encode(agent.metrics.registry).removesuffix(_OPENMETRICS_END)
         # A series for each Service port: tens of thousands take a second to write.
         body += await asyncio.to_thread(encode, agent.metrics.traffic.registry)
-        return web.Response(body=body, headers={"Content-Type": content_type})
+        return Response(body=body, headers={"Content-Type": content_type})
 
-    async def show_status(_: web.Request) -> web.Response:
+    async def show_status(_: BaseRequest) -> Response:
         body = msgspec.json.encode(await agent.status())
-        return web.Response(body=body, content_type="application/json")
+        return Response(body=body, content_type="application/json")
 
-    async def proxy_mode(_: web.Request) -> web.Response:
-        return web.Response(text=PROXY_MODE)
+    async def proxy_mode(_: BaseRequest) -> Response:
+        return Response(text=PROXY_MODE)
 
-    async def configz(_: web.Request) -> web.Response:
+    async def configz(_: BaseRequest) -> Response:
         config = msgspec.json.encode({"ipvsproxy": effective(agent.settings)})
-        return web.Response(body=config, content_type="application/json")
+        return Response(body=config, content_type="application/json")
 
-    async def healthz(_: web.Request) -> web.Response:
-        return web.Response(text="ok")
+    async def healthz(_: BaseRequest) -> Response:
+        return Response(text="ok")
 
     return application(
         {
@@ -120,3 +122,14 @@ def metrics_application(agent: Agent) -> web.Application:
             "/healthz": healthz,
         }
     )
+
+
+def _encoder(accepted: str) -> tuple[Callable[[CollectorRegistry], bytes], str]:
+    """Give what writes metrics as whoever scrapes accepts them, and the Content-Type of that."""
+    # It brings an HTTP server and client of the library's, which no start should wait for.
+    from prometheus_client.exposition import choose_encoder  # noqa: PLC0415
+
+    try:
+        return choose_encoder(accepted)
+    except (TypeError, ValueError):  # a version that is none
+        return choose_encoder("")

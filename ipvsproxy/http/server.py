@@ -3,6 +3,9 @@
 Knows nothing of what is answered. A port that is taken is no reason to stop serving traffic: the
 server says so in a condition and tries again (kube-proxy does the same unless bindAddressHardFail
 is set).
+
+Of aiohttp it is the low-level server, by its modules: `aiohttp.web` would import applications,
+patterns of paths, files and web sockets at every start, where a few fixed paths are all there is.
 """
 
 from __future__ import annotations
@@ -11,9 +14,14 @@ import asyncio
 import os
 import socket
 from collections.abc import Awaitable, Callable
+from http import HTTPStatus
+from typing import TypeAlias
 
 import structlog
-from aiohttp import web
+from aiohttp.web_protocol import RequestHandler
+from aiohttp.web_request import BaseRequest
+from aiohttp.web_response import Response, StreamResponse
+from aiohttp.web_server import Server as Answering
 
 from ipvsproxy import __version__
 from ipvsproxy.config.values import split_bind_address
@@ -36,7 +44,12 @@ SIGNATURE = f"ipvsproxy/{__version__}"
 Clock = Callable[[], float]
 """Seconds: of `Health`'s clock, or since the epoch (`wall_clock`)."""
 
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+Handler: TypeAlias = Callable[[BaseRequest], Awaitable[StreamResponse]]
+"""Answers requests: for one path, or for a whole port."""
+
+_METHODS = ("GET", "HEAD")
+_END_SECONDS = 1.0
+"""How long an answer that is under way at the end may take."""
 
 
 class Server:
@@ -45,7 +58,7 @@ class Server:
     def __init__(
         self,
         bind_address: str,
-        application: web.Application,
+        application: Handler,
         *,
         name: str,
         conditions: Conditions,
@@ -65,14 +78,9 @@ class Server:
         """Serve until cancelled; returns at once when the address is empty."""
         if not self._bind_address:
             return
-        runner = web.AppRunner(
-            self._application,
-            shutdown_timeout=1.0,
-        )
-        await runner.setup()
-        assert runner.server is not None, "it has been set up"
+        server = Answering(self._application)
         try:
-            listener = await self._listen(runner.server)
+            listener = await self._listen(server)
             try:
                 self.listening.set()
                 await asyncio.get_running_loop().create_future()
@@ -80,9 +88,9 @@ class Server:
                 self.listening.clear()
                 listener.close()
         finally:
-            await runner.cleanup()
+            await end(server)
 
-    async def _listen(self, server: web.Server) -> asyncio.Server:
+    async def _listen(self, server: Answering) -> asyncio.Server:
         host, port = split_bind_address(self._bind_address)
         while True:
             try:
@@ -127,7 +135,7 @@ def open_socket(address: str | None, port: int) -> socket.socket:
     return socket.create_server(("", port), backlog=_BACKLOG)
 
 
-async def accept(opened: socket.socket, server: web.Server) -> asyncio.Server:
+async def accept(opened: socket.socket, server: Answering) -> asyncio.Server:
     """Have a server answer on a socket; a connection that asks nothing is closed.
 
     Raises OSError, and the socket is closed. Whoever answers calls `asked`.
@@ -149,7 +157,13 @@ async def accept(opened: socket.socket, server: web.Server) -> asyncio.Server:
         raise
 
 
-class _Connection(web.RequestHandler):
+async def end(server: Answering) -> None:
+    """Close all connections: those that wait for a request at once, the others when answered."""
+    server.pre_shutdown()
+    await server.shutdown(timeout=_END_SECONDS)
+
+
+class _Connection(RequestHandler):
     """A connection that is closed when its first request does not come in time.
 
     How long the answer takes is not its affair. Between requests the library waits IDLE_SECONDS.
@@ -170,27 +184,33 @@ class _Connection(web.RequestHandler):
         self._waiting.cancel()
 
 
-def asked(request: web.BaseRequest) -> None:
+def asked(request: BaseRequest) -> None:
     """Take note of a request, before it is answered: its connection is the library's to close."""
     if isinstance(request.protocol, _Connection):
         request.protocol.asked()
 
 
-def application(handlers: dict[str, Handler]) -> web.Application:
-    """Answer GET on these paths, and 404 on all others; at debug every answer is a log line."""
-    made = web.Application(middlewares=[_note])
-    made.on_response_prepare.append(_sign)
-    made.add_routes([web.get(path, handler) for path, handler in handlers.items()])
-    return made
+def application(handlers: dict[str, Handler]) -> Handler:
+    """Answer GET and HEAD on these paths, 404 on all others; at debug each answer is a log line."""
+
+    async def answer(request: BaseRequest) -> StreamResponse:
+        asked(request)
+        response = await _answer(handlers.get(request.path), request)
+        response.headers["Server"] = SIGNATURE
+        response.headers["X-Content-Type-Options"] = "nosniff"
+        log.debug("answered", path=request.path, status=response.status, client=request.remote)
+        return response
+
+    return answer
 
 
-@web.middleware
-async def _note(request: web.Request, handler: Handler) -> web.StreamResponse:
-    asked(request)
+async def _answer(handler: Handler | None, request: BaseRequest) -> StreamResponse:
+    if handler is None:
+        return _refusal(HTTPStatus.NOT_FOUND)
+    if request.method not in _METHODS:
+        return _refusal(HTTPStatus.METHOD_NOT_ALLOWED, Allow=",".join(_METHODS))
     return await handler(request)
 
 
-async def _sign(request: web.Request, response: web.StreamResponse) -> None:
-    response.headers["Server"] = SIGNATURE
-    response.headers["X-Content-Type-Options"] = "nosniff"
-    log.debug("answered", path=request.path, status=response.status, client=request.remote)
+def _refusal(status: HTTPStatus, **headers: str) -> Response:
+    return Response(status=status, text=f"{status}: {status.phrase}", headers=headers)

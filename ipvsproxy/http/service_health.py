@@ -20,7 +20,9 @@ from collections.abc import Callable, Collection, Iterable
 from typing import NamedTuple
 
 import structlog
-from aiohttp import web
+from aiohttp.web_request import BaseRequest
+from aiohttp.web_response import Response, StreamResponse
+from aiohttp.web_server import Server as Answering
 
 from ipvsproxy.core.health_check import HealthCheck
 from ipvsproxy.http.server import (
@@ -29,6 +31,7 @@ from ipvsproxy.http.server import (
     Clock,
     accept,
     asked,
+    end,
     open_socket,
 )
 from ipvsproxy.model import Address, Family
@@ -118,7 +121,7 @@ class HealthChecks:
 
     async def run(self) -> None:
         """Listen where `update` says, until cancelled."""
-        server = web.Server(self._answer)
+        server = Answering(self._answer)
         try:
             while True:
                 self._changed.clear()
@@ -131,7 +134,7 @@ class HealthChecks:
             for listener in self._listeners.values():
                 listener.close()
             self._listeners.clear()
-            await server.shutdown(timeout=1.0)
+            await end(server)
 
     async def _next(self) -> None:
         """Wait until there is something to do: a change, or time to try again what was refused."""
@@ -141,7 +144,7 @@ class HealthChecks:
         except TimeoutError:
             return
 
-    async def _follow(self, server: web.Server) -> None:
+    async def _follow(self, server: Answering) -> None:
         """Close what is not wanted, then open what is: an address may take a wildcard's place."""
         addresses: Collection[Address | None] = (
             (None,) if self._addresses is None else sorted(self._addresses)
@@ -199,18 +202,18 @@ class HealthChecks:
                 )
         return messages
 
-    async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
+    async def _answer(self, request: BaseRequest) -> StreamResponse:
         asked(request)
         place = request.get_extra_info("sockname")
         check = self._owners.get(place[1]) if place else None
         if check is None:  # a connection of a Service that is gone, or one that is lost by now
-            gone = web.Response(status=503, headers={"Server": SIGNATURE})
+            gone = Response(status=503, headers={"Server": SIGNATURE})
             gone.force_close()
             return gone
         healthy = self._health.is_working(self._clock())
         good = check.local_endpoints > 0 and healthy
         log.debug("answered", path=request.path, status=200 if good else 503, client=request.remote)
-        return web.Response(
+        return Response(
             body=_body(check, healthy=healthy),
             status=200 if good else 503,
             content_type="application/json",

@@ -14,7 +14,7 @@ import aiohttp
 import pytest
 import structlog
 from aiohttp import web
-from aiohttp.test_utils import TestClient, TestServer
+from aiohttp.test_utils import RawTestServer, TestClient, TestServer
 from prometheus_client.openmetrics.parser import (
     text_string_to_metric_families as openmetrics_families,
 )
@@ -24,7 +24,7 @@ from ipvsproxy.config import Settings
 from ipvsproxy.core.health_check import HealthCheck
 from ipvsproxy.dataplane import Counters, TrafficReading
 from ipvsproxy.http import neighbours
-from ipvsproxy.http.server import application
+from ipvsproxy.http.server import Handler, application
 from ipvsproxy.model import Address, Protocol, VirtualServerKey
 from ipvsproxy.objects import ServiceName
 from ipvsproxy.telemetry import AgentStatus, Conditions, ConditionType, Health, Metrics
@@ -67,23 +67,26 @@ class StandInAgent:
 @asynccontextmanager
 async def health_client(
     agent: StandInAgent,
-) -> AsyncIterator[TestClient[web.Request, web.Application]]:
+) -> AsyncIterator[TestClient[web.BaseRequest, None]]:
     application = http.health_application(
         agent.health, agent.metrics, clock=agent.clock, wall_clock=lambda: WALL
     )
-    async with TestClient(TestServer(application)) as client:
+    client: TestClient[web.BaseRequest, None] = TestClient(RawTestServer(application))
+    async with client:
         yield client
 
 
 @asynccontextmanager
 async def metrics_client(
     agent: StandInAgent,
-) -> AsyncIterator[TestClient[web.Request, web.Application]]:
-    async with TestClient(TestServer(http.metrics_application(agent))) as client:
+) -> AsyncIterator[TestClient[web.BaseRequest, None]]:
+    served = RawTestServer(http.metrics_application(agent))
+    client: TestClient[web.BaseRequest, None] = TestClient(served)
+    async with client:
         yield client
 
 
-async def status_of(client: TestClient[web.Request, web.Application], path: str) -> int:
+async def status_of(client: TestClient[web.BaseRequest, None], path: str) -> int:
     async with client.get(path) as response:
         return response.status
 
@@ -200,6 +203,28 @@ class TestMetricsPort:
         async with metrics_client(StandInAgent()) as client, client.get(path) as response:
             assert await response.text() == expected
 
+    @pytest.mark.parametrize(
+        ("method", "path", "status", "body", "allowed"),
+        [
+            ("GET", "/healthz?verbose", 200, "ok", None),
+            ("HEAD", "/healthz", 200, "", None),
+            ("POST", "/healthz", 405, "405: Method Not Allowed", "GET,HEAD"),
+            ("GET", "/healthz/", 404, "404: Not Found", None),
+            ("POST", "/nothing", 404, "404: Not Found", None),
+        ],
+    )
+    async def test_methods_and_paths(
+        self, method: str, path: str, status: int, body: str, allowed: str | None
+    ) -> None:
+        async with (
+            metrics_client(StandInAgent()) as client,
+            client.request(method, path) as response,
+        ):
+            assert response.status == status
+            assert await response.text() == body
+            assert response.headers.get("Allow") == allowed
+            assert response.headers["Server"].startswith("ipvsproxy/")
+
     async def test_configz_shows_the_effective_settings(self) -> None:
         async with metrics_client(StandInAgent()) as client, client.get("/configz") as response:
             shown = json.loads(await response.read())
@@ -235,7 +260,7 @@ class ChangingClock:
 
 
 @asynccontextmanager
-async def served(pages: web.Application) -> AsyncIterator[int]:
+async def served(pages: Handler) -> AsyncIterator[int]:
     """Serve on a port of our own choice, which is given."""
     with socket.create_server(("127.0.0.1", 0)) as holder:
         port: int = holder.getsockname()[1]
@@ -360,7 +385,7 @@ class TestServing:
         monkeypatch.setattr("ipvsproxy.http.server.FIRST_REQUEST_SECONDS", 0.1)
         silent_one_closed = asyncio.Event()
 
-        async def slow(_: web.Request) -> web.Response:
+        async def slow(_: web.BaseRequest) -> web.Response:
             await silent_one_closed.wait()
             return web.Response(text="after all")
 
@@ -451,7 +476,7 @@ class TestNeighbour:
 
         theirs.add_routes([web.get("/proxyMode", mode)])
         application = http.metrics_application(ours)
-        async with TestServer(application) as first, TestServer(theirs) as second:
+        async with RawTestServer(application) as first, TestServer(theirs) as second:
             here, there = (f"127.0.0.1:{one.port}" for one in (first, second))
             for usual, configured in ((here, there), (there, here)):
                 monkeypatch.setattr(neighbours, "KUBE_PROXY_ADDRESSES", (usual,))
@@ -464,7 +489,7 @@ class TestNeighbour:
     async def test_a_command_finds_the_agent_in_the_usual_places_too(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        async with TestServer(http.metrics_application(StandInAgent())) as server:
+        async with RawTestServer(http.metrics_application(StandInAgent())) as server:
             usual = (NOBODY, f"127.0.0.1:{server.port}")
             monkeypatch.setattr(neighbours, "KUBE_PROXY_ADDRESSES", usual)
             assert await http.ask_agent(NOBODY) is not None
