@@ -11,7 +11,8 @@ Modules that cost time to import are imported inside the commands, so that `--he
                       `status`, `plan`, `explain`, `preflight`, `cleanup`, `config`, `version`
     explain_text      how a packet's way is told
     render            how answers look: text, a table, JSON
-    logs              how log lines look; `plain_structlog` for a process without colours
+    logs              how log lines look
+    lean_libraries    libraries without what they import and no run uses
 
 What is asked of a running agent goes over HTTP.
 """

@@ -85,9 +85,9 @@ def run(*, once: bool, init_only: str | None, write_config_to: str | None, **fla
     from ipvsproxy.agent import memory  # noqa: PLC0415 - as below
 
     memory.begin()
-    from ipvsproxy.cli.plain_structlog import import_structlog  # noqa: PLC0415
+    from ipvsproxy.cli.lean_libraries import import_libraries  # noqa: PLC0415
 
-    import_structlog()
+    import_libraries()
     import structlog  # noqa: PLC0415 - costs time that --help need not take
 
     from ipvsproxy import agent  # noqa: PLC0415

@@ -11,21 +11,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 from math import inf
 
-from prometheus_client import (
+from prometheus_client.core import (
     CollectorRegistry,
     Counter,
-    Gauge,
-    Histogram,
-    Info,
-    disable_created_metrics,
-)
-from prometheus_client.core import (
     CounterMetricFamily,
+    Gauge,
     GaugeMetricFamily,
+    Histogram,
     HistogramMetricFamily,
+    Info,
     Metric,
 )
 from prometheus_client.gc_collector import GCCollector
+from prometheus_client.metrics import disable_created_metrics
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector

@@ -18,8 +18,7 @@ from collections.abc import Collection, Iterator, Mapping
 from operator import add, sub
 from typing import NamedTuple
 
-from prometheus_client import CollectorRegistry
-from prometheus_client.core import CounterMetricFamily
+from prometheus_client.core import CollectorRegistry, CounterMetricFamily
 from prometheus_client.registry import Collector
 
 from ipvsproxy.dataplane import Counters, TrafficReading

@@ -26,7 +26,6 @@ import aiohttp
 
 from ipvsproxy.sources.kubernetes.access import Access, InCluster, Kubeconfig, Server, token_file
 from ipvsproxy.sources.kubernetes.errors import AccessError, one_line
-from ipvsproxy.sources.kubernetes.inline_files import InlineFiles
 from ipvsproxy.sources.kubernetes.library import library
 from ipvsproxy.sources.kubernetes.plugin import Limits, PluginError, ask
 from ipvsproxy.sources.kubernetes.sending import (
@@ -39,6 +38,8 @@ from ipvsproxy.sources.kubernetes.sending import (
 
 if TYPE_CHECKING:
     from kubernetes_asyncio.client import Configuration
+
+    from ipvsproxy.sources.kubernetes.inline_files import InlineFiles
 
 _Stamp: TypeAlias = tuple[int, int, int] | None
 """Time, inode and size of a file; None: there is none, or it cannot be looked at."""
@@ -107,6 +108,9 @@ def _nothing() -> None:
 
 @cache
 def _inline_files() -> InlineFiles:
+    # Like the library, for a kubeconfig only: it brings archives and compressions.
+    from ipvsproxy.sources.kubernetes.inline_files import InlineFiles  # noqa: PLC0415
+
     return InlineFiles(library().loader)
 
 

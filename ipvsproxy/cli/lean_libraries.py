@@ -1,0 +1,196 @@
+"""Libraries, imported without what they import and no run uses.
+
+A run has to import them before it does anything, and each page of memory that is touched, and each
+module, is time in which nothing is balanced. Nothing is left out for good: in the place of what is
+left out stands something that does what the real one would, by importing it when it is asked for.
+
+    structlog          finds no rich, with which it would draw tracebacks with the values of all
+                       variables. The agent must not do that, for a value may be a token
+    prometheus_client  its `__init__`, which has an HTTP server and client, runs when it is asked
+                       for one of its names; its modules can be imported before
+    aiohttp            reads all authorities that the system trusts, twice, into TLS contexts for
+                       servers that nobody has said anything of: here when one is connected to. And
+                       it imports email, html, idna, tempfile and urllib.request, of which it needs
+                       a function or two: for what is uploaded, for names in other scripts, for
+                       proxies
+
+Knows the insides of these libraries; where a release is laid out otherwise, it is imported as it
+wants to be. Commands that run once, and tests, import them whole.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import ssl
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from importlib.util import find_spec, module_from_spec
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from email.parser import HeaderParser
+
+__all__ = ["import_libraries"]
+
+_AIOHTTP = ("aiohttp", "aiohttp.web_server")
+_LATER = {
+    "email.utils": ("parsedate",),
+    "html": ("escape",),
+    "idna": ("decode", "encode"),
+    "tempfile": ("SpooledTemporaryFile",),
+}
+"""What aiohttp and yarl use of modules that can be imported when it is called."""
+_LOADING = ("load_default_certs", "set_default_verify_paths")
+"""Methods of a TLS context that have it trust whom the system trusts."""
+_PROXIES = "_proxy"
+"""How the names of variables end that say something of proxies, in small letters."""
+
+
+def import_libraries() -> None:
+    """Import what is not imported yet."""
+    with _standing_in({"rich": None}):
+        importlib.import_module("structlog")
+    _run_when_asked("prometheus_client")
+    if "aiohttp" not in sys.modules:
+        try:
+            _import_aiohttp()
+        except Exception:  # noqa: BLE001 - whatever it is, whoever imports it next does so whole
+            for name in [one for one in sys.modules if one.partition(".")[0] == "aiohttp"]:
+                del sys.modules[name]
+
+
+@contextmanager
+def _standing_in(modules: Mapping[str, ModuleType | None]) -> Iterator[None]:
+    """Have `import` find these, but for what is imported already; None: have it find nothing."""
+    missing = {name: module for name, module in modules.items() if name not in sys.modules}
+    sys.modules.update(missing)  # type: ignore[arg-type] # None is what `import` knows
+    try:
+        yield
+    finally:
+        for name in missing:
+            del sys.modules[name]
+
+
+def _run_when_asked(name: str) -> None:
+    """Have a package imported already; its `__init__` runs for a name that is no module's."""
+    spec = None if name in sys.modules else find_spec(name)
+    if spec is None:
+        return
+    package = module_from_spec(spec)
+
+    def find(attribute: str) -> object:
+        if find_spec(f"{name}.{attribute}") is not None:
+            return importlib.import_module(f"{name}.{attribute}")
+        del package.__dict__["__getattr__"]
+        assert spec is not None
+        assert spec.loader is not None
+        spec.loader.exec_module(package)
+        return getattr(package, attribute)
+
+    package.__dict__["__getattr__"] = find
+    sys.modules[name] = package
+
+
+def _import_aiohttp() -> None:
+    """Import client and server. Raises whatever comes of it where they are laid out otherwise."""
+    with _standing_in(_stand_ins()), _without_authorities():
+        for name in _AIOHTTP:
+            importlib.import_module(name)
+    context = sys.modules["aiohttp.connector"].__dict__["_SSL_CONTEXT_VERIFIED"]
+    context.__class__ = _LateAuthorities
+
+
+@contextmanager
+def _without_authorities() -> Iterator[None]:
+    """Have contexts made that trust nobody yet."""
+
+    def load_nothing(*_: object) -> None:
+        """Trust nobody."""
+
+    before = dict(vars(ssl.SSLContext))
+    for name in _LOADING:
+        setattr(ssl.SSLContext, name, load_nothing)
+    try:
+        yield
+    finally:
+        for name in _LOADING:
+            if name in before:
+                setattr(ssl.SSLContext, name, before[name])
+            else:  # what it hid is inherited
+                delattr(ssl.SSLContext, name)
+
+
+class _LateAuthorities(ssl.SSLContext):
+    """A context that reads the system's authorities for the first connection."""
+
+    def wrap_bio(
+        self,
+        incoming: ssl.MemoryBIO,
+        outgoing: ssl.MemoryBIO,
+        server_side: bool = False,
+        server_hostname: str | bytes | None = None,
+        session: ssl.SSLSession | None = None,
+    ) -> ssl.SSLObject:
+        """Be what asyncio calls for a connection."""
+        self.__class__ = ssl.SSLContext  # type: ignore[assignment]
+        self.load_default_certs()
+        return self.wrap_bio(incoming, outgoing, server_side, server_hostname, session)
+
+
+def _stand_ins() -> dict[str, ModuleType]:
+    contents: dict[str, dict[str, object]] = {
+        module: {name: _later(module, name) for name in names} for module, names in _LATER.items()
+    }
+    contents |= {
+        "email.message": {"EmailMessage": _Message},
+        "email.parser": {"HeaderParser": _header_parser},
+        "email.policy": {"HTTP": None},
+        "urllib.request": {
+            "getproxies": _if_proxies("getproxies", otherwise=dict),
+            "proxy_bypass": _if_proxies("proxy_bypass", otherwise=bool),
+        },
+    }
+    made = {name: ModuleType(name) for name in contents}
+    for name, content in contents.items():
+        made[name].__dict__.update(content)
+    return made
+
+
+def _later(module: str, name: str) -> Callable[..., object]:
+    """Stand for a function of a module, which is imported when it is called."""
+
+    def call(*arguments: object, **named: object) -> object:
+        return getattr(importlib.import_module(module), name)(*arguments, **named)
+
+    return call
+
+
+def _if_proxies(name: str, *, otherwise: Callable[[], object]) -> Callable[..., object]:
+    """Stand for a function of urllib.request, which asks the environment only (not so on macOS)."""
+    call = _later("urllib.request", name)
+
+    def call_if_any(*arguments: object) -> object:
+        if any(variable.lower().endswith(_PROXIES) for variable in os.environ):
+            return call(*arguments)
+        return otherwise()
+
+    return call_if_any
+
+
+class _Message:
+    """Stands for the class of messages, below that of aiohttp."""
+
+
+def _header_parser(kind: type[_Message], *, policy: object) -> HeaderParser:
+    """Be the class HeaderParser with the policy HTTP, for aiohttp's class of messages."""
+    from email.message import EmailMessage  # noqa: PLC0415 - what is stood for
+    from email.parser import HeaderParser  # noqa: PLC0415
+    from email.policy import HTTP  # noqa: PLC0415
+
+    assert policy is None, "it stands for HTTP"
+    if not issubclass(kind, EmailMessage):
+        kind.__bases__ = (EmailMessage,)
+    return HeaderParser(kind, policy=HTTP)  # type: ignore[arg-type] # by now it is one
