@@ -34,14 +34,8 @@ from ipvsproxy.kernel.linux import LinuxDataplane
 from ipvsproxy.kernel.process import Processes
 from ipvsproxy.model import State
 from ipvsproxy.reconciler.writer import Writer
-from ipvsproxy.telemetry import (
-    CleanupReport,
-    ExplainReport,
-    PlanReport,
-    StatusTable,
-    explain_report,
-    status_table,
-)
+from ipvsproxy.telemetry import CleanupReport, PlanReport, StatusTable, status_table
+from ipvsproxy.telemetry.explanations import ExplainReport, explain_report
 
 log = structlog.get_logger(__name__)
 

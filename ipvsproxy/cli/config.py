@@ -131,7 +131,8 @@ def convert(*, file: Path) -> None:
     FILE is kube-proxy's configuration, or the ConfigMap that it is in as kubectl prints it (- is
     standard input).
     """
-    from ipvsproxy.config import config_of_config_map, converted  # noqa: PLC0415 - as above
+    from ipvsproxy.config.files import config_of_config_map  # noqa: PLC0415 - as above
+    from ipvsproxy.config.writing import converted  # noqa: PLC0415
 
     text = _text(file)
     try:

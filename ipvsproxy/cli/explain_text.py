@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ipvsproxy.telemetry import CandidateRow, ExplainReport, Explanation, StepRow
+from ipvsproxy.telemetry.explanations import CandidateRow, ExplainReport, Explanation, StepRow
 
 _DECIDING = frozenset({"ACCEPT", "DROP", "REJECT", "MARK", "MASQUERADE", "DNAT", "RETURN", ""})
 _HOOK_WIDTH = len("POSTROUTING")

@@ -130,7 +130,7 @@ def prepare(resolved: Resolved) -> NoReturn:
 
 def write_settings(resolved: Resolved, path: Path) -> None:
     """Write all settings that are in force into a file. Raises ClickException."""
-    from ipvsproxy.config import own_file  # noqa: PLC0415 - as above
+    from ipvsproxy.config.writing import own_file  # noqa: PLC0415 - as above
 
     try:
         path.write_text(own_file(resolved.settings), encoding="utf-8")

@@ -7,13 +7,15 @@ meaning, `values` reads one value from text, `fields` says how each field is rea
 means, `contents` is what they give. `load` puts them together: flag before environment variable
 before file before default, each field by itself. `writing` writes settings as a file, `changes` has
 what a running agent takes of new ones.
+
+`files` and `writing` are asked for by name, and imported where there is a file: YAML is twenty
+modules that a start without one does not need.
 """
 
 from __future__ import annotations
 
 from ipvsproxy.config.changes import Change, taken
 from ipvsproxy.config.fields import name_in_file
-from ipvsproxy.config.files import config_of_config_map
 from ipvsproxy.config.load import Resolved, Source, effective, load
 from ipvsproxy.config.settings import (
     DetectLocalMode,
@@ -25,7 +27,6 @@ from ipvsproxy.config.settings import (
     WatchNodes,
 )
 from ipvsproxy.config.values import ConfigurationError
-from ipvsproxy.config.writing import converted, own_file
 
 __all__ = [
     "Change",
@@ -39,11 +40,8 @@ __all__ = [
     "Settings",
     "Source",
     "WatchNodes",
-    "config_of_config_map",
-    "converted",
     "effective",
     "load",
     "name_in_file",
-    "own_file",
     "taken",
 ]

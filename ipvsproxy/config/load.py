@@ -7,7 +7,6 @@ flags beside a file; a listed difference), and `Resolved.sources` says for each 
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator, Mapping
 from enum import StrEnum
 from types import MappingProxyType
@@ -15,7 +14,6 @@ from typing import NamedTuple
 
 from ipvsproxy.config.contents import FileContents, FileValue
 from ipvsproxy.config.fields import READERS, flag
-from ipvsproxy.config.files import read_file
 from ipvsproxy.config.settings import (
     IPV6_BIND_ADDRESSES,
     DetectLocalMode,
@@ -89,7 +87,7 @@ def load(
     """
     if unknown := flags.keys() - READERS.keys():
         raise TypeError(f"flags that are no settings: {sorted(unknown)}")
-    contents = read_file(file_text) if file_text is not None else FileContents({})
+    contents = _read(file_text) if file_text is not None else FileContents({})
     winners = {
         field: candidate
         for field in READERS
@@ -130,6 +128,12 @@ def effective(settings: Settings) -> Mapping[str, object]:
     return {field: _plain(getattr(settings, field)) for field in READERS}
 
 
+def _read(file_text: str) -> FileContents:
+    from ipvsproxy.config.files import read_file  # noqa: PLC0415 - YAML, for who has a file
+
+    return read_file(file_text)
+
+
 def _candidate(
     field: str,
     flags: Mapping[str, object],
@@ -162,6 +166,8 @@ def _misspelt(environment: Mapping[str, str]) -> Iterator[str]:
         written = name.removeprefix(PREFIX).lower()
         if written == name.lower() or written in READERS:
             continue
+        import difflib  # noqa: PLC0415 - for who has made a slip
+
         near = difflib.get_close_matches(written, READERS, n=1, cutoff=_NEAR)
         field = flags.get(written) or next(iter(near), None)
         if field is not None:

@@ -3,7 +3,8 @@
 Plain objects: they are told what happened and answer when asked; nothing here logs, waits, reads a
 clock or knows how it is shown. `conditions` holds what is wrong now, `metrics` the numbers,
 `health` whether the agent does its work, `loop_lag` how long its event loop keeps things waiting,
-`watches` how the source's watches do, `reports` and `explanations` the values that commands print.
+`watches` how the source's watches do, `reports` the values that commands print; those of `explain`
+are asked for by name (`explanations`), for they bring all that is known of a packet's way.
 """
 
 from __future__ import annotations
@@ -14,13 +15,6 @@ from ipvsproxy.telemetry.conditions import (
     ConditionType,
     Teller,
     tell_nobody,
-)
-from ipvsproxy.telemetry.explanations import (
-    CandidateRow,
-    ExplainReport,
-    Explanation,
-    StepRow,
-    explain_report,
 )
 from ipvsproxy.telemetry.health import Health
 from ipvsproxy.telemetry.loop_lag import LoopLag
@@ -45,15 +39,12 @@ from ipvsproxy.telemetry.watches import Watches, WatchHealth
 __all__ = [
     "CLUSTER_IP",
     "AgentStatus",
-    "CandidateRow",
     "Check",
     "CleanupReport",
     "Condition",
     "ConditionType",
     "Conditions",
     "CycleSummary",
-    "ExplainReport",
-    "Explanation",
     "FrontendStatus",
     "Health",
     "LoopLag",
@@ -63,12 +54,10 @@ __all__ = [
     "ServiceStatus",
     "StatusRow",
     "StatusTable",
-    "StepRow",
     "Teller",
     "Verdict",
     "WatchHealth",
     "Watches",
-    "explain_report",
     "status_table",
     "tell_nobody",
 ]

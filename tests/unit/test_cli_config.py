@@ -9,7 +9,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from ipvsproxy.cli import main
-from ipvsproxy.config import config_of_config_map, load
+from ipvsproxy.config import load
+from ipvsproxy.config.files import config_of_config_map
 
 
 def call(*arguments: str, text: str = "") -> Result:

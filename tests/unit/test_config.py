@@ -16,7 +16,6 @@ from ipvsproxy.config import (
     NodePortAddresses,
     Settings,
     Source,
-    converted,
     effective,
     load,
 )
@@ -24,6 +23,7 @@ from ipvsproxy.config.fields import READERS
 from ipvsproxy.config.files import read_file
 from ipvsproxy.config.kube_proxy import FIELDS, KIND, WITHOUT_EFFECT
 from ipvsproxy.config.values import bind_address, seconds, split_bind_address
+from ipvsproxy.config.writing import converted
 from ipvsproxy.model import Address, Network, Scheduler
 
 NAME = {"NODE_NAME": "node-a"}

@@ -27,14 +27,8 @@ from ipvsproxy.core.question import (
     parse_who,
 )
 from ipvsproxy.model import Address, Network, NodeNetwork, Protocol, State
-from ipvsproxy.telemetry import (
-    AgentStatus,
-    ExplainReport,
-    Explanation,
-    FrontendStatus,
-    ServiceStatus,
-    explain_report,
-)
+from ipvsproxy.telemetry import AgentStatus, FrontendStatus, ServiceStatus
+from ipvsproxy.telemetry.explanations import ExplainReport, Explanation, explain_report
 from tests.parity.recording import read_case
 
 CASES = Path(__file__).resolve().parents[1] / "parity" / "cases"
