@@ -25,8 +25,9 @@ if TYPE_CHECKING:
 
 JSON = "application/json"
 _USER_AGENT = "ipvsproxy"
-_READ_AT_ONCE = 2 << 20
-"""Bytes of an answer that come in before they are read; the library's."""
+_READ_AT_ONCE = 128 << 10
+"""Bytes of an answer after which no more is taken from the system until they are read, or twice as
+many. What waits here is memory, and a long list waits in several streams."""
 
 
 class Request(NamedTuple):
