@@ -57,9 +57,6 @@ DUMMY_INTERFACE = "kube-ipvs0"
 """The dummy interface that holds the service addresses; kube-proxy's name."""
 
 
-_IPV4_BYTES = 4
-
-
 class Family(IntEnum):
     """An IP version; the value is the version number."""
 
@@ -70,6 +67,9 @@ class Family(IntEnum):
     def host_prefix(self) -> int:
         """Prefix length of a single host: 32 or 128."""
         return 32 if self is Family.IPV4 else 128
+
+
+_BY_BYTES = {4: Family.IPV4, 16: Family.IPV6}  # a member of an enum is looked up slower
 
 
 class Address(bytes):
@@ -97,10 +97,10 @@ class Address(bytes):
     @property
     def family(self) -> Family:
         """IPv4 for four bytes, IPv6 for sixteen."""
-        return Family.IPV4 if len(self) == _IPV4_BYTES else Family.IPV6
+        return _BY_BYTES[len(self)]
 
     def __str__(self) -> str:
-        if len(self) == _IPV4_BYTES:
+        if self.family is Family.IPV4:
             return ".".join(map(str, self))
         return str(ipaddress.IPv6Address(bytes(self)))
 
@@ -201,7 +201,7 @@ class VirtualServerKey(NamedTuple):
     @property
     def family(self) -> Family:
         """The family of its address."""
-        return self.address.family
+        return _BY_BYTES[len(self.address)]
 
     def __str__(self) -> str:
         return f"{_host(self.address)}:{self.port}/{self.protocol.name}"
@@ -417,4 +417,4 @@ class State:
 
 
 def _host(address: Address) -> str:
-    return str(address) if len(address) == _IPV4_BYTES else f"[{address}]"
+    return str(address) if address.family is Family.IPV4 else f"[{address}]"

@@ -89,7 +89,7 @@ class Desired:
         self._foreign: set[VirtualServerKey] = set()
         self._counted: Counter[SetMember] = Counter()
         self._bound: dict[Address, tuple[VirtualServerKey, ...] | dict[VirtualServerKey, None]] = {}
-        """For which virtual servers: a tuple, which takes little room; a dict where they are many."""
+        """For which virtual servers: a tuple, which takes little room, or a dict where many are."""
         self._health_checks: dict[ServiceName, HealthCheck] = {}
         self._listed_checks: tuple[HealthCheck, ...] | None = ()
         self._probings: dict[ServiceName, Probing] = {}
@@ -328,14 +328,17 @@ class Desired:
             self._held[key] = frontend
         if before == frontend:
             return Touched()
-        old = before.members if before is not None else frozenset[SetMember]()
-        new = frontend.members if frontend is not None else frozenset[SetMember]()
+        old = before.members if before is not None else ()
+        new = frontend.members if frontend is not None else ()
         self._bind(key, frontend is not None and frontend.bind)
         self.redirections.put(key, frontend.redirect if frontend is not None else None)
         return Touched(keys={key}, members=self._recount(old, new))
 
-    def _recount(self, old: frozenset[SetMember], new: frozenset[SetMember]) -> set[SetMember]:
+    def _recount(
+        self, wanted_until_now: Collection[SetMember], wanted: Collection[SetMember]
+    ) -> set[SetMember]:
         """Count members that somebody wants now and no longer; give what was counted anew."""
+        old, new = frozenset(wanted_until_now), frozenset(wanted)
         counted = self._counted
         for member in old - new:
             counted[member] -= 1
@@ -393,7 +396,7 @@ def _unredirected(frontend: Frontend) -> Frontend:
     """Give a frontend that sends nobody elsewhere, nor shuts out who is not sent."""
     return frontend._replace(
         redirect=None,
-        members=frozenset(
+        members=tuple(
             (name, member)
             for name, member in frontend.members
             if role_of(name) not in _OF_NEW_CLIENTS

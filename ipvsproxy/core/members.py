@@ -52,14 +52,18 @@ NO_MEMBERS: frozenset[SetMember] = frozenset()
 
 def frontend_members(
     place: Place, service: Service, around: Surroundings, *, shut_out: bool
-) -> frozenset[SetMember]:
-    """Give the members that let a frontend work.
+) -> tuple[SetMember, ...]:
+    """Give the members that let a frontend work, each once.
 
-    `shut_out`: nobody from outside can be served here, though the Service has endpoints.
+    `shut_out`: nobody from outside can be served here, though the Service has endpoints. A tuple,
+    for each of thousands of frontends keeps its own: a set of three takes three times the room.
     """
-    return frozenset(
-        (set_name(base, place.key.family), member)
-        for base, member in _members(place, service, around, shut_out=shut_out)
+    family = place.key.family
+    return tuple(
+        dict.fromkeys(
+            (set_name(base, family), member)
+            for base, member in _members(place, service, around, shut_out=shut_out)
+        )
     )
 
 

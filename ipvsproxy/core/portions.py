@@ -17,7 +17,6 @@ from enum import Enum
 from typing import NamedTuple
 
 from ipvsproxy.core.desired import Desired, Touched
-from ipvsproxy.core.members import SetMember
 from ipvsproxy.core.pieces import MANY, Cost
 from ipvsproxy.core.predecessors import are_others
 from ipvsproxy.core.translate import Fragment
@@ -66,10 +65,7 @@ def portions(
             if sort is Sort.REST:
                 continue
             some, size = collected[sort]
-            some.keys.update(frontend.key for frontend in fragment.frontends)
-            some.members.update(_members(fragment) & touched.members)
-            some.addresses.update(_bound(fragment) & touched.addresses)
-            size += sum(1 + len(frontend.real_servers) for frontend in fragment.frontends)
+            size += _take(fragment, touched, some)
             collected[sort] = some, size
             if size >= at_once:
                 collected[sort] = Touched(), 0
@@ -85,31 +81,41 @@ def _chains_stand(state: State) -> bool:
     return all(one.chains and not are_others(one) for one in state.rulesets.values())
 
 
+def _take(fragment: Fragment, touched: Touched, some: Touched) -> int:
+    """Put of a Service what was touched into `some`; give the virtual and real servers of it."""
+    size = 0
+    some.members.update(touched.members.intersection(fragment.members))
+    for frontend in fragment.frontends:
+        some.keys.add(frontend.key)
+        some.members.update(touched.members.intersection(frontend.members))
+        if frontend.bind and frontend.key.address in touched.addresses:
+            some.addresses.add(frontend.key.address)
+        size += 1 + len(frontend.real_servers)
+    return size
+
+
 def _sort(fragment: Fragment, touched: Touched, desired: Desired, state: State) -> Sort:
     """Sort a Service: only one whose every virtual server is its own and leads nowhere else."""
-    if not fragment.frontends or not all(
-        frontend.key in touched.keys
-        and desired.held.get(frontend.key) == frontend
-        and desired.claimants(frontend.key) == (fragment.name,)
-        and frontend.redirect is None
-        for frontend in fragment.frontends
-    ):
+    if not fragment.frontends:
         return Sort.REST
-    if not all(
-        desired.claimants(other) == (fragment.name,)
-        for address in _bound(fragment)  # each once, for a Service may have thousands of ports
-        for other in desired.behind(address)
-    ):
-        return Sort.REST
-    found = [frontend.key in state.virtual_servers for frontend in fragment.frontends]
-    if not any(found):
+    held, alone, standing = desired.held, (fragment.name,), 0
+    bound: set[Address] = set()  # each once, for a Service may have thousands of ports
+    for frontend in fragment.frontends:
+        key = frontend.key
+        if (
+            frontend.redirect is not None
+            or key not in touched.keys
+            or held.get(key) != frontend
+            or desired.claimants(key) != alone
+        ):
+            return Sort.REST
+        if frontend.bind:
+            bound.add(key.address)
+        standing += key in state.virtual_servers
+    for address in bound:
+        for other in desired.behind(address):
+            if desired.claimants(other) != alone:
+                return Sort.REST
+    if not standing:
         return Sort.NEW
-    return Sort.STANDING if all(found) else Sort.REST
-
-
-def _bound(fragment: Fragment) -> set[Address]:
-    return {frontend.key.address for frontend in fragment.frontends if frontend.bind}
-
-
-def _members(fragment: Fragment) -> frozenset[SetMember]:
-    return fragment.members.union(*(frontend.members for frontend in fragment.frontends))
+    return Sort.STANDING if standing == len(fragment.frontends) else Sort.REST

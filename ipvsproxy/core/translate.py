@@ -69,7 +69,8 @@ class Frontend(NamedTuple):
     """Still in a slice, but not to be used: no deadline for its open connections."""
     bind: bool
     """Whether the address is put on the dummy interface."""
-    members: frozenset[SetMember]
+    members: Collection[SetMember]
+    """Each once."""
     whole: bool
     """False: slices of this Service may be missing from the picture, so no real server is gone."""
     redirect: Redirect | None = None

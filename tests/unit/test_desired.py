@@ -178,7 +178,7 @@ def a_split_frontend() -> Frontend:
     return plain._replace(
         kind=Kind.LOAD_BALANCER,
         redirect=Redirect(Protocol.TCP, EXTERNAL.address, EXTERNAL.port, KEY),
-        members=plain.members | {SPLIT, NO_LOCAL},
+        members={*plain.members, SPLIT, NO_LOCAL},
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import msgspec
 import pytest
@@ -92,7 +92,7 @@ def frontend_of(fragment: Fragment, key: VirtualServerKey) -> Frontend:
     return frontend
 
 
-def texts(members: frozenset[SetMember]) -> set[str]:
+def texts(members: Collection[SetMember]) -> set[str]:
     return {f"{name} {member_text(member)}" for name, member in members if LEDGER not in name}
 
 

@@ -114,14 +114,14 @@ async def test_a_member_that_others_need_too_is_in_the_rest_as_well() -> None:
     """It may be refused in the portion, and then it is not there for the others."""
     shared = ("KUBE-NODE-IP", IpMember(STRAY))
     frontends = [
-        wants(one)._replace(members=wants(one).members | {shared}) for one in (key(1), key(2))
+        wants(one)._replace(members={*wants(one).members, shared}) for one in (key(1), key(2))
     ]
     leading = frontends[1]._replace(redirect=Redirect(Protocol.TCP, key(2).address, 80, key(3)))
     desired, touched = merged([frontends[0]], [leading, wants(key(3))])
     new, rest = split(touched, desired, await kernel(), at_once=0)
     assert new.touched.members == frontends[0].members
     assert shared in rest.touched.members
-    assert not rest.touched.members & wants(key(1)).members
+    assert rest.touched.members.isdisjoint(wants(key(1)).members)
 
 
 @pytest.mark.parametrize("refusal", [Refusal.INVALID, Refusal.CONTRADICTED])
