@@ -273,7 +273,7 @@ class _Frontends:
         )
         if nobody_here:
             self.without_local.add("external" if place.external else "internal")
-        real_servers, shaping = self._weigh(place, selection)
+        real_servers, shaping = self._weigh(place, policy, selection)
         checked = self._checks.apply(key, place.port.name, real_servers)
         return Frontend(
             key=key,
@@ -300,28 +300,30 @@ class _Frontends:
         return Policy.LOCAL if local else Policy.CLUSTER
 
     def _gather(self, place: Place) -> Gathered:
-        port, family = place.port, place.key.family
-        if (port, family) not in self._gathered:
+        which = port, family = place.port, place.key.family
+        found = self._gathered.get(which)
+        if found is None:
             slices, here = self._inputs.slices, self._around.here
             if self._parts is None:
                 found = gather_all(slices, port, family, here)
             else:
                 present = self._around.kernel.real_servers.get(place.key, ())
                 found = self._parts.gather(slices, port, family, here, present=present)
-            self._gathered[port, family] = found
-        return self._gathered[port, family]
+            self._gathered[which] = found
+        return found
 
     def _select(self, place: Place, policy: Policy) -> Selection:
         which = (place.port, place.key.family, policy)
-        if which not in self._selected:
-            self._selected[which] = self._gather(place).select(policy)
-        return self._selected[which]
+        found = self._selected.get(which)
+        if found is None:
+            found = self._selected[which] = self._gather(place).select(policy)
+        return found
 
     def _weigh(
-        self, place: Place, selection: Selection
+        self, place: Place, policy: Policy, selection: Selection
     ) -> tuple[dict[RealServerKey, RealServer], Shaping]:
         gathered = self._gather(place)
-        serving = gathered.in_order(selection.serving, self._policy(place))
+        serving = gathered.in_order(selection.serving, policy)
         weights, shaping = self._weighing.weigh(
             place.key, gathered.placed, serving, self._steering.scheduler
         )

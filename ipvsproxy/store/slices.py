@@ -14,17 +14,18 @@ class Slices:
     """Slices by Service and name."""
 
     def __init__(self) -> None:
-        self._by_service: dict[ServiceName, dict[str, EndpointSlice]] = {}
+        self._by_service: dict[ServiceName, tuple[EndpointSlice, ...]] = {}
+        """No two of a name. Most have one or two: a dict for each would take twice the room."""
         self._owner: dict[tuple[str, str], ServiceName] = {}
 
     @property
-    def by_service(self) -> Mapping[ServiceName, Mapping[str, EndpointSlice]]:
+    def by_service(self) -> Mapping[ServiceName, Collection[EndpointSlice]]:
         """All of them; a Service that has none is not in it."""
         return self._by_service
 
     def of(self, name: ServiceName) -> Collection[EndpointSlice]:
         """Give the slices of a Service."""
-        return self._by_service.get(name, {}).values()
+        return self._by_service.get(name, ())
 
     def owner(self, namespace: str, name: str) -> ServiceName | None:
         """Say whose a slice is; None: there is none of this name."""
@@ -34,19 +35,26 @@ class Slices:
         """Take in a slice; give the Services whose slices are others now, that it left first."""
         namespace, name, owner = changed.namespace, changed.name, changed.service
         before = self._owner.get((namespace, name))
-        if before == owner and self._by_service[owner].get(name) == changed:
-            return []
-        left = self.remove(namespace, name) if before != owner else None
+        present = self._by_service.get(owner, ())
+        if before == owner:
+            if changed in present:
+                return []
+            parts = [changed if one.name == name else one for one in present]
+            self._by_service[owner] = tuple(parts)
+            return [owner]
+        left = self.remove(namespace, name)
         self._owner[namespace, name] = owner
-        self._by_service.setdefault(owner, {})[name] = changed
+        self._by_service[owner] = (*present, changed)
         return [owner] if left is None else [left, owner]
 
     def remove(self, namespace: str, name: str) -> ServiceName | None:
         """Forget a slice; say whose it was."""
         owner = self._owner.pop((namespace, name), None)
         if owner is not None:
-            del self._by_service[owner][name]
-            if not self._by_service[owner]:
+            rest = tuple(one for one in self._by_service[owner] if one.name != name)
+            if rest:
+                self._by_service[owner] = rest
+            else:
                 del self._by_service[owner]
         return owner
 

@@ -5,7 +5,7 @@ Knows verdicts and where the endpoints of such Services are; nothing of who prob
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 
 from ipvsproxy.core.annotations import HEALTH_CHECK
@@ -52,10 +52,10 @@ class Verdicts:
     def at(
         self,
         addresses: AbstractSet[Address],
-        slices: Mapping[ServiceName, Mapping[str, EndpointSlice]],
+        slices: Mapping[ServiceName, Collection[EndpointSlice]],
     ) -> Iterator[ServiceName]:
         """Name the Services with a health check that have an endpoint at one of these addresses."""
         for name in self.checked if addresses else ():
-            parts = slices.get(name, {}).values()
+            parts = slices.get(name, ())
             if any(one.address in addresses for part in parts for one in part.endpoints):
                 yield name

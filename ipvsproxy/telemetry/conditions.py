@@ -160,7 +160,8 @@ class Conditions:
 
     def of(self, subject: str) -> tuple[Condition, ...]:
         """Return the conditions of one subject, by type."""
-        return tuple(one for _, one in sorted(self._standing.get(subject, {}).items()))
+        standing = self._standing.get(subject)
+        return tuple(one for _, one in sorted(standing.items())) if standing else ()
 
     @property
     def subjects(self) -> tuple[str, ...]:

@@ -57,11 +57,11 @@ class Members:
         for some in cut(self._draft.target.members.items(), MANY):
             for name, of_set in groupby(some, _set_of):  # in order, set by set
                 present, role = state.members.get(name, ()), role_of(name)
-                for one, wanted in of_set:
-                    if wanted != (one[1] in present):
-                        where = self._coming if wanted else self._going
-                        where[role].append(one)
-                        self.coming[name] += wanted
+                different = [both for both in of_set if both[1] != (both[0][1] in present)]
+                coming = [one for one, wanted in different if wanted]
+                self._coming[role] += coming
+                self._going[role] += (one for one, wanted in different if not wanted)
+                self.coming[name] += len(coming)
             yield len(some) // 4
 
     def admit(self) -> Pieces[None]:
