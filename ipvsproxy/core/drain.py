@@ -74,7 +74,8 @@ def settle(
     draining: set[RealServerKey] = set()
     still_listed = frontend.retiring | frontend.displaced
     present = state.real_servers.get(frontend.key, {})
-    for member in sorted(set(present).difference(real_servers)):  # quick where nearly all stay
+    leaving = set(present).difference(real_servers) if present else ()
+    for member in sorted(leaving):  # quick where nearly all stay
         if member in frontend.cut:
             continue
         found = present[member]

@@ -310,8 +310,8 @@ class Servers:
                 for (protocol, member), step in loop_backs.items()
                 if protocol is key.protocol and member in real_servers
             ]
-        steps = (loop_backs.get((key.protocol, member)) for member in real_servers)
-        return [step for step in steps if step is not None]
+        pairs = [(key.protocol, member) for member in real_servers]
+        return [loop_backs[pair] for pair in pairs if pair in loop_backs]
 
 
 def _lowers(found: RealServer, wanted: RealServer) -> bool:
