@@ -60,6 +60,11 @@ IpvsOperation: TypeAlias = (
 _NETLINK_GENERIC = 16  # the protocol; the socket module has no name for it
 _GENERIC_CONTROL = 16  # GENL_ID_CTRL
 
+_LONGEST_BATCH = 0.01
+"""Seconds of processor for a batch of operations, of which mostly each takes microseconds: but
+the kernel looks for each real server that is added among all that were removed in the last minutes
+(ip_vs_trash_get_dest in ip_vs_ctl.c), and after a storm these are tens of thousands."""
+
 _REPORTED_FAMILY = struct.Struct("=8xHHH")  # headers, then length, type and value of the first
 _IPV6 = (6, 1, 10)  # IPVS_SVC_ATTR_AF: AF_INET6
 
@@ -86,7 +91,9 @@ class Ipvs:
 
     def __init__(self, *, timeout: float = 5.0) -> None:
         """Wait at most `timeout` seconds for an answer."""
-        self._netlink = NetlinkSocket(_NETLINK_GENERIC, timeout=timeout)
+        self._netlink = NetlinkSocket(
+            _NETLINK_GENERIC, timeout=timeout, longest_batch=_LONGEST_BATCH
+        )
         self._family: int | None = None
         self._option = SocketOption()
         self._counts: Mapping[VirtualServerKey, int] = {}

@@ -22,8 +22,10 @@ an exchange waits for one time limit at most.
 from __future__ import annotations
 
 import errno
+import math
 import socket
 import struct
+import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -32,7 +34,7 @@ from ipvsproxy.kernel.message import CodecError, Message
 from ipvsproxy.kernel.refusals import UNANSWERED
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 __all__ = ["NETFILTER", "REPORTS", "Answer", "DumpInterruptedError", "NetlinkSocket", "Request"]
 
@@ -95,26 +97,47 @@ _ASKING = message.REQUEST | message.ACK
 class NetlinkSocket:
     """A connection to the kernel that opens itself when used, and anew after an error."""
 
-    def __init__(self, protocol: int, *, timeout: float = 5.0) -> None:
-        """Talk a protocol, as in NETLINK_ROUTE; wait at most `timeout` seconds for an answer."""
+    def __init__(
+        self,
+        protocol: int,
+        *,
+        timeout: float = 5.0,
+        longest_batch: float = math.inf,
+        used: Callable[[], float] = time.thread_time,
+    ) -> None:
+        """Talk a protocol, as in NETLINK_ROUTE; wait at most `timeout` seconds for an answer.
+
+        A batch may take `longest_batch` seconds of processor, as far as the one before it tells:
+        the kernel carries it out without a pause, and nobody else has that processor meanwhile.
+        `used` (s) says what this thread has had, the kernel's work for it included.
+        """
         self._protocol = protocol
         self._timeout = timeout
+        self._longest_batch = longest_batch
+        self._used = used
+        self._at_once = math.inf
+        """How many requests the kernel carries out in `longest_batch`, by the latest batch."""
         self._socket: socket.socket | None = None
         self._sequence = 0
 
     def exchange(self, requests: Sequence[Request], *, batch: int = _BATCH) -> list[Answer]:
         """Send requests, in batches; return one answer for each, in order. Never raises OSError.
 
-        Batches after one that was not answered in time are not sent, and `UNANSWERED` too.
+        Batches after one that was not answered in time are not sent, and `UNANSWERED` too. `batch`
+        is how many requests make one at most; fewer do where the kernel has become slow.
         """
         answers: list[Answer] = []
-        for start in range(0, len(requests), batch):
+        while len(answers) < len(requests):
+            begun = self._used()
+            some = requests[len(answers) : len(answers) + int(min(batch, self._at_once))]
             try:
-                answers += self._exchange_batch(requests[start : start + batch])
+                answers += self._exchange_batch(some)
             except _WaitedInVainError as error:
                 answers += error.answers
                 answers += [_UNANSWERED] * (len(requests) - len(answers))
                 break
+            used = self._used() - begun
+            self._at_once = max(len(some) * self._longest_batch / used, 1) if used else math.inf
         return answers
 
     def dump(self, request: Request) -> list[bytes]:

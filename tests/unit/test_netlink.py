@@ -207,6 +207,27 @@ class TestExchange:
         assert connection.exchange([REQUEST] * 3, batch=2) == [Answer(0)] * 3
         assert [len(batch) for batch in kernel.sockets[0].sent] == [2, 1]
 
+    def test_batches_are_as_long_as_the_kernel_carries_out_in_time(self, kernel: Kernel) -> None:
+        used = [0.0]
+        connection = NetlinkSocket(16, longest_batch=0.01, used=lambda: used[0])
+
+        def each_taking(seconds: float, count: int) -> Step:
+            def step(sequences: list[int]) -> bytes:
+                used[0] += seconds * count
+                return acknowledge(*[0] * count)(sequences)
+
+            return step
+
+        kernel.plan(
+            each_taking(0.001, BATCH),
+            each_taking(0.02, 10),
+            each_taking(0.0001, 1),
+            each_taking(0.0, BATCH),
+            each_taking(0.0, 1),
+        )
+        assert connection.exchange([REQUEST] * (2 * BATCH + 12)) == [Answer(0)] * (2 * BATCH + 12)
+        assert [len(batch) for batch in kernel.sockets[0].sent] == [BATCH, 10, 1, BATCH, 1]
+
     @pytest.mark.parametrize("refused_options", [set(), {SO_RCVBUFFORCE}])
     def test_the_receive_buffer_is_large_where_that_is_allowed(
         self, kernel: Kernel, connection: NetlinkSocket, refused_options: set[int]
