@@ -107,7 +107,7 @@ class NetlinkSocket:
     ) -> None:
         """Talk a protocol, as in NETLINK_ROUTE; wait at most `timeout` seconds for an answer.
 
-        A batch may take `longest_batch` seconds of processor, as far as the one before it tells:
+        A batch may take `longest_batch` seconds of processor, as far as those before it tell:
         the kernel carries it out without a pause, and nobody else has that processor meanwhile.
         `used` (s) says what this thread has had, the kernel's work for it included.
         """
@@ -116,7 +116,7 @@ class NetlinkSocket:
         self._longest_batch = longest_batch
         self._used = used
         self._at_once = math.inf
-        """How many requests the kernel carries out in `longest_batch`, by the latest batch."""
+        """How many requests may be sent at once, by the batches that took longer."""
         self._socket: socket.socket | None = None
         self._sequence = 0
 
@@ -136,9 +136,18 @@ class NetlinkSocket:
                 answers += error.answers
                 answers += [_UNANSWERED] * (len(requests) - len(answers))
                 break
-            used = self._used() - begun
-            self._at_once = max(len(some) * self._longest_batch / used, 1) if used else math.inf
+            self._adapt(len(some), self._used() - begun)
         return answers
+
+    def _adapt(self, count: int, used: float) -> None:
+        """Take note of what a batch has used (s).
+
+        After one that took too long they grow step by step: there are clocks that only tell ticks.
+        """
+        if used > self._longest_batch:
+            self._at_once = max(count * self._longest_batch / used, 1)
+        elif self._at_once < math.inf:
+            self._at_once = 2 * self._at_once if self._at_once < _BATCH else math.inf
 
     def dump(self, request: Request) -> list[bytes]:
         """Return the payloads of a whole table, read again when it changed meanwhile.

@@ -218,15 +218,12 @@ class TestExchange:
 
             return step
 
-        kernel.plan(
-            each_taking(0.001, BATCH),
-            each_taking(0.02, 10),
-            each_taking(0.0001, 1),
-            each_taking(0.0, BATCH),
-            each_taking(0.0, 1),
-        )
-        assert connection.exchange([REQUEST] * (2 * BATCH + 12)) == [Answer(0)] * (2 * BATCH + 12)
-        assert [len(batch) for batch in kernel.sockets[0].sent] == [BATCH, 10, 1, BATCH, 1]
+        batches = [(BATCH, 0.0002), (50, 0.02), (1, 0.015), (1, 0.005)]
+        batches += [(count, 0.0) for count in (2, 4, 8, 16, 32, 64, BATCH, BATCH, 3)]
+        kernel.plan(*(each_taking(seconds, count) for count, seconds in batches))
+        sizes = [count for count, _ in batches]
+        assert connection.exchange([REQUEST] * sum(sizes)) == [Answer(0)] * sum(sizes)
+        assert [len(batch) for batch in kernel.sockets[0].sent] == sizes
 
     @pytest.mark.parametrize("refused_options", [set(), {SO_RCVBUFFORCE}])
     def test_the_receive_buffer_is_large_where_that_is_allowed(
