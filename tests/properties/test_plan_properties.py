@@ -361,7 +361,7 @@ def test_a_refusal_holds_up_only_what_depends_on_it(
         ]
 
 
-def _may_wait(  # noqa: C901, PLR0911 - one case for each kind
+def _may_wait(  # noqa: C901, PLR0911, PLR0912 - one case for each kind
     undone: Operation, refused: Operation, situation: Situation
 ) -> bool:
     new = {key for key in KEYS if key not in situation.state.virtual_servers}
@@ -372,7 +372,15 @@ def _may_wait(  # noqa: C901, PLR0911 - one case for each kind
             ) or (isinstance(refused, AddVirtualServer) and refused.key == key)
         case AddRealServer(key, _, real) | SetRealServer(key, _, real) if not real.weight:
             return isinstance(refused, _OF_SERVERS) and refused.key == key
-        case AddRealServer() | SetRealServer():
+        case SetRealServer(key):
+            # Where the scheduler changes, a weight may be the same share in another's numbers.
+            scheduler = situation.state.virtual_servers[key].scheduler
+            return (
+                isinstance(refused, SetVirtualServer)
+                and refused.key == key
+                and refused.server.scheduler != scheduler
+            )
+        case AddRealServer():
             return False
         case SetVirtualServer(key) | RemoveRealServer(key):
             # A switch back to dh waits for a lowering, and that for the additions before it.

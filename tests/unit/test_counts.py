@@ -47,7 +47,7 @@ from ipvsproxy.core.parts import (
     Rules,
     VirtualServers,
 )
-from ipvsproxy.dataplane import Outcome
+from ipvsproxy.dataplane import DONE, Outcome
 from ipvsproxy.kernel import message
 from ipvsproxy.kernel.fake import FakeDataplane
 from ipvsproxy.kernel.netlink import NetlinkSocket, Request
@@ -377,6 +377,44 @@ async def _calls_of_ports(count: int, stage: str) -> int:
     assert len(told.frontends) == count
     assert told.frontends[0].port == "port-1"
     return (of_start if stage == "start" else of_status).total()
+
+
+class Acknowledging(FakeDataplane):
+    """A kernel that says yes, and costs nothing itself."""
+
+    async def apply(self, operations: Sequence[Operation]) -> Sequence[Outcome]:
+        return [DONE] * len(operations)
+
+
+async def test_a_service_of_a_cold_start_costs_so_many_calls_and_bytes() -> None:
+    """What is decided of it, of two endpoints, and what is kept; tables grow in jumps."""
+    few, many = [await _cold_start(count) for count in (200, 700)]
+    assert (many["calls"] - few["calls"]) / 500 <= CALLS_OF_A_SERVICE
+    assert (many["bytes"] - few["bytes"]) / 500 <= BYTES_OF_A_SERVICE
+
+
+CALLS_OF_A_SERVICE = 600
+BYTES_OF_A_SERVICE = 2700
+"""Besides the objects that were read; it was 780 and 2,850 by itself before anybody looked."""
+
+
+async def _cold_start(count: int) -> Counter[str]:
+    """Count what the cycles of a start cost, and what is kept for it."""
+    agent = Agent(Acknowledging())
+    list_all(agent, count)
+    await agent.reconciler.cycle()  # those that all others wait for, and the sets
+    tracemalloc.start()
+    try:
+        with counted_calls() as calls:
+            await agent.settle()
+        gc.collect()
+        kept, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    state = agent.reconciler.state
+    assert state is not None
+    assert len(state.virtual_servers) == count
+    return Counter(calls=calls.total(), bytes=kept)
 
 
 @pytest.mark.parametrize("starting", [0, 3], ids=["all ready", "some starting"])
