@@ -20,7 +20,7 @@ import ctypes
 import socket
 import struct
 from collections.abc import Mapping
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from itertools import chain, count
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -103,20 +103,20 @@ class _Counts(Mapping[RealServerKey, Connections]):
         self._numbers = [
             words[which::_WORDS].tolist() for which in (_ACTIVE, _INACTIVE, _PERSISTENT)
         ]
+        self._places: Mapping[RealServerKey, int] | None = None
 
     def __getitem__(self, member: RealServerKey) -> Connections:
+        if self._places is None:
+            self._places = dict(zip(self._members, count(), strict=False))
         place = self._places[member]
-        return Connections(*(numbers[place] for numbers in self._numbers))
+        active, inactive, persistent = self._numbers
+        return Connections(active[place], inactive[place], persistent[place])
 
     def __iter__(self) -> Iterator[RealServerKey]:
         return iter(self._members)
 
     def __len__(self) -> int:
         return len(self._members)
-
-    @cached_property
-    def _places(self) -> Mapping[RealServerKey, int]:
-        return dict(zip(self._members, count(), strict=False))
 
 
 class SocketOption:
