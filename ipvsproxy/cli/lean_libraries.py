@@ -1,8 +1,7 @@
 """Libraries, imported without what they import and no run uses.
 
 A run has to import them before it does anything, and each page of memory that is touched, and each
-module, is time in which nothing is balanced. Nothing is left out for good: in the place of what is
-left out stands something that does what the real one would, by importing it when it is asked for.
+module, is time in which nothing is balanced. Nothing is left out for good (`stand_ins`).
 
     structlog          finds no rich, with which it would draw tracebacks with the values of all
                        variables. The agent must not do that, for a value may be a token
@@ -24,11 +23,13 @@ import importlib
 import os
 import ssl
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec, module_from_spec
 from types import ModuleType
 from typing import TYPE_CHECKING
+
+from ipvsproxy.stand_ins import calling, forget, later, stand_in, standing_in
 
 if TYPE_CHECKING:
     from email.parser import HeaderParser
@@ -51,27 +52,14 @@ _PROXIES = "_proxy"
 
 def import_libraries() -> None:
     """Import what is not imported yet."""
-    with _standing_in({"rich": None}):
+    with standing_in({"rich": None}):
         importlib.import_module("structlog")
     _run_when_asked("prometheus_client")
     if "aiohttp" not in sys.modules:
         try:
             _import_aiohttp()
         except Exception:  # noqa: BLE001 - whatever it is, whoever imports it next does so whole
-            for name in [one for one in sys.modules if one.partition(".")[0] == "aiohttp"]:
-                del sys.modules[name]
-
-
-@contextmanager
-def _standing_in(modules: Mapping[str, ModuleType | None]) -> Iterator[None]:
-    """Have `import` find these, but for what is imported already; None: have it find nothing."""
-    missing = {name: module for name, module in modules.items() if name not in sys.modules}
-    sys.modules.update(missing)  # type: ignore[arg-type] # None is what `import` knows
-    try:
-        yield
-    finally:
-        for name in missing:
-            del sys.modules[name]
+            forget("aiohttp")
 
 
 def _run_when_asked(name: str) -> None:
@@ -96,7 +84,7 @@ def _run_when_asked(name: str) -> None:
 
 def _import_aiohttp() -> None:
     """Import client and server. Raises whatever comes of it where they are laid out otherwise."""
-    with _standing_in(_stand_ins()), _without_authorities():
+    with standing_in(_stand_ins()), _without_authorities():
         for name in _AIOHTTP:
             importlib.import_module(name)
     context = sys.modules["aiohttp.connector"].__dict__["_SSL_CONTEXT_VERIFIED"]
@@ -141,10 +129,8 @@ class _LateAuthorities(ssl.SSLContext):
 
 
 def _stand_ins() -> dict[str, ModuleType]:
+    made = {module: calling(module, *names) for module, names in _LATER.items()}
     contents: dict[str, dict[str, object]] = {
-        module: {name: _later(module, name) for name in names} for module, names in _LATER.items()
-    }
-    contents |= {
         "email.message": {"EmailMessage": _Message},
         "email.parser": {"HeaderParser": _header_parser},
         "email.policy": {"HTTP": None},
@@ -153,24 +139,12 @@ def _stand_ins() -> dict[str, ModuleType]:
             "proxy_bypass": _if_proxies("proxy_bypass", otherwise=bool),
         },
     }
-    made = {name: ModuleType(name) for name in contents}
-    for name, content in contents.items():
-        made[name].__dict__.update(content)
-    return made
-
-
-def _later(module: str, name: str) -> Callable[..., object]:
-    """Stand for a function of a module, which is imported when it is called."""
-
-    def call(*arguments: object, **named: object) -> object:
-        return getattr(importlib.import_module(module), name)(*arguments, **named)
-
-    return call
+    return made | {module: stand_in(module, content) for module, content in contents.items()}
 
 
 def _if_proxies(name: str, *, otherwise: Callable[[], object]) -> Callable[..., object]:
     """Stand for a function of urllib.request, which asks the environment only (not so on macOS)."""
-    call = _later("urllib.request", name)
+    call = later("urllib.request", name)
 
     def call_if_any(*arguments: object) -> object:
         if any(variable.lower().endswith(_PROXIES) for variable in os.environ):

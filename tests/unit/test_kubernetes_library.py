@@ -16,6 +16,8 @@ found = library()
 assert "kubernetes_asyncio.client.rest" in imported
 assert not [one for one in imported if one.startswith("kubernetes_asyncio.client.models.")]
 assert not [one for one in imported if one.startswith("kubernetes_asyncio.client.api.")]
+for idle in ("urllib3.connection", "dateutil.parser._parser", "multiprocessing.pool"):
+    assert idle not in imported
 assert library() is found
 """
 BROKEN = """
@@ -60,6 +62,11 @@ async def use():
     client = found.api_client(configuration)
     await client.update_params_for_auth(headers := {}, [], ["BearerToken"])
     assert headers == {"authorization": "Bearer secret"}
+    configuration.username, configuration.password = "a", "b"
+    assert configuration.get_basic_auth_token() == "Basic YTpi"
+    written = client._ApiClient__deserialize("2026-01-02T03:04:05Z", "datetime")
+    assert written.year == 2026 and written.utcoffset().total_seconds() == 0
+    assert client.pool.apply(len, ["abc"]) == 3
     await client.close()
     kubeconfig.write_text("nonsense: true")
     try:

@@ -151,7 +151,7 @@ def test_one_that_is_laid_out_otherwise_is_imported_whole(what: str) -> None:
     otherwise = {
         "_AIOHTTP": '("aiohttp", "aiohttp.nothing")',
         "_LOADING": "(0,)",
-        "_stand_ins": 'lambda: {"html": lean_libraries.ModuleType("html")}',
+        "_stand_ins": 'lambda: {"html": lean_libraries.stand_in("html")}',
     }
     said(
         """

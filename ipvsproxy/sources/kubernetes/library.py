@@ -3,7 +3,8 @@
 Knows where the names are that `session` needs, and what the packages' `__init__` do: import
 everything. A package that is in `sys.modules` already is not imported again, and its submodules are
 found by its `__path__`; so three packages are put there as they are before their `__init__` has
-run. 400 modules are then imported instead of 1,250, which saves 0.3 s and 30 MiB natively.
+run. Nor does it need urllib3 and what else would help with requests that are not made so
+(`_idle`). Some 20 modules are then imported instead of 950, which saves 0.2 s and 36 MiB natively.
 
 What was imported so is taken out of `sys.modules` again: it is ours alone, and whoever imports the
 library later, elsewhere in the process, has another that is whole. Where the lean way fails,
@@ -20,6 +21,8 @@ from importlib.util import find_spec, module_from_spec
 from typing import TYPE_CHECKING, NamedTuple
 
 import structlog
+
+from ipvsproxy.stand_ins import calling, forget, stand_in, standing_in
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -62,11 +65,23 @@ def _lean() -> Library:
     try:
         return _without_models()
     finally:
-        for name in [one for one in sys.modules if one.partition(".")[0] == _ROOT]:
-            del sys.modules[name]
+        forget(_ROOT)
 
 
 def _without_models() -> Library:
+    with standing_in(_idle()):
+        return _by_modules()
+
+
+def _idle() -> dict[str, ModuleType]:
+    return {
+        "urllib3": stand_in("urllib3"),
+        "dateutil.parser": calling("dateutil.parser", "parse"),
+        "multiprocessing.pool": calling("multiprocessing.pool", "ThreadPool"),
+    }
+
+
+def _by_modules() -> Library:
     for name in _LARGE:
         _put_empty(name)
     client = sys.modules[f"{_ROOT}.client"]
