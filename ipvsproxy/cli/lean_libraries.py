@@ -7,11 +7,12 @@ module, is time in which nothing is balanced. Nothing is left out for good (`sta
                        variables. The agent must not do that, for a value may be a token
     prometheus_client  its `__init__`, which has an HTTP server and client, runs when it is asked
                        for one of its names; its modules can be imported before
-    aiohttp            reads all authorities that the system trusts, twice, into TLS contexts for
-                       servers that nobody has said anything of: here when one is connected to. And
-                       it imports email, html, idna, tempfile and urllib.request, of which it needs
-                       a function or two: for what is uploaded, for names in other scripts, for
+    aiohttp            imports email, html, idna, tempfile and urllib.request, of which it needs a
+                       function or two: for what is uploaded, for names in other scripts, for
                        proxies
+
+That aiohttp reads all authorities which the system trusts, though a ServiceAccount has its own, is
+left as it is: a fiftieth of a start, and nothing that bears on TLS is done behind its back.
 
 Knows the insides of these libraries; where a release is laid out otherwise, it is imported as it
 wants to be. Commands that run once, and tests, import them whole.
@@ -21,10 +22,8 @@ from __future__ import annotations
 
 import importlib
 import os
-import ssl
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from importlib.util import find_spec, module_from_spec
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -44,8 +43,6 @@ _LATER = {
     "tempfile": ("SpooledTemporaryFile",),
 }
 """What aiohttp and yarl use of modules that can be imported when it is called."""
-_LOADING = ("load_default_certs", "set_default_verify_paths")
-"""Methods of a TLS context that have it trust whom the system trusts."""
 _PROXIES = "_proxy"
 """How the names of variables end that say something of proxies, in small letters."""
 
@@ -84,48 +81,9 @@ def _run_when_asked(name: str) -> None:
 
 def _import_aiohttp() -> None:
     """Import client and server. Raises whatever comes of it where they are laid out otherwise."""
-    with standing_in(_stand_ins()), _without_authorities():
+    with standing_in(_stand_ins()):
         for name in _AIOHTTP:
             importlib.import_module(name)
-    context = sys.modules["aiohttp.connector"].__dict__["_SSL_CONTEXT_VERIFIED"]
-    context.__class__ = _LateAuthorities
-
-
-@contextmanager
-def _without_authorities() -> Iterator[None]:
-    """Have contexts made that trust nobody yet."""
-
-    def load_nothing(*_: object) -> None:
-        """Trust nobody."""
-
-    before = dict(vars(ssl.SSLContext))
-    for name in _LOADING:
-        setattr(ssl.SSLContext, name, load_nothing)
-    try:
-        yield
-    finally:
-        for name in _LOADING:
-            if name in before:
-                setattr(ssl.SSLContext, name, before[name])
-            else:  # what it hid is inherited
-                delattr(ssl.SSLContext, name)
-
-
-class _LateAuthorities(ssl.SSLContext):
-    """A context that reads the system's authorities for the first connection."""
-
-    def wrap_bio(
-        self,
-        incoming: ssl.MemoryBIO,
-        outgoing: ssl.MemoryBIO,
-        server_side: bool = False,
-        server_hostname: str | bytes | None = None,
-        session: ssl.SSLSession | None = None,
-    ) -> ssl.SSLObject:
-        """Be what asyncio calls for a connection."""
-        self.__class__ = ssl.SSLContext  # type: ignore[assignment]
-        self.load_default_certs()
-        return self.wrap_bio(incoming, outgoing, server_side, server_hostname, session)
 
 
 def _stand_ins() -> dict[str, ModuleType]:
