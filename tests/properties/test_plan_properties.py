@@ -372,13 +372,15 @@ def _may_wait(  # noqa: C901, PLR0911, PLR0912 - one case for each kind
             ) or (isinstance(refused, AddVirtualServer) and refused.key == key)
         case AddRealServer(key, _, real) | SetRealServer(key, _, real) if not real.weight:
             return isinstance(refused, _OF_SERVERS) and refused.key == key
-        case SetRealServer(key):
+        case SetRealServer(key, member, real):
             # Where the scheduler changes, a weight may be the same share in another's numbers.
             scheduler = situation.state.virtual_servers[key].scheduler
+            found = situation.state.real_servers[key][member]
             return (
                 isinstance(refused, SetVirtualServer)
                 and refused.key == key
                 and refused.server.scheduler != scheduler
+                and found._replace(weight=real.weight) == real
             )
         case AddRealServer():
             return False
