@@ -43,7 +43,7 @@ class Watched:
     """A Linux dataplane, with a count of what is asked of it and the seconds that this takes."""
 
     def __init__(self) -> None:
-        self._inner = LinuxDataplane(WATCHED_SYSCTLS)
+        self._inner = LinuxDataplane(WATCHED_SYSCTLS, used=time.thread_time)
         self._counted: Counter[str] = Counter()
         self.seconds = 0.0
 

@@ -186,7 +186,7 @@ async def _synchronise(wiring: Wiring, settings: Settings) -> None:
 
 @asynccontextmanager
 async def _kernel(settings: Settings) -> AsyncIterator[LinuxDataplane]:
-    dataplane = LinuxDataplane(WATCHED_SYSCTLS, settings.iptables_backend)
+    dataplane = LinuxDataplane(WATCHED_SYSCTLS, settings.iptables_backend, used=time.thread_time)
     try:
         yield dataplane
     finally:

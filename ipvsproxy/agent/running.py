@@ -48,7 +48,9 @@ async def run(settings: Settings, file: ConfigFile | None = None) -> int:
     _take_place(settings)
     with only_agent():
         await refuse_beside_kube_proxy(settings)
-        dataplane = LinuxDataplane(WATCHED_SYSCTLS, settings.iptables_backend)
+        dataplane = LinuxDataplane(
+            WATCHED_SYSCTLS, settings.iptables_backend, used=time.thread_time
+        )
         try:
             watches, conditions = Watches(), Conditions()
             async with open_source(settings, watches=watches, conditions=conditions) as (

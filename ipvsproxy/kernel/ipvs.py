@@ -36,11 +36,11 @@ from ipvsproxy.dataplane import (
 from ipvsproxy.kernel import codec
 from ipvsproxy.kernel.ipvs_sockopt import SocketOption
 from ipvsproxy.kernel.message import CodecError
-from ipvsproxy.kernel.netlink import REPORTS, Answer, NetlinkSocket, Request
+from ipvsproxy.kernel.netlink import REPORTS, Answer, NetlinkSocket, Request, not_told
 from ipvsproxy.kernel.refusals import UNANSWERED, refused
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
     from ipvsproxy.dataplane import Counters
     from ipvsproxy.model import RealServer, RealServerKey, Timeouts, VirtualServer, VirtualServerKey
@@ -89,10 +89,10 @@ _GONE = {
 class Ipvs:
     """One connection to the IPVS of this network namespace."""
 
-    def __init__(self, *, timeout: float = 5.0) -> None:
-        """Wait at most `timeout` seconds for an answer."""
+    def __init__(self, *, timeout: float = 5.0, used: Callable[[], float] = not_told) -> None:
+        """Wait at most `timeout` seconds for an answer; `used` as for `NetlinkSocket`."""
         self._netlink = NetlinkSocket(
-            _NETLINK_GENERIC, timeout=timeout, longest_batch=_LONGEST_BATCH
+            _NETLINK_GENERIC, timeout=timeout, longest_batch=_LONGEST_BATCH, used=used
         )
         self._family: int | None = None
         self._option = SocketOption()

@@ -61,7 +61,7 @@ from ipvsproxy.kernel.ipset import Ipsets
 from ipvsproxy.kernel.iptables import Iptables
 from ipvsproxy.kernel.ipvs import Ipvs
 from ipvsproxy.kernel.link import Link, families, index_of
-from ipvsproxy.kernel.netlink import NETFILTER, NetlinkSocket
+from ipvsproxy.kernel.netlink import NETFILTER, NetlinkSocket, not_told
 from ipvsproxy.kernel.process import Processes
 from ipvsproxy.kernel.tables import Tables
 from ipvsproxy.model import DUMMY_INTERFACE, State
@@ -88,10 +88,19 @@ _Operation = TypeVar("_Operation")
 class LinuxDataplane:
     """The tables of the network namespace in which the first call is made."""
 
-    def __init__(self, sysctls: Collection[str], iptables_backend: str = "auto") -> None:
-        """Look at the kernel settings `sysctls`, by path below /proc/sys."""
+    def __init__(
+        self,
+        sysctls: Collection[str],
+        iptables_backend: str = "auto",
+        *,
+        used: Callable[[], float] = not_told,
+    ) -> None:
+        """Look at the kernel settings `sysctls`, by path below /proc/sys.
+
+        `used` (s) says what processor time the thread has had that asks (`NetlinkSocket`).
+        """
         self._sysctls = tuple(sysctls)
-        self._ipvs = Ipvs()
+        self._ipvs = Ipvs(used=used)
         self._link = Link()
         self._route = NetlinkSocket(rtnetlink.PROTOCOL)
         self._processes = Processes()

@@ -25,7 +25,6 @@ import errno
 import math
 import socket
 import struct
-import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -36,7 +35,15 @@ from ipvsproxy.kernel.refusals import UNANSWERED
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-__all__ = ["NETFILTER", "REPORTS", "Answer", "DumpInterruptedError", "NetlinkSocket", "Request"]
+__all__ = [
+    "NETFILTER",
+    "REPORTS",
+    "Answer",
+    "DumpInterruptedError",
+    "NetlinkSocket",
+    "Request",
+    "not_told",
+]
 
 REPORTS = 25
 """How many requests that are each answered by a report make a batch."""
@@ -94,6 +101,11 @@ _UNANSWERED = Answer(UNANSWERED)
 _ASKING = message.REQUEST | message.ACK
 
 
+def not_told() -> float:
+    """Stand for a clock (s) where there is none."""
+    return 0.0
+
+
 class NetlinkSocket:
     """A connection to the kernel that opens itself when used, and anew after an error."""
 
@@ -103,13 +115,14 @@ class NetlinkSocket:
         *,
         timeout: float = 5.0,
         longest_batch: float = math.inf,
-        used: Callable[[], float] = time.thread_time,
+        used: Callable[[], float] = not_told,
     ) -> None:
         """Talk a protocol, as in NETLINK_ROUTE; wait at most `timeout` seconds for an answer.
 
         A batch may take `longest_batch` seconds of processor, as far as those before it tell:
         the kernel carries it out without a pause, and nobody else has that processor meanwhile.
-        `used` (s) says what this thread has had, the kernel's work for it included.
+        `used` (s) says what this thread has had, the kernel's work for it included; where that is
+        not told, no batch is too long.
         """
         self._protocol = protocol
         self._timeout = timeout

@@ -81,7 +81,7 @@ class Node:
 def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Node:
     node = Node(tmp_path)
     for module in (commands, running):
-        monkeypatch.setattr(module, "LinuxDataplane", lambda *_: node.kernel)
+        monkeypatch.setattr(module, "LinuxDataplane", lambda *_, **_named: node.kernel)
     monkeypatch.setattr(lock, "_NAME", f"\0ipvsproxy-test-{os.getpid()}-{id(node)}")
     return node
 
