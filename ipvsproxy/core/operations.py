@@ -14,7 +14,6 @@ Nothing in one leads back to it, so the garbage collector need not look at the 5
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import TypeAlias, assert_never
 
 import msgspec
@@ -203,8 +202,15 @@ Operation: TypeAlias = (
 
 
 def advance(state: State, operation: Operation) -> None:  # noqa: C901, PLR0912, PLR0915 - one case for each operation
-    """Make `state` what the kernel is after it has acknowledged `operation`."""
+    """Make `state` what the kernel is after it has acknowledged `operation`.
+
+    Cases are tried in turn, so those of which a start has most come first, and take nothing apart.
+    """
     match operation:
+        case AddRealServer() | SetRealServer():
+            state.real_servers.setdefault(operation.key, {})[operation.member] = operation.server
+        case AddMember():
+            state.members[operation.name].add(operation.member)
         case AddVirtualServer(key, server):
             state.virtual_servers[key] = server
             state.real_servers[key] = {}
@@ -213,8 +219,6 @@ def advance(state: State, operation: Operation) -> None:  # noqa: C901, PLR0912,
         case RemoveVirtualServer(key):
             state.virtual_servers.pop(key, None)
             state.real_servers.pop(key, None)
-        case AddRealServer(key, member, real) | SetRealServer(key, member, real):
-            state.real_servers.setdefault(key, {})[member] = real
         case RemoveRealServer(key, member):
             state.real_servers.get(key, {}).pop(member, None)
         case CreateLink():
@@ -234,8 +238,6 @@ def advance(state: State, operation: Operation) -> None:  # noqa: C901, PLR0912,
         case DestroySet(name):
             state.sets.pop(name, None)
             state.members.pop(name, None)
-        case AddMember(name, member):
-            state.members[name].add(member)
         case RemoveMember(name, member):
             state.members.get(name, set()).discard(member)
         case ReplaceChains(family, wanted, _):
@@ -249,18 +251,6 @@ def advance(state: State, operation: Operation) -> None:  # noqa: C901, PLR0912,
             pass
         case _:
             assert_never(operation)
-
-
-def advance_all(state: State, operations: Iterable[Operation]) -> None:
-    """Do what `advance` does for each of these; the two of which a start has most go first."""
-    for operation in operations:
-        match operation:
-            case AddRealServer():
-                state.real_servers[operation.key][operation.member] = operation.server
-            case AddMember():
-                state.members[operation.name].add(operation.member)
-            case _:
-                advance(state, operation)
 
 
 def describe(operation: Operation) -> str:  # noqa: C901, PLR0911, PLR0912 - one case for each operation

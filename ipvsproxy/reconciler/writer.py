@@ -27,7 +27,7 @@ from ipvsproxy.core.operations import (
     RemoveVirtualServer,
     SetRealServer,
     SetVirtualServer,
-    advance_all,
+    advance,
 )
 from ipvsproxy.core.parts import Addresses, Part, part_of
 from ipvsproxy.core.pieces import MANY, Cost, Pieces, cut
@@ -289,7 +289,8 @@ class Writer:
                 execution.answer(position, acknowledged=False)
                 self._note_refusal(operation, outcome, written)
         execution.acknowledged(positions)
-        advance_all(self.state, acknowledged)
+        for operation in acknowledged:
+            advance(self.state, operation)
         self.revision += len(acknowledged)
         self._retries.acknowledged(acknowledged)
         for kind, count in Counter(map(type, acknowledged)).items():

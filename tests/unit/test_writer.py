@@ -168,6 +168,17 @@ async def test_what_the_kernel_contradicts_is_read_anew_at_once() -> None:
     assert writer.state == fake.state
 
 
+async def test_a_real_server_is_noted_though_its_virtual_server_was_not_known() -> None:
+    """Another program has made it since it was read, and the kernel has taken the real server."""
+    dataplane = FakeDataplane()
+    writer = Writer(dataplane, Clock())
+    await writer.dump()
+    await dataplane.apply([AddVirtualServer(WEB, RR)])
+    await writer.carry_out(batch(AddRealServer(WEB, ONE, RealServer(1))))
+    assert writer.state.real_servers == {WEB: {ONE: RealServer(1)}}
+    assert not writer.refusals
+
+
 async def test_a_contradiction_beyond_virtual_servers_asks_for_an_audit() -> None:
     fake = Recorder()
     writer = await writer_on(fake)
