@@ -1,7 +1,7 @@
 """Libraries, imported without what they import and no run uses.
 
 A run has to import them before it does anything, and each page of memory that is touched, and each
-module, is time in which nothing is balanced. Nothing is left out for good (`stand_ins`).
+module, is time in which nothing is balanced. Nothing is left out for good (`stand_ins`, ADR 0019).
 
     structlog          finds no rich, with which it would draw tracebacks with the values of all
                        variables. The agent must not do that, for a value may be a token

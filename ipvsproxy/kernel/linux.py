@@ -230,7 +230,8 @@ class LinuxDataplane:
             link = index_of(self._route, DUMMY_INTERFACE) is not None
             addresses = glance.address_count(option.opened())
         except OSError as error:
-            raise DataplaneError(f"the interfaces cannot be looked at: {error}") from error
+            reason = error.strerror or error
+            raise DataplaneError(f"the interfaces cannot be looked at: {reason}") from error
         return Glance(
             link=link,
             virtual_servers=self._ipvs.configurations(keys),

@@ -28,18 +28,24 @@ _ABSENT = frozenset({errno.EINVAL, errno.EOPNOTSUPP, errno.EPROTONOSUPPORT})
 
 def list_tables(netlink: NetlinkSocket) -> frozenset[NftTable]:
     """List the tables of IPv4 and IPv6; none where this kernel has no nftables. Raises OSError."""
-    found = set()
-    for family, number in _FAMILIES.items():
+    found: set[NftTable] = set()
+    for family in _FAMILIES:
         try:
-            payloads = netlink.dump(Request(_LIST_TABLES, _HEADER.pack(number, 0, 0)))
+            found |= tables_of(netlink, family)
         except OSError as error:
-            if error.errno in _ABSENT:
-                continue
-            raise
-        for payload in payloads:
-            name = message.attributes(payload, _HEADER.size).get(_NAME, b"")
-            if payload[0] == number:
-                found.add(NftTable(family, name.rstrip(b"\0").decode(errors="replace")))
+            if error.errno not in _ABSENT:
+                raise
+    return frozenset(found)
+
+
+def tables_of(netlink: NetlinkSocket, family: Family) -> frozenset[NftTable]:
+    """List the tables of one family. Raises OSError, also where this kernel has no nftables."""
+    number = _FAMILIES[family]
+    found: set[NftTable] = set()
+    for payload in netlink.dump(Request(_LIST_TABLES, _HEADER.pack(number, 0, 0))):
+        name = message.attributes(payload, _HEADER.size).get(_NAME, b"")
+        if payload[0] == number:
+            found.add(NftTable(family, name.rstrip(b"\0").decode(errors="replace")))
     return frozenset(found)
 
 

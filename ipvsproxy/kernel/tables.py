@@ -34,9 +34,13 @@ class Tables:
         self._proc = proc
 
     def may_be_of_nft(self, family: Family) -> bool:
-        """Whether nf_tables has a table of a family; those of others count too."""
+        """Whether nf_tables has a table of a family; those of others count too.
+
+        A kernel without nf_tables does not say that it has none, and the program says what is
+        missing.
+        """
         try:
-            return any(one.family is family for one in nftables.list_tables(self._netfilter))
+            return bool(nftables.tables_of(self._netfilter, family))
         except (OSError, CodecError):
             return True
 

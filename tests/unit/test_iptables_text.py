@@ -22,7 +22,7 @@ from ipvsproxy.kernel.iptables_text import (
     removal_text,
     restore_text,
 )
-from ipvsproxy.kernel.netlink import NETFILTER, NetlinkSocket
+from ipvsproxy.kernel.netlink import NETFILTER, NetlinkSocket, Request
 from ipvsproxy.kernel.process import Completed, ProcessError, Processes
 from ipvsproxy.kernel.tables import Tables
 from ipvsproxy.model import Chain, Family, Jump, Rule, Ruleset
@@ -318,7 +318,7 @@ def test_the_backend_is_the_one_that_the_node_uses(
 def test_what_is_known_to_be_empty_is_not_read_where_the_program_is_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(nftables, "list_tables", lambda _: frozenset())
+    monkeypatch.setattr(nftables, "tables_of", lambda *_: frozenset())
     empty = Tables(NetlinkSocket(NETFILTER), tmp_path)
     programs = [f"ip{six}tables-{one}-save" for six in ("", "6") for one in ("nft", "legacy")]
     answers = dict.fromkeys(programs, said("should not be asked"))
@@ -345,14 +345,17 @@ def test_legacy_tables_are_those_that_the_kernel_names(
     assert tables.may_be_of_legacy(Family.IPV4), "it cannot be read"
 
 
-def test_where_the_kernel_does_not_say_there_may_be_tables_of_nft(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    def refuse(_: NetlinkSocket) -> NoReturn:
-        raise PermissionError(errno.EPERM, "not permitted")
+@pytest.mark.parametrize("number", [errno.EPERM, errno.EINVAL, errno.EOPNOTSUPP])
+def test_where_the_kernel_does_not_say_there_may_be_tables_of_nft(number: int) -> None:
+    """EINVAL and EOPNOTSUPP are a kernel without nf_tables: the program is to say so."""
 
-    monkeypatch.setattr(nftables, "list_tables", refuse)
-    assert Tables(NetlinkSocket(NETFILTER)).may_be_of_nft(Family.IPV4)
+    class Refusing(NetlinkSocket):
+        def dump(self, _: Request) -> NoReturn:
+            raise OSError(number, "no")
+
+    assert Tables(Refusing(NETFILTER)).may_be_of_nft(Family.IPV4)
+    if number != errno.EPERM:
+        assert nftables.list_tables(Refusing(NETFILTER)) == frozenset()
 
 
 class Passing(Scripted):
