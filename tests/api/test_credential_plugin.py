@@ -26,6 +26,7 @@ from tests.api.support import bearer_token
 API_VERSION = "client.authentication.k8s.io/v1"
 URL = "https://192.0.2.1"
 WAITS = "while :; do sleep 60; done"
+DEAF = "trap '' TERM; "
 
 
 def answer(**status: object) -> str:
@@ -99,16 +100,20 @@ async def test_what_it_leaves_running_is_not_waited_for(tmp_path: Path) -> None:
     os.kill(int((tmp_path / "child").read_text()), 9)
 
 
-@pytest.mark.parametrize("trap", ["", "trap '' TERM; "], ids=["polite", "deaf"])
+@pytest.mark.parametrize(
+    ("trap", "of_child"),
+    [("", ""), (DEAF, ""), ("", DEAF)],
+    ids=["polite", "deaf", "polite with a deaf child"],
+)
 async def test_one_that_hangs_is_ended_with_its_children_and_leaves_nothing_open(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trap: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trap: str, of_child: str
 ) -> None:
     monkeypatch.setattr(session, "CREDENTIALS_SECONDS", 0.3)
     monkeypatch.setattr(session, "_ENDING_SECONDS", 0.2)
     pipe = tmp_path / "alive"
     os.mkfifo(pipe)
     reading = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
-    script = f'{trap}exec 3> "$FOLDER/alive"; echo up >&3; ({WAITS}) & {WAITS}'
+    script = f'{trap}exec 3> "$FOLDER/alive"; echo up >&3; ({of_child}{WAITS}) & {WAITS}'
     access = exec_config(tmp_path, script)
     library()
     before = open_files()

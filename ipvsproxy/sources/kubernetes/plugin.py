@@ -16,7 +16,7 @@ import json
 import os
 import signal
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from typing import NamedTuple
 
 import msgspec
@@ -71,12 +71,24 @@ async def ask(
     return credential.status
 
 
+class _Program(asyncio.SubprocessProtocol):
+    """Knows whether a program has ended."""
+
+    def __init__(self) -> None:
+        self.ended = asyncio.Event()
+
+    def process_exited(self) -> None:
+        self.ended.set()
+
+
 async def _run(
     argv: Sequence[str], environment: Mapping[str, str], outputs: tuple[int, int], limits: Limits
 ) -> int:
     """Run a program to its end, or to the end of its time. Raises PluginError."""
+    loop = asyncio.get_running_loop()
     try:
-        process = await asyncio.create_subprocess_exec(
+        transport, program = await loop.subprocess_exec(
+            _Program,
             *argv,
             env=environment,
             stdin=asyncio.subprocess.DEVNULL,
@@ -87,33 +99,36 @@ async def _run(
     except (OSError, ValueError) as error:  # a name with a null character is a ValueError
         reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
         raise PluginError(f"its plugin {argv[0]} cannot be started: {reason}") from None
-    ended = False
-    try:
-        async with asyncio.timeout(limits.run):
-            status = await process.wait()
-        ended = True
-    except TimeoutError:
-        _signal(process, signal.SIGTERM)
-        await _end(process, limits.ending)
-        message = f"no credentials within {limits.run:g}s: its plugin (exec) hangs"
-        raise PluginError(message) from None
-    finally:
-        if not ended:
-            _signal(process, signal.SIGKILL)
-            await _end(process, limits.ending)
+    with closing(transport):  # whether or not its end is noticed in time
+        by_itself = False
+        try:
+            async with asyncio.timeout(limits.run):
+                await program.ended.wait()
+            by_itself = True
+        except TimeoutError:
+            _signal(transport, signal.SIGTERM)
+            await _end(program, limits.ending)
+            message = f"no credentials within {limits.run:g}s: its plugin (exec) hangs"
+            raise PluginError(message) from None
+        finally:
+            if not by_itself:  # what it has started may not have heeded the polite signal
+                _signal(transport, signal.SIGKILL)
+                await _end(program, limits.ending)
+        status = transport.get_returncode()
+    assert status is not None, "it has ended"
     return status
 
 
-async def _end(process: asyncio.subprocess.Process, seconds: float) -> None:
+async def _end(program: _Program, seconds: float) -> None:
     with suppress(TimeoutError):
         async with asyncio.timeout(seconds):
-            await process.wait()
+            await program.ended.wait()
 
 
-def _signal(process: asyncio.subprocess.Process, number: int) -> None:
+def _signal(transport: asyncio.SubprocessTransport, number: int) -> None:
     """Send a signal to a program and to what it has started."""
     with suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, number)
+        os.killpg(transport.get_pid(), number)
 
 
 @contextmanager
